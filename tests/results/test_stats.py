@@ -1,0 +1,202 @@
+"""Intervals: against hand-worked numbers, another implementation, and simulated truth."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iobench.results.record import Metric, not_measured
+from iobench.results.stats import StatisticsError, is_noisy, plan_blocks, ratio_interval, summarise, t_interval
+
+block_means = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40)
+rates = st.floats(1e-3, 1e6)
+pairs = st.lists(st.tuples(rates, rates), min_size=2, max_size=40)
+
+
+def test_the_interval_of_four_blocks_is_the_one_worked_by_hand():
+    # mean 5, standard deviation sqrt(20 / 3), t(3) = 3.182446
+    mean, low, high = t_interval([2.0, 4.0, 6.0, 8.0])
+    half_width = 3.182446305284263 * math.sqrt(20 / 3) / 2
+    assert (mean, low, high) == pytest.approx((5.0, 5.0 - half_width, 5.0 + half_width), rel=1e-9)
+
+
+@given(block_means)
+@settings(deadline=None)  # the first call imports scipy.stats
+def test_the_interval_agrees_with_scipys_t_test(samples):
+    from scipy import stats
+
+    mean, low, high = t_interval(samples)
+    scale = max(abs(value) for value in samples) + 1
+    spread = statistics.stdev(samples) / len(samples) ** 0.5
+    expected = stats.t.interval(0.95, len(samples) - 1, loc=statistics.fmean(samples), scale=spread or 1e-300)
+    assert mean == pytest.approx(statistics.fmean(samples), abs=1e-9 * scale)
+    assert (low, high) == pytest.approx(expected, abs=1e-6 * scale)
+
+
+@given(block_means, st.floats(0.01, 100), st.floats(-1e3, 1e3))
+@settings(deadline=None)
+def test_a_change_of_unit_changes_the_interval_the_same_way(samples, factor, offset):
+    moved = t_interval([factor * value + offset for value in samples])
+    scale = factor * (max(abs(value) for value in samples) + 1) + abs(offset)
+    assert moved == pytest.approx([factor * bound + offset for bound in t_interval(samples)], abs=1e-6 * scale)
+
+
+@pytest.mark.parametrize("samples", [[], [1.0]])
+def test_fewer_than_two_blocks_have_no_interval(samples):
+    with pytest.raises(StatisticsError, match="at least 2 time blocks"):
+        t_interval(samples)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_block_that_is_not_a_number_is_named(bad):
+    with pytest.raises(StatisticsError, match=r"time block 1 of 3"):
+        t_interval([1.0, bad, 3.0])
+
+
+def test_a_summary_holds_mean_interval_and_samples():
+    metric = summarise([2, 4, 6, 8], unit="GB/s")
+    assert (metric.value, metric.unit, metric.n, metric.samples) == (5.0, "GB/s", 4, (2.0, 4.0, 6.0, 8.0))
+    assert metric.ci95 == t_interval([2, 4, 6, 8])[1:]
+
+
+def test_a_single_block_gives_a_value_without_an_interval():
+    assert summarise([3.5], unit="s") == Metric(value=3.5, unit="s", n=1, samples=(3.5,))
+
+
+def test_no_block_gives_a_null_metric_with_its_reason():
+    assert summarise([], unit="s", reason="no GPU") == not_measured("s", "no GPU")
+    assert summarise([], unit="s").reason
+
+
+def test_the_ratio_of_two_pairs_is_the_one_worked_by_hand():
+    # log-ratios log 2 and log 8: mean log 4, standard deviation log 4 / sqrt 2, t(1) = 12.7062
+    ratio, low, high = ratio_interval([2.0, 8.0], [1.0, 1.0])
+    half_width = 12.706204736 * math.log(4) / math.sqrt(2) / math.sqrt(2)
+    assert ratio == pytest.approx(4.0)
+    assert (low, high) == pytest.approx((4 * math.exp(-half_width), 4 * math.exp(half_width)), rel=1e-6)
+
+
+@given(pairs)
+@settings(deadline=None)
+def test_swapping_the_sides_gives_the_reciprocal(samples):
+    candidate, base = zip(*samples, strict=True)
+    ratio, low, high = ratio_interval(candidate, base)
+    assert low <= ratio <= high
+    with np.errstate(divide="ignore", over="ignore"):
+        expected = np.reciprocal(np.asarray([ratio, high, low]))
+    assert np.allclose(ratio_interval(base, candidate), expected, rtol=1e-6)
+
+
+@given(pairs, st.lists(rates, min_size=40, max_size=40))
+@settings(deadline=None)
+def test_what_slows_both_blocks_of_a_pair_cancels(samples, weather):
+    candidate, base = zip(*samples, strict=True)
+    slowed = ratio_interval(
+        [value * factor for value, factor in zip(candidate, weather, strict=False)],
+        [value * factor for value, factor in zip(base, weather, strict=False)],
+    )
+    assert np.allclose(slowed, ratio_interval(candidate, base), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0])
+def test_a_ratio_refuses_values_that_are_not_positive(bad):
+    with pytest.raises(StatisticsError, match="base block has"):
+        ratio_interval([1.0, 2.0], [1.0, bad])
+    with pytest.raises(StatisticsError, match="candidate block has"):
+        ratio_interval([1.0, bad], [1.0, 1.0])
+
+
+def test_a_ratio_refuses_sides_that_are_no_pairs():
+    with pytest.raises(StatisticsError, match="as many candidate as base"):
+        ratio_interval([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("value", "ci95", "noisy"),
+    [
+        (100.0, (97.0, 103.0), False),
+        (100.0, (96.9, 103.1), True),
+        (-100.0, (-104.0, -96.0), True),
+        (0.0, (0.0, 0.0), False),
+        (0.0, (-0.1, 0.1), True),
+        (100.0, None, True),
+    ],
+)
+def test_noisy_means_wider_than_three_percent_to_either_side(value, ci95, noisy):
+    assert is_noisy(Metric(value=value, unit="s", ci95=ci95)) is noisy
+
+
+def test_a_metric_without_a_value_is_not_noisy():
+    assert is_noisy(not_measured("s", "no GPU")) is False
+
+
+def test_a_quiet_pilot_plans_the_minimum_and_a_wild_one_the_maximum():
+    assert plan_blocks([5.0, 5.0, 5.0], maximum=100) == 8
+    assert plan_blocks([1.0, 9.0], maximum=100) == 100
+    assert plan_blocks([-1.0, 1.0], maximum=20) == 20
+
+
+@given(st.lists(st.floats(50, 150), min_size=3, max_size=12), st.floats(0.01, 0.2))
+@settings(deadline=None)  # the first call imports scipy.stats
+def test_the_planned_number_is_the_smallest_that_is_enough(pilot, target):
+    from scipy import stats
+
+    planned = plan_blocks(pilot, target=target, maximum=400)
+
+    def half_width(n: int) -> float:
+        spread = statistics.stdev(pilot) * stats.f.ppf(0.8, n - 1, len(pilot) - 1) ** 0.5
+        return float(stats.t.ppf(0.975, n - 1) * spread / n**0.5) / statistics.fmean(pilot)
+
+    assert planned == 400 or half_width(planned) <= target * (1 + 1e-6)
+    assert planned == 8 or half_width(planned - 1) > target * (1 - 1e-6)
+
+
+@given(st.lists(st.floats(90, 110), min_size=3, max_size=8), st.floats(0.01, 0.1), st.floats(1.1, 4))
+@settings(max_examples=50, deadline=None)
+def test_a_looser_target_never_plans_more_blocks(pilot, target, factor):
+    assert plan_blocks(pilot, target=target * factor, maximum=500) <= plan_blocks(pilot, target=target, maximum=500)
+
+
+@pytest.mark.parametrize(("pilot", "minimum", "maximum"), [([1.0], 8, 20), ([1.0, 2.0], 8, 7), ([1.0, 2.0], 1, 7)])
+def test_a_plan_that_cannot_be_made_is_refused(pilot, minimum, maximum):
+    with pytest.raises(StatisticsError):
+        plan_blocks(pilot, minimum=minimum, maximum=maximum)
+
+
+def test_the_interval_covers_the_truth_in_95_of_100_measurements():
+    rng = np.random.default_rng(20240607)
+    hits = [low <= 2.0 <= high for _, low, high in map(t_interval, rng.normal(2.0, 0.1, size=(6000, 8)).tolist())]
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+
+
+def planned_measurement(rng, pilot_blocks: int) -> tuple[bool, bool]:
+    """Whether one pilot-planned measurement covers the true mean 2.0, and whether it is as narrow as asked."""
+    n = plan_blocks(rng.normal(2.0, 0.2, size=pilot_blocks).tolist(), target=0.03, minimum=2, maximum=600)
+    mean, low, high = t_interval(rng.normal(2.0, 0.2, size=n).tolist())
+    return low <= 2.0 <= high, (high - low) / 2 <= 0.03 * mean
+
+
+@pytest.mark.parametrize("pilot_blocks", [4, 8])
+def test_a_planned_measurement_on_fresh_blocks_keeps_coverage_and_is_narrow_four_times_of_five(pilot_blocks):
+    rng = np.random.default_rng(31415 + pilot_blocks)
+    covered, narrow = np.mean([planned_measurement(rng, pilot_blocks) for _ in range(2000)], axis=0)
+    assert covered == pytest.approx(0.95, abs=0.015)
+    assert narrow == pytest.approx(0.80, abs=0.03)
+
+
+def test_stopping_as_soon_as_the_interval_is_narrow_would_cover_too_little():
+    """The rule that plan_blocks replaces; if this passed, planning would be needless."""
+    rng = np.random.default_rng(2718)
+
+    def stop_when_narrow() -> bool:
+        samples = rng.normal(2.0, 0.1, size=60).tolist()
+        for n in range(3, 61):
+            mean, low, high = t_interval(samples[:n])
+            if (high - low) / 2 <= 0.03 * mean:
+                break
+        return low <= 2.0 <= high
+
+    assert np.mean([stop_when_narrow() for _ in range(1500)]) < 0.92
