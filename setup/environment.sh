@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Makes .venv or brings it up to date; does nothing where it already is.
+#   setup/environment.sh run     what `iobench` needs, Horovod included
+#   setup/environment.sh test    and DALI, kvikio and the development tools
+# A stamp inside .venv holds what the environment was made from: the pins, these scripts, the Python and this folder.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+level=$1
+logs=build/setup
+build_tools=(setuptools wheel packaging cloudpickle psutil pyyaml cffi)
+# kvikio's own requirements are 1.9 GB of CUDA; its CPU paths need only these.
+kvikio=(kvikio-cu13 libkvikio-cu13 rapids-logger cuda-pathfinder nvidia-cufile)
+
+say() { printf '[%4d s] %s\n' "$SECONDS" "$*" >&2; }
+
+stamp_of() { printf '%s/.venv/stamp-%s' "$PWD" "$1"; }
+
+# What .venv should have been made from, seen from .venv itself: empty where it is missing or broken.
+wanted() {
+    local version
+    version=$(.venv/bin/python -c 'import sys; print(sys.version)' 2>/dev/null) || return 0
+    { echo "$PWD" "${PYTHON:-}" "$version"; cat pyproject.toml constraints.txt setup/*; } | sha256sum
+}
+
+is_current() {
+    local want
+    want=$(wanted)
+    [ -n "$want" ] && [ "$(cat "$(stamp_of "$1")" 2>/dev/null)" = "$want" ]
+}
+
+# logged NAME COMMAND...: runs quietly; shows the end of the log only where the command fails.
+logged() {
+    local log=$logs/$1.log
+    shift
+    if ! "$@" >"$log" 2>&1 </dev/null 9<&-; then
+        printf 'failed: %s\nthe whole log is %s and ends with:\n' "$*" "$log" >&2
+        tail -n 15 "$log" >&2
+        exit 4
+    fi
+}
+
+install() { logged "$1" .venv/bin/python -m pip install --constraint constraints.txt "${@:2}"; }
+
+make_venv() {
+    local python identity
+    python=$(setup/check_system.sh)
+    identity="$PWD $("$python" -c 'import sys; print(sys.base_prefix, sys.version)')"
+    if .venv/bin/python -c '' 2>/dev/null && [ "$(cat .venv/made-from 2>/dev/null)" = "$identity" ]; then return; fi
+    say "making .venv with $python"
+    logged venv "$python" -m venv --clear .venv
+    echo "$identity" >.venv/made-from
+}
+
+install_horovod() {
+    local wheel
+    wheel=$(setup/horovod_wheel.sh .venv "$logs/horovod.log" 2> >(while read -r line; do say "$line"; done))
+    logged horovod-install .venv/bin/python -m pip install --no-deps --force-reinstall "$wheel"
+    if ! .venv/bin/python -c 'import horovod.torch as hvd; assert hvd.gloo_built()' >"$logs/horovod-import.log" 2>&1; then
+        echo "Horovod does not load (log: $logs/horovod-import.log); delete $wheel and run make again to build it anew" >&2
+        exit 4
+    fi
+}
+
+set_up_run() {
+    make_venv
+    say "installing torch and what iobench stands on"
+    install tools "${build_tools[@]}"
+    install packages --no-build-isolation --editable .
+    install_horovod
+    wanted >"$(stamp_of run)"
+}
+
+set_up_test() {
+    say "installing DALI, kvikio and the development tools"
+    install test-packages --no-build-isolation --editable '.[dev]' nvidia-dali-cuda130
+    install kvikio --no-deps "${kvikio[@]}"
+    wanted >"$(stamp_of test)"
+}
+
+if is_current "$level"; then exit 0; fi
+mkdir -p "$logs"
+exec 9<setup
+if command -v flock >/dev/null; then
+    flock --nonblock 9 || { say "waiting for another set-up of this folder to end"; flock 9; }
+fi
+is_current run || set_up_run
+if [ "$level" = test ] && ! is_current test; then set_up_test; fi
+say "the environment .venv is ready"
