@@ -52,14 +52,18 @@ make_venv() {
     echo "$identity" >.venv/made-from
 }
 
+# Reinstalls only another wheel: somebody may be running ranks from this .venv.
 install_horovod() {
-    local wheel
+    local wheel installed
     wheel=$(setup/horovod_wheel.sh .venv "$logs/horovod.log" 2> >(while read -r line; do say "$line"; done))
-    logged horovod-install .venv/bin/python -m pip install --no-deps --force-reinstall "$wheel"
+    installed=$(stat -c '%n %s %Y' "$wheel")
+    [ "$(cat .venv/horovod-wheel 2>/dev/null)" = "$installed" ] \
+        || logged horovod-install .venv/bin/python -m pip install --no-deps --force-reinstall "$wheel"
     if ! .venv/bin/python -c 'import horovod.torch as hvd; assert hvd.gloo_built()' >"$logs/horovod-import.log" 2>&1; then
         echo "Horovod does not load (log: $logs/horovod-import.log); delete $wheel and run make again to build it anew" >&2
         exit 4
     fi
+    echo "$installed" >.venv/horovod-wheel
 }
 
 set_up_run() {
