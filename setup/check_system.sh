@@ -38,7 +38,7 @@ check_python() {
 
 check_cmake() {
     local version
-    version=$(cmake --version 2>/dev/null | sed -n '1s/.*version *//p')
+    version=$(cmake --version 2>/dev/null | sed -n '1s/.*version *//p' || true)
     [ -n "$version" ] && at_least "$version" 3.21 || lacks "cmake 3.21 or newer${version:+ (this one is $version)}" cmake
 }
 
