@@ -1,0 +1,78 @@
+"""Batch buffers: page-aligned host memory that is reused once nobody looks at it any more.
+
+    acquire() -> Buffer --readers fill it--> hand_out() -> a fresh owner array --torch views it-->
+        last view dies -> weakref.finalize appends to a deque -> the next acquire() takes it back
+
+A batch the user holds is never overwritten: the finalizer sits on the numpy array that every tensor and every view of
+it keeps alive, and fires when the last of them dies (a finalizer on a tensor would fire too early).  It runs in
+whatever thread drops that view, so all it does is append to a deque.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ALIGNMENT_BYTES = 4096
+
+
+class Buffer:
+    """One piece of anonymous memory, page-aligned; `memory` is its writable view."""
+
+    __slots__ = ("address", "memory", "size_bytes")
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        pages = mmap.mmap(-1, self.size_bytes)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        self.memory = memoryview(pages)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+
+
+class BufferPool:
+    """Buffers of one size.  Those the user holds are his; a loader needs only its own few, so memory stays bounded.
+
+    `num_free_kept` is how many idle buffers stay allocated.  All methods are called from the loader's own thread; only
+    the finalizers come from elsewhere.
+    """
+
+    def __init__(self, size_bytes: int, *, num_free_kept: int) -> None:
+        self.size_bytes = size_bytes
+        self.num_allocated = 0
+        self._num_free_kept = num_free_kept
+        self._free: list[Buffer] = []
+        self._returned: deque[Buffer] = deque()
+
+    def acquire(self) -> Buffer:
+        """A buffer nobody looks at: a returned one where there is one, else fresh memory."""
+        self._take_back()
+        if self._free:
+            return self._free.pop()
+        self.num_allocated += 1
+        return Buffer(self.size_bytes)
+
+    def release(self, buffer: Buffer) -> None:
+        """Give back a buffer that was never handed out."""
+        self._returned.append(buffer)
+
+    def hand_out(
+        self, buffer: Buffer, *, shape: tuple[int, ...], dtype: npt.DTypeLike, strides: tuple[int, ...], offset: int
+    ) -> npt.NDArray[Any]:
+        """A fresh array over `buffer`; the buffer comes back when the last view of that array is gone."""
+        owner: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=buffer.memory, offset=offset, strides=strides)
+        weakref.finalize(owner, self._returned.append, buffer).atexit = False
+        return owner
+
+    def _take_back(self) -> None:
+        while self._returned:
+            buffer = self._returned.popleft()
+            if len(self._free) < self._num_free_kept:
+                self._free.append(buffer)
+            else:
+                self.num_allocated -= 1

@@ -1,0 +1,126 @@
+"""The page cache: what of a file is resident, and how to put it out.
+
+Residency is asked of the kernel by cachestat(2) (Linux 6.5), else by mincore(2), which since Linux 5.2 tells only the
+file's owner or somebody who may write it; where neither answers the result is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+PAGE_BYTES = mmap.PAGESIZE
+_CACHESTAT = 451  # the same number on every architecture
+_MINCORE_WINDOW = 1 << 30
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _CachestatRange(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _Cachestat(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("cache", "dirty", "writeback", "evicted", "recently_evicted"))
+
+
+def resident_bytes(path: Path, *, offset: int = 0, length: int | None = None) -> int | None:
+    """Bytes of `path` in the page cache, in whole pages; None where the kernel does not tell."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        length = size - offset if length is None else min(length, size - offset)
+        if length <= 0:
+            return 0
+        pages = _cachestat_pages(fd, offset, length)
+        if pages is None:
+            pages = _mincore_pages(fd, offset, length)
+        return None if pages is None else min(pages * PAGE_BYTES, length)
+    finally:
+        os.close(fd)
+
+
+def cache_fraction(paths: Iterable[Path]) -> float | None:
+    """The resident share (0..1) of all bytes of `paths`; None where the kernel does not tell for any of them."""
+    total = resident = 0
+    for path in paths:
+        part = resident_bytes(path)
+        if part is None:
+            return None
+        resident += part
+        total += path.stat().st_size
+    return resident / total if total else None
+
+
+def evict(paths: Iterable[Path]) -> None:
+    """Put the clean pages of `paths` out of the page cache; dirty ones are written first."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+
+
+def warm(paths: Iterable[Path], *, block_bytes: int = 8 << 20) -> int:
+    """Read `paths` once so that their pages are resident; returns the bytes read."""
+    buffer = memoryview(mmap.mmap(-1, block_bytes))
+    total = 0
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            offset = 0
+            while count := os.preadv(fd, [buffer], offset):
+                offset += count
+            total += offset
+        finally:
+            os.close(fd)
+    return total
+
+
+def _cachestat_pages(fd: int, offset: int, length: int) -> int | None:
+    wanted = _CachestatRange(offset, length)
+    answer = _Cachestat()
+    status = _libc.syscall(_CACHESTAT, fd, ctypes.byref(wanted), ctypes.byref(answer), 0)
+    return None if status != 0 else int(answer.cache)
+
+
+def _mincore_pages(fd: int, offset: int, length: int) -> int | None:
+    if not _may_see_residency(fd):
+        return None
+    start = offset - offset % PAGE_BYTES
+    end = offset + length
+    pages = 0
+    while start < end:
+        window = min(_MINCORE_WINDOW, end - start)
+        count = _mincore_window(fd, start, window)
+        if count is None:
+            return None
+        pages += count
+        start += window
+    return pages
+
+
+def _may_see_residency(fd: int) -> bool:
+    """Since Linux 5.2 mincore reports every page of somebody else's file as resident; then it is no answer."""
+    status = os.fstat(fd)
+    return os.geteuid() in (0, status.st_uid) or os.access(f"/proc/self/fd/{fd}", os.W_OK)
+
+
+def _mincore_window(fd: int, start: int, window: int) -> int | None:
+    # A private writable mapping gives ctypes an address without writing anything to the file.
+    with mmap.mmap(fd, window, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=start) as view:
+        num_pages = -(-window // PAGE_BYTES)
+        flags = (ctypes.c_ubyte * num_pages)()
+        anchor = ctypes.c_char.from_buffer(view)
+        try:
+            address = ctypes.c_void_p(ctypes.addressof(anchor))
+            if _libc.mincore(address, ctypes.c_size_t(window), flags) != 0:
+                return None
+        finally:
+            del anchor
+        return sum(flag & 1 for flag in flags)

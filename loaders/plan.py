@@ -1,0 +1,112 @@
+"""Plans: which rank reads which records, in which order.  Pure functions of numbers; nothing here touches a file.
+
+    epoch order (seed, epoch, mode) -> this rank's contiguous slice -> batches -> runs of consecutive records
+
+The order depends on (seed, epoch, rank, world_size, mode) alone, so that resuming is exact, with any number of threads.
+Modes: `off` the order on disk; `shards` whole shards permuted; `blocks` runs of records permuted, one read each;
+`records` a full permutation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+ShuffleMode = Literal["off", "shards", "blocks", "records"]
+SHUFFLE_MODES: tuple[str, ...] = get_args(ShuffleMode)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank gets of an epoch: its records in order, and how many records no rank gets."""
+
+    records: Indices
+    num_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` consecutive records of one shard, which go to consecutive slots of a batch."""
+
+    shard: int
+    first: int
+    count: int
+    slot: int
+
+
+def epoch_order(
+    shard_sizes: Sequence[int], *, seed: int, epoch: int, mode: ShuffleMode, block_records: int = 1
+) -> Indices:
+    """The order of all records in one epoch: a permutation of 0..sum(shard_sizes)-1."""
+    num_records = int(sum(shard_sizes))
+    if mode == "off":
+        return np.arange(num_records, dtype=np.int64)
+    random = np.random.Generator(np.random.PCG64DXSM([seed, epoch]))
+    if mode == "records":
+        return random.permutation(num_records)
+    starts, counts = _pieces(shard_sizes, max(shard_sizes, default=1) if mode == "shards" else block_records)
+    chosen = random.permutation(len(starts))
+    return _join(starts[chosen], counts[chosen])
+
+
+def rank_share(order: Indices, *, rank: int, world_size: int, batch_size: int, drop_last: bool) -> Share:
+    """This rank's contiguous slice of the epoch.
+
+    Without drop_last every record goes to exactly one rank, and slices differ by at most one record.  With it every
+    rank has floor(floor(n / world_size) / batch_size) whole batches.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
+    total = len(order)
+    if not drop_last:
+        return Share(order[rank * total // world_size : (rank + 1) * total // world_size], 0)
+    keep = total // world_size // batch_size * batch_size
+    start = rank * (total // world_size)
+    return Share(order[start : start + keep], total - keep * world_size)
+
+
+def num_batches(num_records: int, *, rank: int, world_size: int, batch_size: int, drop_last: bool) -> int:
+    """How many batches this rank has in an epoch of `num_records`."""
+    if drop_last:
+        return num_records // world_size // batch_size
+    share = (rank + 1) * num_records // world_size - rank * num_records // world_size
+    return -(-share // batch_size)
+
+
+def batch_runs(records: Indices, first_records: Indices) -> list[Run]:
+    """Split one batch into runs of consecutive records; `first_records` holds each shard's first record number."""
+    if not len(records):
+        return []
+    shards = np.searchsorted(first_records, records, side="right") - 1
+    breaks = np.flatnonzero((np.diff(records) != 1) | (np.diff(shards) != 0)) + 1
+    starts = np.concatenate(([0], breaks))
+    counts = np.diff(np.concatenate((starts, [len(records)])))
+    owners = shards[starts]
+    firsts = records[starts] - first_records[owners]
+    columns = zip(owners.tolist(), firsts.tolist(), counts.tolist(), starts.tolist(), strict=True)
+    return [Run(shard, first, count, slot) for shard, first, count, slot in columns]
+
+
+def _pieces(shard_sizes: Sequence[int], longest: int) -> tuple[Indices, Indices]:
+    """Cut every shard into pieces of at most `longest` records: first record and count of each piece."""
+    starts: list[int] = []
+    counts: list[int] = []
+    first = 0
+    for size in shard_sizes:
+        for start in range(0, size, longest):
+            starts.append(first + start)
+            counts.append(min(longest, size - start))
+        first += size
+    return np.array(starts, dtype=np.int64), np.array(counts, dtype=np.int64)
+
+
+def _join(starts: Indices, counts: Indices) -> Indices:
+    """Concatenate the ranges start..start+count."""
+    begins = np.cumsum(counts) - counts
+    joined: Indices = np.arange(counts.sum(), dtype=np.int64) + np.repeat(starts - begins, counts)
+    return joined

@@ -1,0 +1,219 @@
+"""Readers: byte ranges of files into memory the caller owns.
+
+`Reader` is the one seam at which engines differ.  Here: `buffered` (through the page cache) and `direct` (O_DIRECT).
+A reader may be used from many threads at once; every read releases the interpreter lock.
+
+    direct: offset, length and address are multiples of `alignment_bytes`, so callers read an aligned superset
+
+        file  ...|----4096----|----4096----|----4096----|...
+        wanted         [===============]
+        read      [-----------superset-----------]          the skew is carried into the view
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
+
+from .buffers import ALIGNMENT_BYTES, Buffer
+
+MAX_OPEN_FILES = 256
+
+EngineName = Literal["auto", "buffered", "direct"]
+
+
+class ReadError(OSError):
+    """A read failed, came up short, or is not possible this way on this file system."""
+
+    exit_status: ClassVar[int] = 4
+
+
+class DirectRefusedError(ReadError):
+    """The file system refuses O_DIRECT."""
+
+
+class Reader(Protocol):
+    """Reads byte ranges of files into a caller's memory."""
+
+    @property
+    def engine(self) -> str:
+        """The engine's name, as records show it."""
+
+    @property
+    def alignment_bytes(self) -> int:
+        """What offsets, lengths and addresses must be multiples of; 1 where nothing is asked."""
+
+    def read(self, path: Path, offset: int, target: memoryview, *, need: int | None = None) -> int:
+        """Fill `target` from `offset`; returns the bytes delivered, at least `need` (default: all of `target`).
+
+        Raises ReadError with file and offset at an I/O error, or where the file ends before `need` bytes.
+        """
+
+    def close(self) -> None:
+        """Close every file."""
+
+
+class _OpenFile:
+    __slots__ = ("fd", "users")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.users = 0
+
+
+class _FileReader:
+    """What both file engines share: a bounded set of open files, and a loop over short reads."""
+
+    engine = ""
+    alignment_bytes = 1
+    _flags = os.O_RDONLY | os.O_CLOEXEC
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: OrderedDict[Path, _OpenFile] = OrderedDict()
+
+    def read(self, path: Path, offset: int, target: memoryview, *, need: int | None = None) -> int:
+        """Fill `target` from `offset` of `path`; see Reader."""
+        wanted = len(target)
+        need = wanted if need is None else need
+        with self._opened(path) as fd:
+            done = self._read_fully(fd, path, offset, target)
+            self._after_read(fd, offset, done)
+        if done < need:
+            raise ReadError(
+                errno.EIO,
+                f"the file ends at byte {offset + done}, {need - done} bytes before this read does; "
+                f"it is shorter than when it was indexed: copy or create it again, then run `iobench index`",
+                str(path),
+            )
+        return done
+
+    def close(self) -> None:
+        """Close every file that no read is using."""
+        with self._lock:
+            for path in [path for path, file in self._files.items() if not file.users]:
+                os.close(self._files.pop(path).fd)
+
+    def _read_fully(self, fd: int, path: Path, offset: int, target: memoryview) -> int:
+        done = 0
+        while done < len(target):
+            try:
+                count = os.preadv(fd, [target[done:]], offset + done)
+            except OSError as error:
+                text = f"read of {len(target) - done} bytes at byte {offset + done} failed: {error.strerror}"
+                raise ReadError(error.errno, text, str(path)) from error
+            done += count
+            if count == 0 or count % self.alignment_bytes:
+                break  # the end of the file; an unaligned count is how a direct read tells it
+        return done
+
+    def _after_read(self, fd: int, offset: int, count: int) -> None:
+        """Nothing, unless an engine wants the page cache emptied behind it."""
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[int]:
+        with self._lock:
+            file = self._files.get(path)
+            if file is None:
+                self._close_surplus()
+                file = self._files[path] = _OpenFile(self._open(path))
+            else:
+                self._files.move_to_end(path)
+            file.users += 1
+        try:
+            yield file.fd
+        finally:
+            with self._lock:
+                file.users -= 1
+
+    def _close_surplus(self) -> None:
+        surplus = max(0, len(self._files) + 1 - MAX_OPEN_FILES)
+        for path in [path for path, file in self._files.items() if not file.users][:surplus]:
+            os.close(self._files.pop(path).fd)
+
+    def _open(self, path: Path) -> int:
+        try:
+            return os.open(path, self._flags)
+        except OSError as error:
+            raise ReadError(error.errno, f"cannot be opened: {error.strerror}", str(path)) from error
+
+
+class BufferedReader(_FileReader):
+    """Reads through the page cache; with `evict_behind` the pages just read are put out again (reads stay cold)."""
+
+    engine = "buffered"
+
+    def __init__(self, *, evict_behind: bool = False, random_access: bool = False) -> None:
+        super().__init__()
+        self._evict_behind = evict_behind
+        self._random_access = random_access
+
+    def _open(self, path: Path) -> int:
+        fd = super()._open(path)
+        if self._random_access:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        return fd
+
+    def _after_read(self, fd: int, offset: int, count: int) -> None:
+        if self._evict_behind:
+            os.posix_fadvise(fd, offset, count, os.POSIX_FADV_DONTNEED)
+
+
+class DirectReader(_FileReader):
+    """Reads past the page cache with O_DIRECT; offset, length and address are multiples of 4096."""
+
+    engine = "direct"
+    alignment_bytes = ALIGNMENT_BYTES
+    _flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
+
+    def _open(self, path: Path) -> int:
+        try:
+            return super()._open(path)
+        except ReadError as error:
+            if error.errno == errno.EINVAL:
+                raise _refused(path) from error
+            raise
+
+
+def open_reader(engine: str, sample: Path, *, evict_behind: bool = False) -> tuple[Reader, str]:
+    """The reader for an engine's name, and the reason where `auto` had a choice (for the record).
+
+    `auto` is the page cache's reader on the CPU: later epochs then come from memory.  `direct` is tried on `sample`, a
+    non-empty file of the data set, and refused with an error where the file system does not do it.
+    """
+    if engine == "auto":
+        return BufferedReader(evict_behind=evict_behind), "auto: buffered, because batches stay in host memory"
+    if engine == "buffered":
+        return BufferedReader(evict_behind=evict_behind), "asked for"
+    if engine == "direct":
+        if reason := direct_refused(sample):
+            raise DirectRefusedError(errno.EINVAL, f"{reason}; use --engine buffered or auto", str(sample))
+        return DirectReader(), "asked for"
+    raise ValueError(f"engine {engine!r} is not known here; choose auto, buffered or direct")
+
+
+def direct_refused(sample: Path) -> str | None:
+    """Why O_DIRECT does not work on `sample`'s file system, or None; one aligned block is really read."""
+    reader = DirectReader()
+    buffer = Buffer(ALIGNMENT_BYTES)
+    try:
+        reader.read(sample, 0, buffer.memory, need=1)
+    except DirectRefusedError as error:
+        return error.strerror
+    except ReadError as error:
+        if error.errno == errno.EINVAL:
+            return f"an aligned O_DIRECT read fails here ({error.strerror})"
+        raise
+    finally:
+        reader.close()
+    return None
+
+
+def _refused(path: Path) -> DirectRefusedError:
+    return DirectRefusedError(errno.EINVAL, "the file system refuses O_DIRECT", str(path))

@@ -1,0 +1,230 @@
+"""Shard sets: which files hold the records, and a map-style data set over them.
+
+    path | glob | list -> shard files -> ShardIndex -> ShardSet: len, [i], __getitems__
+
+In a data folder dotfiles and dataset.json are not shards; anything else that is no shard is an error.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+import numpy as np
+
+from .buffers import BufferPool
+from .decode import buffer_bytes
+from .index import ShardFormatError, ShardIndex, load_index
+from .plan import SHUFFLE_MODES, Indices, ShuffleMode
+from .prefetch import Prefetcher, RawBatch, Tally
+from .readers import EngineName, Reader, open_reader
+
+if TYPE_CHECKING:
+    import torch
+
+DESCRIPTION_NAME = "dataset.json"
+SHARD_SUFFIXES = (".tfrecord", ".tfrecords")
+BLOCK_BYTES = 8 << 20
+
+
+class ShardSetError(ValueError):
+    """There is no data set here, or it is asked for in a way that does not fit."""
+
+    exit_status: ClassVar[int] = 4
+
+
+class ShardSet:
+    """A map-style data set over shards: `len(s)`, `s[i] -> (image CHW uint8, int)`, `s.__getitems__(list)`.
+
+    Open one with `ShardSet.open`.  A plain torch DataLoader works on it; iobench's takes the fast road.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        index: ShardIndex,
+        reader: Reader,
+        *,
+        shuffle_mode: ShuffleMode = "records",
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        transform: Callable[[Any], Any] | None = None,
+        engine_reason: str = "handed in",
+    ) -> None:
+        if shuffle_mode not in SHUFFLE_MODES:
+            raise ValueError(f"shuffle_mode {shuffle_mode!r} is not one of {', '.join(SHUFFLE_MODES)}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
+        self.paths: Sequence[Path] = tuple(paths)
+        self.index = index
+        self.reader: Reader = reader
+        self.engine_reason = engine_reason
+        self.shuffle_mode = shuffle_mode
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.transform = transform
+        self.block_records = max(1, BLOCK_BYTES // index.layout.stride_bytes)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path | Sequence[str | Path],
+        *,
+        engine: EngineName | Reader = "auto",
+        shuffle_mode: ShuffleMode = "records",
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> ShardSet:
+        """Open the shards of a folder, a glob, one file or a list of files; builds the index on first use.
+
+        `transform` takes a batch of images (B, C, H, W) and runs once per batch.  Raises ShardSetError,
+        ShardFormatError, LayoutError or TFRecordError with the file and the way out; DirectRefusedError where
+        `direct` is not possible.
+        """
+        paths = find_shards(source)
+        index = load_index(paths)
+        reason = "handed in"
+        if isinstance(engine, str):
+            if engine not in get_args(EngineName):
+                raise ValueError(f"engine {engine!r} is not one of {', '.join(get_args(EngineName))}")
+            reader, reason = open_reader(engine, paths[0])
+        else:
+            reader = engine
+        return cls(
+            paths,
+            index,
+            reader,
+            shuffle_mode=shuffle_mode,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            transform=transform,
+            engine_reason=reason,
+        )
+
+    def __len__(self) -> int:
+        return self.index.num_records
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
+        """Image (C, H, W) uint8 and label of one record."""
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"record {position} is not one of {len(self)}")
+        return self.__getitems__([position % len(self)])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
+        """Several records, read in file order: a list of (image CHW, label), each a view of one buffer."""
+        images, labels = self.to_tensors(self.read_batch(np.asarray(positions, dtype=np.int64)))
+        return list(zip(images, labels.tolist(), strict=True))
+
+    def read_batch(self, records: Indices) -> RawBatch:
+        """Read these records now, in this thread."""
+        return next(self.prefetch(iter([records]), batch_size=len(records), num_threads=0, depth=1))
+
+    def prefetch(
+        self,
+        batches: Iterator[Indices],
+        *,
+        batch_size: int,
+        num_threads: int,
+        depth: int,
+        pool: BufferPool | None = None,
+        tally: Tally | None = None,
+        timeout_s: float = 0.0,
+        on_thread_start: Callable[[int], None] | None = None,
+    ) -> Prefetcher:
+        """Read `batches` of record numbers ahead with `num_threads` threads."""
+        return Prefetcher(
+            self,
+            batches,
+            pool=pool or self.new_pool(batch_size, depth=depth),
+            tally=tally or Tally(),
+            num_threads=num_threads,
+            depth=depth,
+            timeout_s=timeout_s,
+            on_thread_start=on_thread_start,
+        )
+
+    def new_pool(self, batch_size: int, *, depth: int) -> BufferPool:
+        """Buffers for batches of this size: `depth` being read, and two between the loop's hands."""
+        size = buffer_bytes(self.index.layout, batch_size=batch_size, alignment=self.reader.alignment_bytes)
+        return BufferPool(size, num_free_kept=depth + 2)
+
+    def to_tensors(self, batch: RawBatch) -> tuple[Any, torch.Tensor]:
+        """(images (B, C, H, W) over pool memory in channels-last order, labels int64 (B)), transform applied."""
+        import torch
+
+        images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
+        labels = torch.from_numpy(self.index.labels[batch.records])
+        return (images if self.transform is None else self.transform(images)), labels
+
+    def close(self) -> None:
+        """Close the files."""
+        self.reader.close()
+
+
+def find_shards(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The shard files of a folder, a glob, one file or a list; anything else in a folder is an error."""
+    if not isinstance(source, str | Path):
+        paths = [Path(item) for item in source]
+        return _existing(paths, "the list")
+    path = Path(source)
+    if path.is_dir():
+        return _folder_shards(path)
+    if path.exists():
+        return [path]
+    matches = sorted(glob.glob(str(source)))
+    if not matches:
+        raise ShardSetError(f"{source}: no such file or folder; make one with `iobench generate {source}`")
+    return _existing([Path(match) for match in matches], str(source))
+
+
+def _existing(paths: list[Path], name: str) -> list[Path]:
+    if not paths:
+        raise ShardSetError(f"{name} names no shard")
+    if folders := {path.parent for path in paths if not path.is_file()}:
+        raise ShardSetError(f"{name}: not all are files (look in {', '.join(sorted(map(str, folders)))})")
+    return paths
+
+
+def _folder_shards(folder: Path) -> list[Path]:
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    shards = [entry for entry in entries if entry.name != DESCRIPTION_NAME]
+    for entry in shards:
+        if entry.is_dir() or not entry.name.endswith(SHARD_SUFFIXES):
+            kind = "a folder" if entry.is_dir() else "a file"
+            raise ShardFormatError(
+                f"{entry}: {kind} that is no shard ({', '.join(SHARD_SUFFIXES)}); move it out of the data folder"
+            )
+    if not shards:
+        raise ShardSetError(f"{folder}: no shards in this folder; make some with `iobench generate {folder}`")
+    if (folder / DESCRIPTION_NAME).is_file():
+        _check_description(folder / DESCRIPTION_NAME, shards)
+    return shards
+
+
+def _check_description(description: Path, shards: Sequence[Path]) -> None:
+    """The shards dataset.json promises must be there, whole."""
+    try:
+        promised = {str(row["name"]): int(row["bytes"]) for row in json.loads(description.read_text())["shards"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ShardFormatError(
+            f"{description}: not a data set's description ({error}); generate the data again"
+        ) from error
+    present = {path.name: path.stat().st_size for path in shards}
+    for name, size in promised.items():
+        if name not in present:
+            raise ShardFormatError(
+                f"{description.parent / name}: missing, though {DESCRIPTION_NAME} names it; copy it again"
+            )
+        if present[name] != size:
+            raise ShardFormatError(
+                f"{description.parent / name}: {present[name]} bytes, but {DESCRIPTION_NAME} says {size}: "
+                f"truncated or changed; copy or generate it again"
+            )

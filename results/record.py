@@ -1,0 +1,207 @@
+"""The run record: what one run of one command saw, as one JSON document.
+
+    RunRecord
+      environment            the machine and the software
+      read_path, metrics     of the best point, or of the run as a whole
+      points [Point]         one measured combination each: params, read_path, metrics
+      ranks  [RankReport]    one process that really ran each: pid, host, metrics
+      verdict                requirements, and what they rest on
+
+Promised keys are always there.  What was not measured has value null, ci95 null and a reason; it is never 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA_VERSION = 1
+
+Kind = Literal[
+    "doctor", "generate", "index", "storage", "load", "stage", "train", "infer", "scale", "qualify", "compare"
+]
+Route = Literal["host", "bounce", "gds", "p2pdma", "remote", "unknown"]
+CacheState = Literal["cold", "warm"]
+ColdScope = Literal["client", "end_to_end", "unknown"]
+CounterClass = Literal["exact", "bounding", "client-own", "none"]
+Outcome = Literal["pass", "fail", "insufficient", "invalid"]
+
+
+class RecordError(ValueError):
+    """A record on disk is damaged, foreign, or of a version this program does not read."""
+
+    exit_status: ClassVar[int] = 4
+
+
+class Model(BaseModel):
+    """Frozen, closed to unknown keys: a record says only what the schema promises."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Metric(Model):
+    """One figure: a value in a unit, its 95 % interval over `n` time blocks, and those blocks' samples.
+
+    `n` counts independent time blocks, never single reads.  A null value carries the reason why.
+    """
+
+    value: float | None
+    unit: str
+    ci95: tuple[float, float] | None = None
+    n: int = 0
+    samples: tuple[float, ...] = ()
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> Metric:
+        if self.value is None and not self.reason:
+            raise ValueError("a metric without a value must say why (reason)")
+        return self
+
+
+def not_measured(unit: str, reason: str) -> Metric:
+    """A metric that has no value, and why."""
+    return Metric(value=None, unit=unit, reason=reason)
+
+
+class ReadPath(Model):
+    """Which way the bytes took: what was asked for, and what the counters saw."""
+
+    engine: str
+    requested_route: Route
+    observed_route: Route
+    route_evidence: str
+    counter_class: CounterClass
+    page_cache: CacheState | None = None
+    cache_fraction: float | None = None
+    cold_scope: ColdScope = "unknown"
+    delivered_bytes: int | None = None
+    payload_bytes: int | None = None
+    device_bytes: int | None = None
+    read_amplification: float | None = None
+    counters: dict[str, float | int | str | None] = Field(default_factory=dict)
+
+
+class RankReport(Model):
+    """One process that really ran."""
+
+    rank: int
+    local_rank: int
+    pid: int
+    host: str
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+
+
+class Point(Model):
+    """One measured combination of parameters."""
+
+    params: dict[str, str | int | float | bool | None]
+    read_path: ReadPath | None = None
+    metrics: dict[str, Metric]
+    ranks: tuple[RankReport, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+class Requirement(Model):
+    """One condition of a verdict; `passed` is null where the data do not decide it."""
+
+    name: str
+    text: str
+    required: float
+    measured: float | None
+    unit: str
+    passed: bool | None
+
+
+class Verdict(Model):
+    """The answer.  `passed` is true or false only where valid measurements decide it."""
+
+    outcome: Outcome
+    passed: bool | None
+    sentence: str
+    requirements: tuple[Requirement, ...] = ()
+    measured_seconds: float | None = None
+    measured_bytes: int | None = None
+
+
+class RunRecord(Model):
+    """Everything one run has to say."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    kind: Kind
+    started_at: str
+    finished_at: str
+    command: tuple[str, ...]
+    workload: dict[str, Any]
+    environment: dict[str, Any]
+    read_path: ReadPath | None = None
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    ranks: tuple[RankReport, ...] = ()
+    points: tuple[Point, ...] = ()
+    verdict: Verdict | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def new_run_id(kind: Kind) -> str:
+    """A name for a run that sorts by time and does not collide."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}-{secrets.token_hex(2)}"
+
+
+def write_record(record: RunRecord, folder: Path) -> Path:
+    """Write `folder/record.json` whole or not at all, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "record.json"
+    write_whole(path, record.model_dump_json(indent=1))
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace `path` by `text` through a temporary name, fsync and rename."""
+    handle, temporary = tempfile.mkstemp(prefix=".iobench-", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read one record; an error names the file and the field."""
+    path = path / "record.json" if path.is_dir() else path
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: not readable as JSON ({error}); give a run's folder or its record.json") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RecordError(f"{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION}")
+    try:
+        return RunRecord.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{path}: field {field}: {first['msg']}") from error
+
+
+def merge_warnings(*groups: Sequence[str]) -> tuple[str, ...]:
+    """All warnings once each, in the order they came."""
+    return tuple(dict.fromkeys(text for group in groups for text in group))

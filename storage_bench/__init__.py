@@ -1,0 +1,1 @@
+"""Storage benches: what a storage system delivers, measured with proof of the way the bytes took."""

@@ -1,0 +1,383 @@
+"""Storage rate: time blocks of reads at one point after another, interleaved, with evidence on each.
+
+    round r: the points in a random order
+        a block:  evict or warm -> residency -> threads x queue_depth readers -> [ramp | measured window | drain]
+
+A read's bytes are spread evenly over its duration, so a window's rate does not depend on where large reads end.
+Device counters are compared with what was delivered over the whole block, ramp and drain included.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter, perf_counter_ns
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..loaders.buffers import Buffer
+from ..loaders.evidence import DeviceCounter, RouteEvidence, background_rate, counter_for, judge
+from ..loaders.page_cache import cache_fraction, evict, warm
+from ..loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
+from ..loaders.shards import ShardSet
+from .latency import LatencyHistogram, merge
+from .workload import (
+    Access,
+    DataFile,
+    Engine,
+    PageCache,
+    ReadRequest,
+    StorageConfig,
+    WorkloadError,
+    data_files,
+    open_stream,
+    replay_stream,
+)
+
+RAMP_SHARE = 0.2
+MAX_RAMP_S = 0.5
+CALIBRATION_BYTES = 64 << 20
+CALIBRATION_S = 0.25
+HARNESS_MARGIN = 0.9
+WARM_RAM_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """One combination: `threads` streams, each with `queue_depth` reads of `block_bytes` in flight."""
+
+    engine: str
+    access: Access
+    block_bytes: int
+    queue_depth: int
+    threads: int
+    page_cache: PageCache
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """One time block: rates over the window; bytes, seconds and counters over the whole block."""
+
+    gbps: float
+    iops: float
+    latencies: LatencyHistogram
+    delivered_bytes: int
+    payload_bytes: int
+    device_bytes: int | None
+    seconds: float
+    cache_fraction: float | None
+
+
+@dataclass(slots=True)
+class PointResult:
+    """All blocks of one point."""
+
+    point: SweepPoint
+    engine_reason: str
+    blocks: list[BlockResult] = field(default_factory=list)
+    ceiling_gbps: float | None = None
+    evidence: RouteEvidence | None = None
+
+    @property
+    def harness_limited(self) -> bool:
+        """Within 10 % of what this harness does on page-cached data with the same reads."""
+        if self.ceiling_gbps is None or not self.blocks:
+            return False
+        return float(np.median([block.gbps for block in self.blocks])) > HARNESS_MARGIN * self.ceiling_gbps
+
+    def percentile_us(self, percent: float) -> float | None:
+        """A latency percentile over all blocks."""
+        return merge(block.latencies for block in self.blocks).percentile_us(percent)
+
+
+class Streams(Protocol):
+    """Makes the endless reads of one stream."""
+
+    def __call__(self, stream: int, num_streams: int) -> Iterator[ReadRequest]:
+        """Reads of stream `stream` of `num_streams`."""
+
+
+def sweep(
+    path: Path, config: StorageConfig, *, on_block: Callable[[int, int, SweepPoint, BlockResult], None] | None = None
+) -> list[PointResult]:
+    """Measure every combination of `config` on `path`, `config.blocks` interleaved time blocks each.
+
+    Raises WorkloadError where the data do not fit, ReadError with file and offset where a read fails.
+    """
+    files = data_files(path)
+    shards = ShardSet.open(path, shuffle_mode="blocks", seed=config.seed) if config.access == "shard-replay" else None
+    results = [_new_result(point, reason, files) for point, reason in _points(config, files)]
+    counter = counter_for([file.path for file in files])
+    background = background_rate(counter) or 0.0
+    random = np.random.Generator(np.random.PCG64DXSM(config.seed))
+    total = config.blocks * len(results)
+    done = 0
+    for number in range(config.blocks):
+        for which in random.permutation(len(results)).tolist():
+            result = results[which]
+            seed = config.seed * 1_000_003 + number
+            streams = _streams(result.point, files, shards, config, seed)
+            block = measure_block(result.point, files, streams, counter, seconds=config.seconds)
+            result.blocks.append(block)
+            done += 1
+            if on_block is not None:
+                on_block(done, total, result.point, block)
+    for result in results:
+        result.evidence = collect_evidence(result, counter, background)
+    return results
+
+
+def measure_block(
+    point: SweepPoint, files: Sequence[DataFile], streams: Streams, counter: DeviceCounter, *, seconds: float
+) -> BlockResult:
+    """One time block at one point, from a clean start (evicted, or warm)."""
+    paths = [file.path for file in files]
+    if point.page_cache == "cold":
+        evict(paths)
+    elif (cache_fraction(paths) or 0.0) < 1.0:
+        warm(paths)
+    resident = cache_fraction(paths)
+    reader = open_point_reader(point)
+    try:
+        before = counter.read_bytes()
+        load = _run(point, reader, streams, ramp_s=min(MAX_RAMP_S, RAMP_SHARE * seconds), seconds=seconds)
+        after = counter.read_bytes()
+    finally:
+        reader.close()
+    device = None if before is None or after is None else after - before
+    latencies = LatencyHistogram()
+    latencies.add(load.ends_ns[load.inside] - load.starts_ns[load.inside])
+    return BlockResult(
+        gbps=load.window_bytes / seconds / 1e9,
+        iops=load.window_reads / seconds,
+        latencies=latencies,
+        delivered_bytes=int(load.counts.sum()),
+        payload_bytes=int(load.needs.sum()),
+        device_bytes=device,
+        seconds=load.total_s,
+        cache_fraction=resident,
+    )
+
+
+def open_point_reader(point: SweepPoint) -> Reader:
+    """The reader of a point; cold buffered reads are put out of the page cache behind the reader."""
+    if point.engine == "direct":
+        return DirectReader()
+    return BufferedReader(evict_behind=point.page_cache == "cold", random_access=point.access == "random")
+
+
+def collect_evidence(result: PointResult, counter: DeviceCounter, background_bps: float) -> RouteEvidence:
+    """Judge all blocks of a point together."""
+    blocks = result.blocks
+    devices = [block.device_bytes for block in blocks if block.device_bytes is not None]
+    fractions = [block.cache_fraction for block in blocks if block.cache_fraction is not None]
+    return judge(
+        counter,
+        engine=result.point.engine,
+        page_cache=result.point.page_cache,
+        cache_fraction=float(np.mean(fractions)) if len(fractions) == len(blocks) else None,
+        delivered_bytes=sum(block.delivered_bytes for block in blocks),
+        payload_bytes=sum(block.payload_bytes for block in blocks),
+        raw_device_bytes=sum(devices) if len(devices) == len(blocks) else None,
+        background_bytes=background_bps * sum(block.seconds for block in blocks),
+    )
+
+
+def choose_engine(engine: Engine, sample: Path) -> tuple[str, str]:
+    """For measuring storage `auto` is direct where the file system does it, else buffered; with the reason."""
+    if engine == "buffered":
+        return "buffered", "asked for"
+    refused = direct_refused(sample)
+    if refused is None:
+        return (
+            "direct",
+            "asked for" if engine == "direct" else "auto: direct, the page cache cannot answer for the storage",
+        )
+    if engine == "direct":
+        raise WorkloadError(f"{sample}: {refused}; use --engine buffered or auto")
+    return "buffered", f"auto: buffered, because {refused}"
+
+
+def calibrate(point: SweepPoint, sample: DataFile) -> float:
+    """What the harness itself reaches in GB/s: the same reads, of page-cached data."""
+    size = min(sample.size_bytes, CALIBRATION_BYTES)
+    part = [DataFile(sample.path, max(size, min(sample.size_bytes, point.block_bytes)))]
+    ceiling = SweepPoint("buffered", "sequential", point.block_bytes, point.queue_depth, point.threads, "warm")
+    _warm_part(part[0])
+
+    def streams(stream: int, num_streams: int) -> Iterator[ReadRequest]:
+        return open_stream(
+            part, access="sequential", block_bytes=point.block_bytes, stream=stream, num_streams=num_streams, seed=0
+        )
+
+    reader = BufferedReader()
+    try:
+        load = _run(ceiling, reader, streams, ramp_s=0.05, seconds=CALIBRATION_S)
+    finally:
+        reader.close()
+    return load.window_bytes / CALIBRATION_S / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Every read of a block, and the window inside it."""
+
+    starts_ns: npt.NDArray[np.int64]
+    ends_ns: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    needs: npt.NDArray[np.int64]
+    window_ns: tuple[int, int]
+
+    @property
+    def inside(self) -> npt.NDArray[np.bool_]:
+        """Reads that ended in the window."""
+        return (self.ends_ns > self.window_ns[0]) & (self.ends_ns <= self.window_ns[1])
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """The share of each read's duration that lies in the window."""
+        overlap = np.minimum(self.ends_ns, self.window_ns[1]) - np.maximum(self.starts_ns, self.window_ns[0])
+        shares: npt.NDArray[np.float64] = np.maximum(overlap, 0) / np.maximum(self.ends_ns - self.starts_ns, 1)
+        return shares
+
+    @property
+    def window_bytes(self) -> float:
+        """Bytes delivered in the window."""
+        return float((self.shares * self.needs).sum())
+
+    @property
+    def window_reads(self) -> float:
+        """Reads completed in the window, counted by their share."""
+        return float(self.shares.sum())
+
+    @property
+    def total_s(self) -> float:
+        """From the first read's start to the last one's end."""
+        return float(self.ends_ns.max(initial=0) - self.starts_ns.min(initial=self.ends_ns.max(initial=0))) / 1e9
+
+
+def _run(point: SweepPoint, reader: Reader, streams: Streams, *, ramp_s: float, seconds: float) -> _Load:
+    """Read with threads x queue_depth operating-system threads until the window is over."""
+    logs: list[list[tuple[int, int, int, int]]] = []
+    errors: list[BaseException] = []
+    stop = threading.Event()
+    gate = threading.Barrier(point.threads * point.queue_depth + 1)
+    threads = []
+    for stream in range(point.threads):
+        requests, lock = streams(stream, point.threads), threading.Lock()
+        for _ in range(point.queue_depth):
+            log: list[tuple[int, int, int, int]] = []
+            logs.append(log)
+            arguments = (reader, requests, lock, log, errors, stop, gate)
+            threads.append(threading.Thread(target=_read_until, args=arguments, daemon=True))
+    for thread in threads:
+        thread.start()
+    try:
+        gate.wait()
+        begin = perf_counter_ns()
+        stop.wait(ramp_s + seconds)  # set early by a reader that failed
+    finally:
+        stop.set()
+    end = begin + round((ramp_s + seconds) * 1e9)
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    rows = np.array(list(itertools.chain.from_iterable(logs)), dtype=np.int64).reshape(-1, 4)
+    window = (begin + round(ramp_s * 1e9), end)
+    return _Load(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], window)
+
+
+def _read_until(
+    reader: Reader,
+    requests: Iterator[ReadRequest],
+    lock: threading.Lock,
+    log: list[tuple[int, int, int, int]],
+    errors: list[BaseException],
+    stop: threading.Event,
+    gate: threading.Barrier,
+) -> None:
+    """One read after another until told to stop."""
+    memory = Buffer(1 << 16).memory
+    gate.wait()
+    try:
+        while not stop.is_set():
+            with lock:
+                request = next(requests)
+            if len(memory) < request.length:
+                memory = Buffer(request.length).memory
+            start = perf_counter_ns()
+            count = reader.read(request.path, request.offset, memory[: request.length], need=request.need)
+            log.append((start, perf_counter_ns(), count, request.need))
+    except Exception as error:  # raised again by the block that started this thread
+        errors.append(error)
+        stop.set()
+
+
+def _points(config: StorageConfig, files: Sequence[DataFile]) -> list[tuple[SweepPoint, str]]:
+    points: dict[SweepPoint, str] = {}
+    for wanted in config.engine:
+        engine, reason = choose_engine(wanted, files[0].path)
+        for block, depth, threads, state in itertools.product(
+            config.block_size, config.queue_depth, config.threads, config.page_cache
+        ):
+            if engine == "direct" and state == "warm":
+                raise WorkloadError(
+                    "engine direct never reads from the page cache; use --engine buffered for warm reads"
+                )
+            points.setdefault(SweepPoint(engine, config.access, block, depth, threads, state), reason)
+    return list(points.items())
+
+
+def _new_result(point: SweepPoint, reason: str, files: Sequence[DataFile]) -> PointResult:
+    total = sum(file.size_bytes for file in files)
+    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if point.page_cache == "warm" and total > WARM_RAM_SHARE * ram:
+        raise WorkloadError(
+            f"warm reads need data of at most a quarter of memory ({WARM_RAM_SHARE * ram / 1e9:.1f} GB), "
+            f"these are {total / 1e9:.1f} GB; name fewer files"
+        )
+    ceiling = calibrate(point, files[0]) if point.page_cache == "cold" else None
+    return PointResult(point, reason, ceiling_gbps=ceiling)
+
+
+def _streams(
+    point: SweepPoint, files: Sequence[DataFile], shards: ShardSet | None, config: StorageConfig, seed: int
+) -> Streams:
+    def streams(stream: int, num_streams: int) -> Iterator[ReadRequest]:
+        if shards is not None:
+            return replay_stream(
+                shards,
+                batch_size=config.batch_size,
+                stream=stream,
+                num_streams=num_streams,
+                alignment=DirectReader.alignment_bytes if point.engine == "direct" else 1,
+                read_bytes=point.block_bytes,
+            )
+        return open_stream(
+            files,
+            access=point.access,
+            block_bytes=point.block_bytes,
+            stream=stream,
+            num_streams=num_streams,
+            seed=seed,
+        )
+
+    return streams
+
+
+def _warm_part(part: DataFile) -> None:
+    buffer = Buffer(1 << 20)
+    reader = BufferedReader()
+    deadline = perf_counter() + 60
+    for offset in range(0, part.size_bytes, 1 << 20):
+        if perf_counter() > deadline:
+            raise WorkloadError(f"{part.path}: reading {part.size_bytes} bytes took over a minute; the storage hangs")
+        reader.read(part.path, offset, buffer.memory, need=min(1 << 20, part.size_bytes - offset))
+    reader.close()
