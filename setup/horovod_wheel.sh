@@ -17,6 +17,8 @@ libc = "".join(platform.libc_ver())
 print(f"torch-{torch.__version__}", f"{sys.implementation.cache_tag}-{platform.machine()}-{libc}")
 PY
 )
+say() { printf '[%4d s] %s\n' "$SECONDS" "$*" >&2; }
+
 kept_wheel() { find "$folder" -maxdepth 1 -name 'horovod-*.whl' 2>/dev/null | head -n 1; }
 
 # One compiler takes up to 1.5 GB on torch's headers: no more of them than the memory holds.
@@ -53,13 +55,14 @@ exec 8<"$folder"
 if command -v flock >/dev/null; then flock 8; fi
 wheel=$(kept_wheel)
 if [ -z "$wheel" ]; then
-    echo "building Horovod $version against $torch_tag, about 4 minutes on two cores (log: $log) ..." >&2
+    say "building Horovod $version against $torch_tag, about 4 minutes on two cores (log: $log) ..."
     work=$(mktemp -d "$cache/.building-XXXXXX")
     trap 'rm -rf "$work"' EXIT
+    trap 'exit 130' INT
     build_into "$work" >"$log" 2>&1 </dev/null 8<&- || fail
     mv "$work"/horovod-*.whl "$folder/"
     wheel=$(kept_wheel)
 else
-    echo "taking the Horovod $version built before: $wheel" >&2
+    say "taking the Horovod $version built before: $wheel"
 fi
 echo "$wheel"
