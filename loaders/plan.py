@@ -9,7 +9,8 @@ Modes: `off` the order on disk; `shards` whole shards permuted; `blocks` runs of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -68,6 +69,27 @@ def rank_share(order: Indices, *, rank: int, world_size: int, batch_size: int, d
     keep = total // world_size // batch_size * batch_size
     start = rank * (total // world_size)
     return Share(order[start : start + keep], total - keep * world_size)
+
+
+def endless_batches(
+    shard_sizes: Sequence[int],
+    *,
+    seed: int,
+    mode: ShuffleMode,
+    block_records: int,
+    rank: int,
+    world_size: int,
+    batch_size: int,
+) -> Iterator[Indices]:
+    """Whole batches of this rank for ever, epoch behind epoch without a seam: one very long epoch of a small sample."""
+    left = np.empty(0, dtype=np.int64)
+    for epoch in itertools.count():
+        order = epoch_order(shard_sizes, seed=seed, epoch=epoch, mode=mode, block_records=block_records)
+        share = rank_share(order, rank=rank, world_size=world_size, batch_size=batch_size, drop_last=False)
+        left = np.concatenate((left, share.records))
+        whole = len(left) // batch_size * batch_size
+        yield from left[:whole].reshape(-1, batch_size)
+        left = left[whole:]
 
 
 def num_batches(num_records: int, *, rank: int, world_size: int, batch_size: int, drop_last: bool) -> int:

@@ -49,6 +49,10 @@ class Reader(Protocol):
     def alignment_bytes(self) -> int:
         """What offsets, lengths and addresses must be multiples of; 1 where nothing is asked."""
 
+    @property
+    def delivered_bytes(self) -> int:
+        """What all read calls returned so far, aligned supersets included."""
+
     def read(self, path: Path, offset: int, target: memoryview, *, need: int | None = None) -> int:
         """Fill `target` from `offset`; returns the bytes delivered, at least `need` (default: all of `target`).
 
@@ -77,6 +81,7 @@ class _FileReader:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: OrderedDict[Path, _OpenFile] = OrderedDict()
+        self.delivered_bytes = 0
 
     def read(self, path: Path, offset: int, target: memoryview, *, need: int | None = None) -> int:
         """Fill `target` from `offset` of `path`; see Reader."""
@@ -85,6 +90,8 @@ class _FileReader:
         with self._opened(path) as fd:
             done = self._read_fully(fd, path, offset, target)
             self._after_read(fd, offset, done)
+        with self._lock:
+            self.delivered_bytes += done
         if done < need:
             raise ReadError(
                 errno.EIO,

@@ -96,6 +96,9 @@ class PointResult:
         return merge(block.latencies for block in self.blocks).percentile_us(percent)
 
 
+OnBlock = Callable[[int, int, SweepPoint, BlockResult], None]
+
+
 class Streams(Protocol):
     """Makes the endless reads of one stream."""
 
@@ -103,26 +106,32 @@ class Streams(Protocol):
         """Reads of stream `stream` of `num_streams`."""
 
 
-def sweep(
-    path: Path, config: StorageConfig, *, on_block: Callable[[int, int, SweepPoint, BlockResult], None] | None = None
-) -> list[PointResult]:
+def sweep(path: Path, config: StorageConfig, *, on_block: OnBlock | None = None) -> list[PointResult]:
     """Measure every combination of `config` on `path`, `config.blocks` interleaved time blocks each.
 
     Raises WorkloadError where the data do not fit, ReadError with file and offset where a read fails.
     """
     files = data_files(path)
-    shards = ShardSet.open(path, shuffle_mode="blocks", seed=config.seed) if config.access == "shard-replay" else None
     results = [_new_result(point, reason, files) for point, reason in _points(config, files)]
+    run_points(path, results, config, on_block=on_block)
+    return results
+
+
+def run_points(
+    path: Path, results: Sequence[PointResult], config: StorageConfig, *, on_block: OnBlock | None = None
+) -> None:
+    """Add `config.blocks` interleaved time blocks to each of `results`, and judge their evidence."""
+    files = data_files(path)
+    replayed = any(result.point.access == "shard-replay" for result in results)
+    shards = ShardSet.open(path, shuffle_mode="blocks", seed=config.seed) if replayed else None
     counter = counter_for([file.path for file in files])
     background = background_rate(counter) or 0.0
     random = np.random.Generator(np.random.PCG64DXSM(config.seed))
-    total = config.blocks * len(results)
-    done = 0
+    done, total = 0, config.blocks * len(results)
     for number in range(config.blocks):
         for which in random.permutation(len(results)).tolist():
             result = results[which]
-            seed = config.seed * 1_000_003 + number
-            streams = _streams(result.point, files, shards, config, seed)
+            streams = _streams(result.point, files, shards, config, config.seed * 1_000_003 + number)
             block = measure_block(result.point, files, streams, counter, seconds=config.seconds)
             result.blocks.append(block)
             done += 1
@@ -130,7 +139,6 @@ def sweep(
                 on_block(done, total, result.point, block)
     for result in results:
         result.evidence = collect_evidence(result, counter, background)
-    return results
 
 
 def measure_block(

@@ -1,0 +1,194 @@
+"""Verdicts: how many accelerators are fed, whether to copy first, and the sentence that says so.
+
+    predicted   max N with B(N) >= u * N * d      B(N) measured at N concurrent readers, d one accelerator's demand
+    measured    max N of the ranks that ran with AU(N) >= u
+    copy or not the smallest E with T_copy + sum T_local(e) < sum T_direct(e), e = 1 cold
+
+Pure functions of measured figures; what the data do not decide is None with a reason, never a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .record import Metric, Outcome, Requirement, Verdict
+
+Copying = Literal["copy after E", "never", "does not fit", "same device: not applicable", "not distinguishable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A number of accelerators, the range its interval allows, and what to know about it."""
+
+    value: int | None
+    low: int | None = None
+    high: int | None = None
+    reason: str | None = None
+
+    def as_metric(self, *, n: int) -> Metric:
+        """The record's form; `n` counts the time blocks it rests on."""
+        if self.value is None:
+            return Metric(value=None, unit="accelerators", reason=self.reason or "not measured")
+        interval = None if self.low is None or self.high is None else (float(self.low), float(self.high))
+        return Metric(value=float(self.value), unit="accelerators", ci95=interval, n=n, reason=self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyChoice:
+    """Whether a local copy pays, after how many epochs, and the two curves behind it (cumulative seconds)."""
+
+    outcome: Copying
+    sentence: str
+    break_even_epochs: int | None
+    epochs: tuple[int, ...] = ()
+    direct_s: tuple[float, ...] = ()
+    staged_s: tuple[float, ...] = ()
+
+
+def predict_fed(rates: Mapping[int, Metric], *, demand_gbps: float, threshold: float, max_ranks: int) -> Fed:
+    """The largest number of readers whose measured rate covers their demand at the threshold.
+
+    `rates` maps a number of concurrent readers to its read_gbps; the range comes from the rates' intervals.
+    """
+
+    def largest(bound: int | None) -> int:
+        fed = [count for count, rate in rates.items() if _bound(rate, bound) >= threshold * count * demand_gbps]
+        return max(fed, default=0)
+
+    value = largest(None)
+    reason = f"at least: more than {max_ranks} were not measured" if value >= max_ranks else None
+    return Fed(value, largest(0), largest(1), reason)
+
+
+def decide_fed(utilisation: Mapping[int, Metric], *, threshold: float, unusable: Mapping[int, str]) -> Fed:
+    """The largest number of ranks that really ran with AU at or above the threshold.
+
+    `unusable` names the numbers of ranks whose point gives no verdict, and why.  When the smallest that ran is not fed
+    and is not 1, or none ran validly, the answer is not known.
+    """
+    usable = {count: rate for count, rate in utilisation.items() if count not in unusable and rate.value is not None}
+    if not usable:
+        reasons = "; ".join(f"{count} ranks: {why}" for count, why in sorted(unusable.items()))
+        return Fed(None, reason=reasons or "no ranks were run")
+
+    def largest(bound: int | None) -> int:
+        return max((count for count, rate in usable.items() if _bound(rate, bound) >= threshold), default=0)
+
+    value = largest(None)
+    if value == 0 and min(usable) > 1:
+        return Fed(None, reason=f"fewer than {min(usable)}: the smallest number of ranks that ran was not fed")
+    top = max(usable)
+    notes = [f"at least: more than {top} ranks were not run"] if value == top else []
+    skipped = [count for count in unusable if count > value]
+    notes += [f"{count} ranks gave no verdict ({unusable[count]})" for count in sorted(skipped)]
+    return Fed(value, largest(0), largest(1), "; ".join(notes) or None)
+
+
+def choose_copy(
+    *,
+    copy_s: float,
+    direct_first_s: Sequence[float],
+    direct_later_s: Sequence[float],
+    staged_first_s: Sequence[float],
+    staged_later_s: Sequence[float],
+    epochs: int,
+) -> CopyChoice:
+    """When a copy pays back.  Each of the four is (epoch's seconds, low, high) from its measured interval.
+
+    The copy pays after the smallest E at which its curve lies below; where the intervals would also allow the
+    opposite answer within `epochs`, the outcome is "not distinguishable".
+    """
+    middle = _curves(copy_s, direct_first_s, direct_later_s, staged_first_s, staged_later_s, epochs, (0, 0))
+    best = _curves(copy_s, direct_first_s, direct_later_s, staged_first_s, staged_later_s, epochs, (2, 1))
+    worst = _curves(copy_s, direct_first_s, direct_later_s, staged_first_s, staged_later_s, epochs, (1, 2))
+    answers = [_crossing(direct, staged) for direct, staged in (middle, best, worst)]
+    known = tuple(range(1, epochs + 1))
+    direct, staged = middle
+    if answers[0] is not None and None not in answers:
+        sentence = f"A local copy pays from epoch {answers[0]} on ({answers[1]} to {answers[2]} by the intervals)."
+        return CopyChoice("copy after E", sentence, answers[0], known, direct, staged)
+    if answers == [None, None, None]:
+        sentence = f"Read in place: a local copy does not pay back within {epochs} epochs."
+        return CopyChoice("never", sentence, None, known, direct, staged)
+    sentence = f"Whether a local copy pays within {epochs} epochs cannot be told from these blocks; measure longer."
+    return CopyChoice("not distinguishable", sentence, None, known, direct, staged)
+
+
+def judge_requirement(fed: Fed, *, required: int, what: str, invalid: Sequence[str]) -> tuple[Outcome, Requirement]:
+    """Pass, fail, insufficient or invalid against "feeds at least `required`"."""
+    passed: bool | None
+    outcome: Outcome
+    if invalid:
+        outcome, passed = "invalid", None
+    elif fed.value is None:
+        outcome, passed = "insufficient", None
+    else:
+        passed = fed.value >= required
+        outcome = "pass" if passed else "fail"
+    measured = None if fed.value is None else float(fed.value)
+    return outcome, Requirement(
+        name="gpus_fed_measured",
+        text=f"feeds at least {required} {what}",
+        required=float(required),
+        measured=measured,
+        unit="accelerators",
+        passed=passed,
+    )
+
+
+def compose_verdict(
+    outcome: Outcome,
+    requirement: Requirement,
+    *,
+    subject: str,
+    fed: Fed,
+    what: str,
+    terms: str,
+    reasons: Sequence[str],
+    measured_seconds: float,
+    measured_bytes: int,
+) -> Verdict:
+    """The verdict with its one sentence, which names the terms every "feeds N" depends on."""
+    if outcome in ("pass", "fail"):
+        count = f"at least {fed.value}" if fed.reason and fed.reason.startswith("at least") else str(fed.value)
+        spread = f" ({fed.low} to {fed.high} by the interval)" if fed.low != fed.high else ""
+        sentence = f"{subject} feeds {count} {what}{spread}; {requirement.required:.0f} required. {terms}"
+    else:
+        word = "The measurement is not valid" if outcome == "invalid" else "Not enough was measured for a verdict"
+        sentence = f"{word} on {subject}: {'; '.join(reasons) or fed.reason}."
+    return Verdict(
+        outcome=outcome,
+        passed=requirement.passed,
+        sentence=sentence,
+        requirements=(requirement,),
+        measured_seconds=measured_seconds,
+        measured_bytes=measured_bytes,
+    )
+
+
+def _bound(metric: Metric, side: int | None) -> float:
+    if metric.value is None:
+        return float("-inf")
+    return metric.value if side is None or metric.ci95 is None else metric.ci95[side]
+
+
+def _curves(
+    copy_s: float,
+    direct_first: Sequence[float],
+    direct_later: Sequence[float],
+    staged_first: Sequence[float],
+    staged_later: Sequence[float],
+    epochs: int,
+    sides: tuple[int, int],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    direct_side, staged_side = sides
+    direct = [direct_first[direct_side] + e * direct_later[direct_side] for e in range(epochs)]
+    staged = [copy_s + staged_first[staged_side] + e * staged_later[staged_side] for e in range(epochs)]
+    return tuple(direct), tuple(staged)
+
+
+def _crossing(direct: Sequence[float], staged: Sequence[float]) -> int | None:
+    pairs = enumerate(zip(direct, staged, strict=True), 1)
+    return next((epoch for epoch, (in_place, copied) in pairs if copied < in_place), None)

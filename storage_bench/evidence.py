@@ -1,0 +1,38 @@
+"""From counters to a record: evidence as ReadPath, with the scope that a cold read can claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..loaders.evidence import RouteEvidence
+from ..results.environment import mount_of
+from ..results.record import ColdScope, ReadPath
+
+SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "wekafs", "9p", "fuse")
+
+
+def read_path(evidence: RouteEvidence, *, cold_scope: ColdScope = "unknown") -> ReadPath:
+    """The record's form of `evidence`."""
+    return ReadPath(
+        engine=evidence.engine,
+        requested_route=evidence.requested_route,
+        observed_route=evidence.observed_route,
+        route_evidence=evidence.route_evidence,
+        counter_class=evidence.counter_class,
+        page_cache=evidence.page_cache,
+        cache_fraction=evidence.cache_fraction,
+        cold_scope=cold_scope,
+        delivered_bytes=evidence.delivered_bytes,
+        payload_bytes=evidence.payload_bytes,
+        device_bytes=evidence.device_bytes,
+        read_amplification=evidence.read_amplification,
+        counters=evidence.counters,
+    )
+
+
+def cold_scope_of(path: Path) -> ColdScope:
+    """What cold can mean here: on a local disk all the way, on a shared file system only this client's caches."""
+    kind = mount_of(path).fstype
+    if any(kind == name or kind.startswith(f"{name}.") for name in SHARED_FILE_SYSTEMS):
+        return "client"
+    return "end_to_end" if kind in ("ext4", "ext3", "ext2", "xfs", "btrfs", "f2fs", "zfs") else "unknown"

@@ -1,0 +1,159 @@
+"""`iobench load`: what our loader delivers by itself, with nothing behind it but a touch of every page.
+
+One endless pass over the data is cut into time blocks; the evidence covers the whole of it.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..loaders.evidence import background_rate, counter_for, judge
+from ..loaders.page_cache import cache_fraction, evict, warm
+from ..loaders.plan import ShuffleMode
+from ..loaders.readers import BufferedReader, DirectReader
+from ..loaders.shards import ShardSet
+from ..results.record import Metric, Point, not_measured
+from ..results.stats import summarise
+from .accelerators import touch
+from .evidence import cold_scope_of, read_path
+from .sweep import choose_engine
+from .workload import Engine, PageCache
+
+
+class LoadConfig(BaseModel):
+    """How the loader reads, and for how long."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Engine = "auto"
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    shuffle: ShuffleMode = "blocks"
+    num_workers: Annotated[int, Field(ge=0, le=64)] = 2
+    prefetch_factor: Annotated[int, Field(ge=1, le=64)] = 2
+    page_cache: PageCache = "cold"
+    seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
+    blocks: Annotated[int, Field(ge=2, le=1000)] = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """The point, and why it would not count (None: it counts)."""
+
+    point: Point
+    invalid: str | None
+    warning: str | None
+    engine_reason: str
+    index_status: str
+
+
+def measure_load(
+    path: Path, config: LoadConfig, *, on_block: Callable[[int, int, float], None] | None = None
+) -> LoadResult:
+    """Measure images/s of the loader on `path`; raises what opening and reading the shards raises."""
+    found = ShardSet.open(path, seed=config.seed)
+    engine, reason = choose_engine("buffered" if config.page_cache == "warm" else config.engine, found.paths[0])
+    cold = config.page_cache == "cold"
+    reader = DirectReader() if engine == "direct" else BufferedReader(evict_behind=cold)
+    shards = ShardSet(found.paths, found.index, reader, shuffle_mode=config.shuffle, seed=config.seed)
+    counter = counter_for(shards.paths)
+    background = background_rate(counter) or 0.0
+    if cold:
+        evict(shards.paths)
+    else:
+        warm(shards.paths)
+    resident = cache_fraction(shards.paths)
+    before, cpu_before = counter.read_bytes(), time.process_time()
+    begin = perf_counter()
+    blocks = list(_time_blocks(shards, config, on_block))
+    total_s, cpu_s = perf_counter() - begin, time.process_time() - cpu_before
+    after = counter.read_bytes()
+    shards.close()
+    evidence = judge(
+        counter,
+        engine=engine,
+        page_cache=config.page_cache,
+        cache_fraction=resident,
+        delivered_bytes=reader.delivered_bytes,
+        payload_bytes=reader.delivered_bytes,
+        raw_device_bytes=None if before is None or after is None else after - before,
+        background_bytes=background * total_s,
+    )
+    point = Point(
+        params={
+            "stage": "load",
+            "engine": engine,
+            "batch_size": config.batch_size,
+            "shuffle": config.shuffle,
+            "num_workers": config.num_workers,
+            "page_cache": config.page_cache,
+        },
+        read_path=read_path(evidence, cold_scope=cold_scope_of(path)),
+        metrics=_metrics(blocks, cpu_s, reader.delivered_bytes, shards.index.layout.stride_bytes),
+    )
+    return LoadResult(point, evidence.invalid_reason(), evidence.warning(), reason, shards.index.status)
+
+
+def _time_blocks(
+    shards: ShardSet, config: LoadConfig, on_block: Callable[[int, int, float], None] | None
+) -> Iterator[tuple[int, float, float]]:
+    """(images, seconds, seconds waited) of each time block; the first half second is ramp-up and not counted."""
+    batches = _endless(shards, config)
+    ramp_until = perf_counter() + min(0.5, config.seconds)
+    while perf_counter() < ramp_until:
+        touch(next(batches))
+    for number in range(config.blocks):
+        start = perf_counter()
+        images, waited, now = 0, 0.0, start
+        while now - start < config.seconds:
+            batch = next(batches)
+            waited += perf_counter() - now
+            touch(batch)
+            images += len(batch)
+            now = perf_counter()
+        if on_block is not None:
+            on_block(number + 1, config.blocks, images / (now - start))
+        yield images, now - start, waited
+
+
+def _endless(shards: ShardSet, config: LoadConfig) -> Iterator[Any]:
+    from ..loaders.dataloader import DataLoader
+
+    loader: DataLoader[Any] = DataLoader(
+        shards,
+        batch_size=min(config.batch_size, len(shards)),
+        shuffle=config.shuffle != "off",
+        num_workers=config.num_workers,
+        prefetch_factor=config.prefetch_factor if config.num_workers else None,
+        drop_last=True,
+    )
+    while True:
+        for images, _ in loader:
+            yield images.permute(0, 2, 3, 1).numpy()
+
+
+def _metrics(
+    blocks: list[tuple[int, float, float]], cpu_s: float, delivered: int, record_bytes: int
+) -> dict[str, Metric]:
+    rates = [images / seconds for images, seconds, _ in blocks]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    per_gb = (
+        Metric(value=cpu_s / (delivered / 1e9), unit="s/GB", n=1)
+        if delivered
+        else not_measured("s/GB", "nothing was delivered")
+    )
+    return {
+        "images_per_s": summarise(rates, unit="images/s"),
+        "read_gbps": summarise([rate * record_bytes / 1e9 for rate in rates], unit="GB/s"),
+        "data_stall_fraction": summarise([waited / seconds for _, seconds, waited in blocks], unit="fraction"),
+        "cpu_seconds_per_gb": per_gb,
+        "peak_rss_bytes": Metric(value=float(peak), unit="bytes", n=1, reason="of this process, torch included"),
+    }

@@ -1,0 +1,259 @@
+"""The local copy: timed and verified, the baseline that reading in place has to beat.
+
+    shard -> O_DIRECT or evicted reads, 8 MiB each -> digest on the way -> temporary name -> fdatasync -> rename
+    then, timed apart: evict, read back, compare digests
+
+`streams` shards are copied at once.  What is already there with the right size and digest is not copied again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import ClassVar, TypeVar
+
+import xxhash
+
+from ..loaders.buffers import Buffer
+from ..loaders.page_cache import evict
+from ..loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
+from ..loaders.shards import DESCRIPTION_NAME, find_shards
+from ..results.record import write_whole
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+BLOCK_BYTES = 8 << 20
+RESERVE_BYTES = 64 << 20
+TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".iobench-", ".tmp"
+
+
+class StagingError(ValueError):
+    """The copy cannot be made, or is not what the source is."""
+
+    exit_status: ClassVar[int] = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What the copy took; `copied_bytes` excludes what was already there."""
+
+    source: Path
+    target: Path
+    num_files: int
+    total_bytes: int
+    copied_bytes: int
+    copy_s: float
+    verify_s: float
+    streams: int
+    same_device: bool
+
+    @property
+    def copy_gbps(self) -> float | None:
+        """Decimal GB/s of the copy; None where nothing had to be copied."""
+        return self.copied_bytes / self.copy_s / 1e9 if self.copied_bytes else None
+
+
+@dataclass(slots=True)
+class _Copied:
+    """One shard's copy: its digest, and how many bytes had to be written for it."""
+
+    path: Path
+    digest: str
+    written_bytes: int
+
+
+def on_same_device(source: Path, target: Path) -> bool:
+    """Whether both lie on one file system's device (a copy between them proves nothing about another disk)."""
+    return source.stat().st_dev == _existing_parent(target).stat().st_dev
+
+
+def room_for(total_bytes: int, target: Path) -> str | None:
+    """Why `total_bytes` do not fit below `target`, or None."""
+    free = shutil.disk_usage(_existing_parent(target)).free
+    if total_bytes + RESERVE_BYTES <= free:
+        return None
+    return f"{target}: the copy needs {total_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; name another --local"
+
+
+def stage(
+    source: Path, target: Path, *, streams: int = 4, progress: Callable[[int, int], None] | None = None
+) -> StageResult:
+    """Copy the shard set in `source` to the folder `target` and verify it; an interrupted copy goes on next time.
+
+    Raises StagingError where space is short, the target lies in the source, or a digest does not agree.
+    """
+    shards = find_shards(source)
+    if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
+        raise StagingError(f"{target}: the target lies in the source {source}; name another folder")
+    total = sum(path.stat().st_size for path in shards)
+    present = sum(path.stat().st_size for path in target.glob("*") if path.is_file()) if target.is_dir() else 0
+    if reason := room_for(max(0, total - present), target):
+        raise StagingError(reason)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        _remove_temporaries(target)
+    except OSError as error:
+        raise StagingError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
+    run = _Run(target, _digests(source), total, progress)
+    begin = perf_counter()
+    copied = run.in_threads(run.copy, shards, streams)
+    copy_s = perf_counter() - begin
+    _copy_description(source, target)
+    begin = perf_counter()
+    run.in_threads(run.verify, copied, streams)
+    verify_s = perf_counter() - begin
+    written = sum(item.written_bytes for item in copied)
+    same = on_same_device(source, target)
+    return StageResult(source, target, len(shards), total, written, copy_s, verify_s, streams, same)
+
+
+def remove_stage(target: Path) -> None:
+    """Delete a staged copy: shards, description and index in `target`, and the folder if that empties it."""
+    for path in find_shards(target):
+        path.unlink()
+    for path in target.iterdir():
+        if path.name == DESCRIPTION_NAME or path.name.startswith(".iobench-"):
+            path.unlink()
+    if not any(target.iterdir()):
+        target.rmdir()
+
+
+class _Run:
+    """One copy on its way: threads, a stop flag and the count of bytes done."""
+
+    def __init__(
+        self, target: Path, digests: dict[str, str], total: int, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._target = target
+        self._digests = digests
+        self._total = total
+        self._progress = progress
+        self._done = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    def in_threads(self, work: Callable[[Item], Result], items: Sequence[Item], streams: int) -> list[Result]:
+        """Do `work` on all items, `streams` at once; the first error, or an interrupt, stops the others."""
+        pool = ThreadPoolExecutor(streams, thread_name_prefix="iobench-stage")
+        try:
+            futures: list[Future[Result]] = [pool.submit(work, item) for item in items]
+            for done in wait(futures, return_when=FIRST_EXCEPTION).done:
+                done.result()  # raises the first error at once, while others are still at work
+            return [future.result() for future in futures]
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def copy(self, shard: Path) -> _Copied:
+        """Copy one shard under a temporary name, durable before it gets its own."""
+        target = self._target / shard.name
+        promised = self._digests.get(shard.name)
+        size = shard.stat().st_size
+        if target.is_file() and target.stat().st_size == size and promised and self._digest(target) == promised:
+            self._count(size)
+            return _Copied(target, promised, 0)
+        temporary = self._target / f"{TEMPORARY_PREFIX}{shard.name}{TEMPORARY_SUFFIX}"
+        try:
+            digest = self._copy_bytes(shard, temporary, size)
+            if promised and digest != promised:
+                raise StagingError(
+                    f"{shard}: its bytes do not have the digest of {DESCRIPTION_NAME}; generate it again"
+                )
+            os.replace(temporary, target)
+        except OSError as error:
+            raise StagingError(f"{target}: copying {shard} failed ({error.strerror})") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return _Copied(target, digest, size)
+
+    def verify(self, copied: _Copied) -> None:
+        """Read one copy back from its device and compare digests."""
+        evict([copied.path])
+        if self._digest(copied.path) != copied.digest:
+            raise StagingError(f"{copied.path}: the copy does not read back as it was written; the target is unsound")
+
+    def _copy_bytes(self, shard: Path, temporary: Path, size: int) -> str:
+        digest = xxhash.xxh3_128()
+        buffer = Buffer(BLOCK_BYTES)
+        reader = _cold_reader(shard)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            for offset in range(0, size, BLOCK_BYTES):
+                part = self._read(reader, shard, offset, size, buffer)
+                digest.update(part)
+                _write_fully(fd, part)
+                self._count(len(part))
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+            reader.close()
+        return digest.hexdigest()
+
+    def _digest(self, path: Path) -> str:
+        digest = xxhash.xxh3_128()
+        buffer = Buffer(BLOCK_BYTES)
+        reader = _cold_reader(path)
+        size = path.stat().st_size
+        try:
+            for offset in range(0, size, BLOCK_BYTES):
+                digest.update(self._read(reader, path, offset, size, buffer))
+        finally:
+            reader.close()
+        return digest.hexdigest()
+
+    def _read(self, reader: Reader, path: Path, offset: int, size: int, buffer: Buffer) -> memoryview:
+        if self._stop.is_set():
+            raise StagingError("stopped")
+        need = min(BLOCK_BYTES, size - offset)
+        reader.read(path, offset, buffer.memory, need=need)
+        return buffer.memory[:need]
+
+    def _count(self, num_bytes: int) -> None:
+        with self._lock:
+            self._done += num_bytes
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+
+def _cold_reader(sample: Path) -> Reader:
+    return BufferedReader(evict_behind=True) if direct_refused(sample) else DirectReader()
+
+
+def _write_fully(fd: int, part: memoryview) -> None:
+    while part:
+        part = part[os.write(fd, part) :]
+
+
+def _digests(source: Path) -> dict[str, str]:
+    """The digests dataset.json promises; none where there is no such file."""
+    description = source / DESCRIPTION_NAME
+    if not description.is_file():
+        return {}
+    return {row["name"]: row["xxh3_128"] for row in json.loads(description.read_text())["shards"]}
+
+
+def _copy_description(source: Path, target: Path) -> None:
+    if (source / DESCRIPTION_NAME).is_file():
+        write_whole(target / DESCRIPTION_NAME, (source / DESCRIPTION_NAME).read_text())
+
+
+def _remove_temporaries(folder: Path) -> None:
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
+        path.unlink()
+
+
+def _existing_parent(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
