@@ -48,7 +48,7 @@ fail() {
     exit 4
 }
 
-recipe=$({ declare -f build_into; cat "$here"/horovod_*.cmake; env | sed -n '/^HOROVOD_/p' | sort; } | sha256sum | cut -c1-8)
+recipe=$({ declare -f build_into; cat "$here"/*.cmake; env | sed -n '/^HOROVOD_/p' | sort; } | sha256sum | cut -c1-8)
 folder="$cache/horovod-$version-$torch_tag-$system_tag-$recipe"
 mkdir -p "$folder"
 exec 8<"$folder"
