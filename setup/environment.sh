@@ -12,7 +12,6 @@ build_tools=(setuptools wheel packaging cloudpickle psutil pyyaml cffi)
 # kvikio's own requirements are 1.9 GB of CUDA; its CPU paths need only these.
 kvikio=(kvikio-cu13 libkvikio-cu13 rapids-logger cuda-pathfinder nvidia-cufile)
 
-export SECONDS  # the scripts called from here count on
 trap 'exit 130' INT
 
 say() { printf '[%4d s] %s\n' "$SECONDS" "$*" >&2; }
@@ -58,7 +57,7 @@ make_venv() {
 # Reinstalls only another wheel: somebody may be running ranks from this .venv.
 install_horovod() {
     local wheel installed
-    wheel=$(setup/horovod_wheel.sh .venv "$logs/horovod.log")
+    wheel=$(SECONDS=$SECONDS setup/horovod_wheel.sh .venv "$logs/horovod.log")
     installed=$(stat -c '%n %s %Y' "$wheel")
     [ "$(cat .venv/horovod-wheel 2>/dev/null)" = "$installed" ] \
         || logged horovod-install .venv/bin/python -m pip install --no-deps --force-reinstall "$wheel"
