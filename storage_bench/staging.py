@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -84,15 +85,25 @@ def room_for(total_bytes: int, target: Path) -> str | None:
 
 
 def stage(
-    source: Path, target: Path, *, streams: int = 4, progress: Callable[[int, int], None] | None = None
+    source: Path,
+    target: Path,
+    *,
+    streams: int = 4,
+    limit_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> StageResult:
     """Copy the shard set in `source` to the folder `target` and verify it; an interrupted copy goes on next time.
+
+    With `limit_bytes` only as many whole shards as fit into it are copied: a sample, without the set's description.
 
     Raises StagingError where space is short, the target lies in the source, or a digest does not agree.
     """
     shards = find_shards(source)
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise StagingError(f"{target}: the target lies in the source {source}; name another folder")
+    whole = len(shards)
+    if limit_bytes is not None:
+        shards = _first_shards(shards, limit_bytes)
     total = sum(path.stat().st_size for path in shards)
     present = sum(path.stat().st_size for path in target.glob("*") if path.is_file()) if target.is_dir() else 0
     if reason := room_for(max(0, total - present), target):
@@ -106,7 +117,8 @@ def stage(
     begin = perf_counter()
     copied = run.in_threads(run.copy, shards, streams)
     copy_s = perf_counter() - begin
-    _copy_description(source, target)
+    if len(shards) == whole:
+        _copy_description(source, target)
     begin = perf_counter()
     run.in_threads(run.verify, copied, streams)
     verify_s = perf_counter() - begin
@@ -232,6 +244,14 @@ def _cold_reader(sample: Path) -> Reader:
 def _write_fully(fd: int, part: memoryview) -> None:
     while part:
         part = part[os.write(fd, part) :]
+
+
+def _first_shards(shards: Sequence[Path], limit_bytes: int) -> list[Path]:
+    sizes = itertools.accumulate(path.stat().st_size for path in shards)
+    chosen = [path for path, size in zip(shards, sizes, strict=True) if size <= limit_bytes]
+    if not chosen:
+        raise StagingError(f"{shards[0]}: one shard is larger than the {limit_bytes} bytes a copy may take")
+    return chosen
 
 
 def _digests(source: Path) -> dict[str, str]:

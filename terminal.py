@@ -1,0 +1,240 @@
+"""What a person sees on the terminal: progress with rate and time left, aligned tables, one line that says what it means.
+
+Everything goes to stderr; stdout belongs to --json.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from .results.record import Metric, Point, RunRecord
+
+QUIET_INTERVAL_S = 5.0
+NOT_A_SHARE = 1.0
+
+
+class Screen:
+    """Progress of named parts: a bar each on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description:<12}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[detail]}"),
+            )
+            self._bars = Progress(*columns, console=Console(stderr=True))
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def show(self, part: str, share: float, detail: str) -> None:
+        """`part` is done to `share` (0..1); `detail` is the current rate or step."""
+        if self._bars is None:
+            self._line(part, share, detail)
+        elif part == "plan":
+            self._bars.console.print(detail)
+        else:
+            if part not in self._tasks:
+                self._tasks[part] = self._bars.add_task(part, total=1.0, detail="")
+            self._bars.update(self._tasks[part], completed=share, detail=detail)
+
+    def _line(self, part: str, share: float, detail: str) -> None:
+        now = time.monotonic()
+        if share < NOT_A_SHARE and now - self._last_line.get(part, 0.0) < QUIET_INTERVAL_S:
+            return
+        self._last_line[part] = now
+        print(detail if part == "plan" else f"{part:<12} {share:>4.0%}  {detail}", file=sys.stderr, flush=True)
+
+
+def say(text: str = "") -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+    """An aligned table; columns that hold only figures and dashes stand to the right."""
+    if title:
+        say(title)
+    columns = list(zip(headers, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    figures = [all(cell[:1].isdigit() or cell in ("-", "") for cell in column[1:]) for column in columns]
+    lines = [headers, tuple("-" * width for width in widths), *rows]
+    for line in lines:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, figures, strict=True)
+        )
+        say(f"  {'  '.join(cells)}".rstrip())
+
+
+def figure(metric: Metric | None, *, digits: int = 3) -> str:
+    """`2.035 ± 0.012`, or a dash where nothing was measured."""
+    if metric is None or metric.value is None:
+        return "-"
+    text = f"{metric.value:.{digits}f}" if abs(metric.value) < 10_000 else f"{metric.value:,.0f}"
+    if metric.ci95 is None:
+        return text
+    half = (metric.ci95[1] - metric.ci95[0]) / 2
+    return f"{text} ± {half:.{digits}f}" if half < 10_000 else f"{text} ± {half:,.0f}"
+
+
+def show_points(points: Sequence[Point]) -> None:
+    """The points of each stage as a table of their own."""
+    storage = [point for point in points if point.params["stage"] == "storage"]
+    if storage:
+        table(
+            (
+                "engine",
+                "access",
+                "block KiB",
+                "depth",
+                "threads",
+                "cache",
+                "GB/s",
+                "reads/s",
+                "p50 us",
+                "p99 us",
+                "cached",
+                "route",
+                "",
+            ),
+            [_storage_row(point) for point in storage],
+            title="Storage rate (mean and 95 % interval over time blocks)",
+        )
+    loads = [point for point in points if point.params["stage"] == "load"]
+    if loads:
+        table(
+            ("engine", "batch", "shuffle", "threads", "cache", "images/s", "GB/s", "CPU s/GB", "route"),
+            [_load_row(point) for point in loads],
+            title="Loader",
+        )
+    trains = [point for point in points if point.params["stage"] == "train"]
+    if trains:
+        table(
+            ("source", "ranks", "step ms", "compute", "data wait", "sync wait", "other", "images/s", "AU", ""),
+            [_train_row(point) for point in trains],
+            title=f"Ranks on {trains[0].params['accelerator']}"
+            + (" (emulated)" if trains[0].params["emulated"] else ""),
+        )
+
+
+def show_verdict(record: RunRecord) -> None:
+    """The verdict, the figures it rests on, and the warnings."""
+    if record.verdict is None:
+        return
+    verdict, metrics = record.verdict, record.metrics
+    say()
+    table(
+        ("figure", "value", "unit", "blocks", "note"),
+        [
+            (name, figure(metric), metric.unit, str(metric.n), _short(metric.reason))
+            for name, metric in metrics.items()
+            if name in HEADLINE
+        ],
+    )
+    say()
+    say(f"{verdict.outcome.upper()}: {verdict.sentence}")
+    say(str(record.workload.get("copy_or_not", {}).get("sentence", "")))
+    say(
+        f"This rests on {verdict.measured_seconds or 0:.0f} s of measuring and "
+        f"{(verdict.measured_bytes or 0) / 1e9:.1f} GB read."
+    )
+    for warning in record.warnings:
+        say(f"warning: {warning}")
+
+
+HEADLINE = (
+    "gpus_fed_predicted",
+    "gpus_fed_measured",
+    "read_gbps",
+    "images_per_s",
+    "au_mlperf",
+    "data_stall_fraction",
+    "stage_time_s",
+    "break_even_epochs",
+)
+
+
+def _storage_row(point: Point) -> tuple[str, ...]:
+    params, path = point.params, point.read_path
+    cached = "-" if path is None or path.cache_fraction is None else f"{path.cache_fraction:.3f}"
+    return (
+        str(params["engine"]),
+        str(params["access"]),
+        f"{int(params['block_size_bytes'] or 0) / 1024:g}",
+        str(params["queue_depth"]),
+        str(params["threads"]),
+        str(params["page_cache"]),
+        figure(point.metrics["read_gbps"]),
+        figure(point.metrics["read_iops"], digits=0),
+        figure(point.metrics["latency_p50_us"], digits=0),
+        figure(point.metrics["latency_p99_us"], digits=0),
+        cached,
+        "-" if path is None else f"{path.observed_route} ({path.counter_class})",
+        " ".join(point.flags),
+    )
+
+
+def _load_row(point: Point) -> tuple[str, ...]:
+    params, path = point.params, point.read_path
+    return (
+        str(params["engine"]),
+        str(params["batch_size"]),
+        str(params["shuffle"]),
+        str(params["num_workers"]),
+        str(params["page_cache"]),
+        figure(point.metrics["images_per_s"], digits=0),
+        figure(point.metrics["read_gbps"]),
+        figure(point.metrics["cpu_seconds_per_gb"]),
+        "-" if path is None else f"{path.observed_route} ({path.counter_class})",
+    )
+
+
+def _train_row(point: Point) -> tuple[str, ...]:
+    metrics = point.metrics
+
+    def milliseconds(name: str) -> str:
+        value = metrics[name].value
+        return "-" if value is None else f"{value * 1e3:.1f}"
+
+    return (
+        str(point.params["source"]),
+        str(point.params["num_ranks"]),
+        milliseconds("step_time_s"),
+        milliseconds("compute_s"),
+        milliseconds("data_wait_s"),
+        milliseconds("sync_wait_s"),
+        milliseconds("overhead_s"),
+        figure(metrics["images_per_s"], digits=0),
+        figure(metrics["au_mlperf"]),
+        " ".join(point.flags),
+    )
+
+
+def _short(text: str | None, limit: int = 70) -> str:
+    return "" if not text else text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,193 @@
+"""From every rank's log of steps to points: where a step's time went, for each source and number of ranks.
+
+A sample is one time block: a stretch of counted steps, averaged over the ranks that made it.  Four parts add up to the
+step: compute, data wait, sync wait, overhead.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..loaders.evidence import DeviceCounter, RouteEvidence, judge
+from ..results.record import Metric, Point, RankReport
+from ..results.stats import summarise
+from ..storage_bench.accelerators import Accelerator
+from ..storage_bench.emulate import accelerator_utilisation
+from ..storage_bench.evidence import read_path
+from .loop import Block, RankPlan
+
+CONTROL_MINIMUM = 0.98
+STEPS_PER_DEPTH = 10
+PIECES = 2
+UNITS = {
+    "step_time_s": "s",
+    "compute_s": "s",
+    "data_wait_s": "s",
+    "sync_wait_s": "s",
+    "overhead_s": "s",
+    "images_per_s": "images/s",
+    "data_stall_fraction": "fraction",
+    "au_mlperf": "fraction",
+}
+
+Steps = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class _Pile:
+    """All logs of one kind of block: per time block and rank the same figures."""
+
+    per_rank: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    num_steps: int = 0
+    delivered_bytes: int = 0
+    device_bytes: int = 0
+    seconds: float = 0.0
+    counted: bool = True
+
+
+def summarise_ranks(
+    plan: RankPlan,
+    accelerator: Accelerator,
+    results: Sequence[dict[str, Any]],
+    *,
+    counters: dict[str, DeviceCounter],
+    background_bps: float,
+) -> tuple[list[Point], tuple[str, ...]]:
+    """One point per (source, number of ranks), controls included, and why some are not valid.
+
+    A point's flags say what it is not good for.
+    """
+    piles: dict[int, _Pile] = defaultdict(_Pile)
+    for result in results:
+        for log in result["blocks"]:
+            _add(piles[log["block"]], plan.blocks[log["block"]], plan, int(result["rank"]), log)
+    points, invalid = [], []
+    for which, pile in sorted(piles.items()):
+        block = plan.blocks[which]
+        evidence = _evidence(plan, block, pile, counters, background_bps)
+        points.append(_point(plan, accelerator, block, pile, results, evidence))
+        if evidence is not None and (reason := evidence.invalid_reason()):
+            invalid.append(f"{block.source}, {block.num_ranks} ranks: {reason}")
+    return [_flag(point, points) for point in points], tuple(invalid)
+
+
+def find_point(points: Sequence[Point], source: str, num_ranks: int) -> Point | None:
+    """The point of this source and number of ranks, if it was run."""
+    wanted = (source, num_ranks)
+    return next(
+        (point for point in points if (point.params.get("source"), point.params.get("num_ranks")) == wanted), None
+    )
+
+
+def _add(pile: _Pile, block: Block, plan: RankPlan, rank: int, log: dict[str, Any]) -> None:
+    steps = np.array(log["steps_ns"], dtype=np.int64)
+    pile.delivered_bytes += log["delivered_bytes"]
+    pile.seconds += (steps[-1, 3] - steps[0, 0]) / 1e9
+    if rank == 0:
+        if log["device_bytes"] is None:
+            pile.counted = False
+        else:
+            pile.device_bytes += log["device_bytes"]
+    counted = steps[block.drop_steps :]
+    if rank == 0:
+        pile.num_steps += len(counted)
+    figures = pile.per_rank.setdefault(rank, {name: [] for name in UNITS})
+    for piece in np.array_split(counted, min(PIECES, max(1, len(counted) // 2))):
+        if len(piece):
+            for name, value in _figures(piece, plan).items():
+                figures[name].append(value)
+
+
+def _figures(steps: Steps, plan: RankPlan) -> dict[str, float]:
+    """Means per step of a stretch of (asked, got, computed, met) rows, in seconds; the parts add up to the step."""
+    count = len(steps)
+    wall = (steps[-1, 3] - steps[0, 0]) / 1e9 / count
+    wait, compute, sync = ((steps[:, i + 1] - steps[:, i]).sum() / 1e9 / count for i in range(3))
+    return {
+        "step_time_s": wall,
+        "compute_s": compute,
+        "data_wait_s": wait,
+        "sync_wait_s": sync,
+        "overhead_s": wall - wait - compute - sync,
+        "images_per_s": plan.batch_size / wall,
+        "data_stall_fraction": wait / wall,
+        "au_mlperf": accelerator_utilisation(1, plan.step_time_s, wall),
+    }
+
+
+def _point(
+    plan: RankPlan,
+    accelerator: Accelerator,
+    block: Block,
+    pile: _Pile,
+    results: Sequence[dict[str, Any]],
+    evidence: RouteEvidence | None,
+) -> Point:
+    num_pieces = min((len(rows["step_time_s"]) for rows in pile.per_rank.values()), default=0)
+    metrics: dict[str, Metric] = {}
+    for name, unit in UNITS.items():
+        table = np.array([rows[name][:num_pieces] for rows in pile.per_rank.values()]).reshape(-1, num_pieces)
+        samples = table.sum(axis=0) if name == "images_per_s" else table.mean(axis=0)
+        metrics[name] = summarise(samples.tolist(), unit=unit, reason="no counted step within the time allowed")
+    enough = pile.num_steps >= (STEPS_PER_DEPTH * plan.prefetch_depth if block.source != "synthetic" else 1)
+    return Point(
+        params={
+            "stage": "train",
+            "source": block.source,
+            "num_ranks": block.num_ranks,
+            "accelerator": accelerator.name,
+            "emulated": accelerator.emulated,
+            "scaled": accelerator.scaled,
+            "batch_size": plan.batch_size,
+            "step_time_s": plan.step_time_s,
+            "counted_steps": pile.num_steps,
+        },
+        read_path=None if evidence is None else read_path(evidence),
+        metrics=metrics,
+        ranks=tuple(_rank_report(results[rank], rows) for rank, rows in sorted(pile.per_rank.items())),
+        flags=() if enough else ("insufficient",),
+    )
+
+
+def _rank_report(result: dict[str, Any], rows: dict[str, list[float]]) -> RankReport:
+    metrics = {
+        name: summarise(rows[name], unit=unit, reason="no counted step within the time allowed")
+        for name, unit in UNITS.items()
+    }
+    return RankReport(
+        rank=result["rank"], local_rank=result["local_rank"], pid=result["pid"], host=result["host"], metrics=metrics
+    )
+
+
+def _evidence(
+    plan: RankPlan, block: Block, pile: _Pile, counters: dict[str, DeviceCounter], background_bps: float
+) -> RouteEvidence | None:
+    counter = counters.get(block.source)
+    if counter is None:
+        return None
+    return judge(
+        counter,
+        engine=plan.engines[block.source],
+        page_cache="cold",
+        cache_fraction=None,
+        delivered_bytes=pile.delivered_bytes,
+        payload_bytes=pile.delivered_bytes,
+        raw_device_bytes=pile.device_bytes if pile.counted else None,
+        background_bytes=background_bps * pile.seconds / max(1, block.num_ranks),
+    )
+
+
+def _flag(point: Point, points: Sequence[Point]) -> Point:
+    """A point whose synthetic control is not fed either says nothing about the storage."""
+    control = find_point(points, "synthetic", int(point.params["num_ranks"] or 0))
+    if control is None or control.metrics["au_mlperf"].value is None:
+        limited = point.metrics["au_mlperf"].value is not None
+    else:
+        limited = control.metrics["au_mlperf"].value < CONTROL_MINIMUM
+    return point.model_copy(update={"flags": (*point.flags, "harness_limited")}) if limited else point

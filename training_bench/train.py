@@ -1,0 +1,189 @@
+"""`iobench train`: ranks that compute on batches from each source, in interleaved blocks of one launch.
+
+TrainRun (what to run) -> RankPlan (what ranks are told) -> launch -> logs -> points
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..loaders.evidence import DeviceCounter, background_rate, counter_for
+from ..loaders.index import RecordLayout
+from ..loaders.plan import ShuffleMode
+from ..results.record import Point
+from ..storage_bench.accelerators import Accelerator
+from ..storage_bench.launch import launch_ranks
+from .loop import Block, RankPlan, Source
+from .summary import STEPS_PER_DEPTH, summarise_ranks
+
+RANK_MODULE = "iobench.training_bench.loop"
+START_S = 60.0
+CONTROL_STEPS = 6
+MEMORY_SHARE = 0.8
+PROCESS_BYTES = 300 << 20
+
+
+class TrainError(ValueError):
+    """Ranks cannot be run as asked on this host."""
+
+    exit_status: ClassVar[int] = 4
+
+
+class TrainConfig(BaseModel):
+    """How ranks read and how long they run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefetch_depth: Annotated[int, Field(ge=1, le=64)] = 2
+    reader_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 4
+    shuffle: ShuffleMode = "blocks"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRun:
+    """One launch: which source is read by how many ranks, and for how long at most."""
+
+    folders: dict[Source, Path]
+    engines: dict[Source, str]
+    cells: tuple[tuple[Source, int], ...]
+    accelerator: Accelerator
+    config: TrainConfig
+    budget_s: float
+    layout: RecordLayout
+    steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """Points of every cell and its control, what the ranks held, and how long the blocks took."""
+
+    points: list[Point]
+    peak_rss_bytes: int
+    wall_s: float
+    read_bytes: int
+    num_rounds: int
+    invalid: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
+    """Launch the ranks, run the blocks, and put all ranks' logs together.
+
+    Raises TrainError where memory is short, LaunchError where Horovod or a rank fails.
+    """
+    plan = make_plan(run)
+    check_memory(plan)
+    counters = {str(source): counter_for([folder]) for source, folder in run.folders.items()}
+    background = _background(counters)
+    limit = START_S + run.budget_s + sum(block.limit_s for block in plan.blocks)
+    with tempfile.TemporaryDirectory(prefix="iobench-ranks-") as folder:
+        results = launch_ranks(
+            RANK_MODULE,
+            plan.model_dump(mode="json"),
+            num_ranks=plan.num_ranks,
+            folder=Path(folder),
+            timeout_s=limit,
+            subsets=sorted({block.num_ranks for block in plan.blocks}),
+            on_progress=on_progress,
+        )
+    points, invalid = summarise_ranks(plan, run.accelerator, results, counters=counters, background_bps=background)
+    rounds = 1 + max((log["round"] for log in results[0]["blocks"]), default=-1)
+    return TrainResult(
+        points=points,
+        peak_rss_bytes=sum(result["peak_rss_bytes"] for result in results),
+        wall_s=max(result["wall_s"] for result in results),
+        read_bytes=sum(log["delivered_bytes"] for result in results for log in result["blocks"]),
+        num_rounds=rounds,
+        invalid=invalid,
+        warnings=_warnings(plan, rounds),
+    )
+
+
+def make_plan(run: TrainRun) -> RankPlan:
+    """The ranks' plan: each cell, and a synthetic control for each number of ranks among them."""
+    controls = [("synthetic", count) for count in sorted({count for _, count in run.cells})]
+    cells: list[tuple[Source, int]] = [*run.cells, *(cell for cell in controls if cell not in run.cells)]  # type: ignore[list-item]
+    return RankPlan(
+        num_ranks=max(count for _, count in cells),
+        blocks=tuple(_block(source, count, run) for source, count in cells),
+        rounds=run.config.rounds,
+        budget_s=run.budget_s,
+        folders={source: str(folder.resolve()) for source, folder in run.folders.items()},
+        engines=run.engines,
+        record_bytes=run.layout.stride_bytes,
+        image_shape=run.layout.shape,
+        accelerator=run.accelerator.name,
+        step_time_s=run.accelerator.step_time_s,
+        batch_size=run.accelerator.batch_size,
+        reader_threads=run.config.reader_threads,
+        prefetch_depth=run.config.prefetch_depth,
+        shuffle=run.config.shuffle,
+        seed=run.config.seed,
+    )
+
+
+def expected_seconds(run: TrainRun) -> float:
+    """What the blocks take at least, if no rank waits for data."""
+    blocks = make_plan(run).blocks
+    steps = sum(block.drop_steps + block.count_steps for block in blocks)
+    return steps * run.accelerator.step_time_s * run.config.rounds
+
+
+def check_memory(plan: RankPlan) -> None:
+    """Refuse a launch whose batch buffers do not fit into the memory that is free."""
+    batch = plan.batch_size * plan.record_bytes
+    if fitting_ranks(plan.num_ranks, batch, plan.prefetch_depth) < plan.num_ranks:
+        raise TrainError(
+            f"{plan.num_ranks} ranks with batches of {batch / 1e6:.0f} MB need "
+            f"{plan.num_ranks * _rank_bytes(batch, plan.prefetch_depth) / 1e9:.1f} GB of memory, more than is free; "
+            f"use a smaller --batch-size, --set prefetch_depth=1 or fewer ranks"
+        )
+
+
+def fitting_ranks(wanted: int, batch_bytes: int, prefetch_depth: int) -> int:
+    """How many of `wanted` ranks fit into the memory that is free, with a fifth of it left alone."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    return min(wanted, free // _rank_bytes(batch_bytes, prefetch_depth))
+
+
+def _rank_bytes(batch_bytes: int, prefetch_depth: int) -> int:
+    """Buffers being read, the one computed on, one in exchange and the synthetic one; and the process itself."""
+    return batch_bytes * (prefetch_depth + 3) + PROCESS_BYTES
+
+
+def _block(source: Source, num_ranks: int, run: TrainRun) -> Block:
+    depth, rounds = run.config.prefetch_depth, run.config.rounds
+    wanted = run.steps if run.steps is not None else max(10, math.ceil(STEPS_PER_DEPTH * depth / rounds))
+    drop = 1 if source == "synthetic" else depth + 1
+    count = min(wanted, CONTROL_STEPS) if source == "synthetic" and run.steps is None else wanted
+    step = run.accelerator.step_time_s
+    share = run.budget_s / (rounds * len(run.cells))  # no cell may eat the others' time
+    return Block(
+        source=source,
+        num_ranks=num_ranks,
+        drop_steps=drop,
+        count_steps=count,
+        limit_s=max(share, step * (drop + 2)),
+    )
+
+
+def _background(counters: dict[str, DeviceCounter]) -> float:
+    distinct = {counter.leaves: counter for counter in counters.values()}
+    return sum(background_rate(counter) or 0.0 for counter in distinct.values())
+
+
+def _warnings(plan: RankPlan, rounds: int) -> tuple[str, ...]:
+    if rounds >= plan.rounds:
+        return ()
+    return (f"train: {rounds} of {plan.rounds} rounds fitted into {plan.budget_s:.0f} s",)
