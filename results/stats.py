@@ -51,15 +51,15 @@ def t_interval(samples: Sequence[float]) -> tuple[float, float, float]:
 def summarise(samples: Sequence[float], *, unit: str, reason: str | None = None) -> Metric:
     """One metric of the samples of n time blocks.
 
-    Without samples the metric is null and says `reason`; with a single one it has a value and no interval.
+    Without samples the metric is null and says `reason`; with one it has a value but no interval, and no reason.
     """
     values = tuple(_finite(samples).tolist())
     if not values:
         return not_measured(unit, reason or "no time block was measured")
     if len(values) == 1:
-        return Metric(value=values[0], unit=unit, n=1, samples=values, reason=reason)
+        return Metric(value=values[0], unit=unit, n=1, samples=values)
     mean, low, high = t_interval(values)
-    return Metric(value=mean, unit=unit, ci95=(low, high), n=len(values), samples=values, reason=reason)
+    return Metric(value=mean, unit=unit, ci95=(low, high), n=len(values), samples=values)
 
 
 def ratio_interval(candidate: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
