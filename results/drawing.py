@@ -1,0 +1,223 @@
+"""What a picture is made of, as plain plotly dictionaries: axes, lines, bars, intervals, marks.
+
+Text from a record goes through `plain`, since plotly reads markup in any text it is given.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .quantities import counted, interval_text, quantity
+from .wording import FLAGS, flag_text, point_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from .record import Metric, Point
+    from .tables import Table
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and seen on white and on black.
+BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
+RED, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
+LINE_COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+INK = "#555555"  # the page's style sheet sets it to the page's own ink
+BAR_HEIGHT = 36
+AXES_HEIGHT = 110
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture: the finding, what plotly draws, and the figures."""
+
+    name: str
+    title: str
+    traces: tuple[dict[str, Any], ...]
+    layout: dict[str, Any]
+    table: Table
+    note: str = ""
+
+
+def plain(text: str) -> str:
+    """Text that plotly shows as it stands."""
+    return html.escape(text, quote=False)
+
+
+def value_of(point: Point, metric: str) -> float | None:
+    """A point's figure, None where it was not measured."""
+    found = point.metrics.get(metric)
+    return None if found is None else found.value
+
+
+def chart(x: str, y: str, *, height: int = 400) -> dict[str, Any]:
+    """The layout of a picture with these axis titles."""
+    axis = {
+        "automargin": True,
+        "zeroline": False,
+        "linecolor": INK,
+        "gridcolor": INK,
+        "exponentformat": "none",
+        "separatethousands": True,
+    }
+    return {
+        "height": height,
+        "margin": {"l": 8, "r": 16, "t": 8, "b": 8},
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+        "xaxis": axis | {"title": {"text": plain(x), "standoff": 12, "font": {"size": 13}}},
+        "yaxis": axis | {"title": {"text": plain(y), "standoff": 12, "font": {"size": 13}}},
+        "shapes": [],
+        "annotations": [],
+    }
+
+
+def logarithmic(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis over positive values, with a plain number at each 1, 2 and 5 of a decade."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    ticks = [digit * 10.0**decade for decade in range(low, high + 1) for digit in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
+
+
+def distinct(labels: Sequence[str]) -> list[str]:
+    """Labels for bars, numbered where they repeat: plotly stacks bars of one label."""
+    return [
+        label if label not in labels[:place] else f"{label} ({labels[:place].count(label) + 1})"
+        for place, label in enumerate(labels)
+    ]
+
+
+def bar_chart(x: str, num_bars: int) -> dict[str, Any]:
+    """The layout of horizontal bars, the first on top."""
+    layout = chart(x, "", height=AXES_HEIGHT + BAR_HEIGHT * num_bars)
+    layout["yaxis"] |= {
+        "autorange": "reversed",
+        "type": "category",
+        "showgrid": False,
+        "ticklen": 6,
+        "tickcolor": "rgba(0,0,0,0)",
+    }
+    return layout | {"barmode": "relative", "bargap": 0.38}
+
+
+def bars(
+    name: str, points: Sequence[Point], labels: Sequence[str], *, metric: str, colour: str, factor: float = 1.0
+) -> dict[str, Any]:
+    """One horizontal bar, or one part of it, for each point; nothing where nothing was measured."""
+    values = [value_of(point, metric) for point in points]
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": plain(name),
+        "y": [plain(label) for label in labels],
+        "x": [None if value is None else value * factor for value in values],
+        "marker": {"color": colour},
+        "hoverinfo": "text",
+        "hovertext": [hover(point, [label, name], metric) for point, label in zip(points, labels, strict=True)],
+    }
+
+
+def line(
+    name: str,
+    points: Sequence[Point],
+    *,
+    x: Callable[[Point], Any],
+    metric: str,
+    colour: str,
+    dash: str = "solid",
+    symbol: str = "circle",
+    factor: float = 1.0,
+) -> dict[str, Any]:
+    """A line of one metric with its intervals; open markers where a point has flags."""
+    shown = [(point, value) for point in points if (value := value_of(point, metric)) is not None]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plain(name),
+        "x": [x(point) for point, _ in shown],
+        "y": [value * factor for _, value in shown],
+        "error_y": error_bars([point.metrics[metric] for point, _ in shown], factor=factor),
+        "line": {"color": colour, "dash": dash, "width": 2},
+        "marker": {"size": 9, "symbol": [symbol + "-open" * bool(point.flags) for point, _ in shown]},
+        "hoverinfo": "text",
+        "hovertext": [hover(point, [name, point_label(point)], metric) for point, _ in shown],
+    }
+
+
+def curve(
+    name: str, x: Sequence[float], y: Sequence[float], *, colour: str, dash: str = "solid", symbol: str = ""
+) -> dict[str, Any]:
+    """A line through bare numbers, with markers if they have a symbol."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if symbol else "lines",
+        "name": plain(name),
+        "x": list(x),
+        "y": list(y),
+        "line": {"color": colour, "dash": dash, "width": 2},
+        "marker": {"size": 8, "symbol": symbol or "circle"},
+        "hoverinfo": "x+y+name" if symbol else "skip",
+    }
+
+
+def error_bars(metrics: Sequence[Metric], *, factor: float = 1.0) -> dict[str, Any]:
+    """Intervals as plotly's error bars; a value without an interval has none."""
+    spans = [(m.value - m.ci95[0], m.ci95[1] - m.value) if m.ci95 and m.value is not None else (0, 0) for m in metrics]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [above * factor for _, above in spans],
+        "arrayminus": [below * factor for below, _ in spans],
+        "thickness": 1.2,
+        "width": 4,
+    }
+
+
+def mark_height(layout: dict[str, Any], y: float, text: str) -> None:
+    """Draw a labelled dashed line across a picture."""
+    style = {"color": INK, "dash": "dash", "width": 1.5}
+    layout["shapes"].append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": style})
+    place = {"xref": "paper", "x": 1, "xanchor": "right", "y": y, "yanchor": "top", "showarrow": False}
+    layout["annotations"].append({"text": plain(text), **place})
+
+
+def mark_place(layout: dict[str, Any], x: float, *lines: str) -> None:
+    """Draw a labelled dotted line from bottom to top; the label stands on the side that has more room."""
+    low, high = layout["xaxis"]["range"]
+    style = {"color": INK, "dash": "dot", "width": 1.5}
+    layout["shapes"].append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": style})
+    place = {"yref": "paper", "y": 0.02, "yanchor": "bottom", "x": x, "align": "left", "showarrow": False}
+    place |= {"xanchor": "left", "xshift": 6} if x < (low + high) / 2 else {"xanchor": "right", "xshift": -6}
+    layout["annotations"].append({"text": "<br>".join(plain(text) for text in lines), **place})
+
+
+def write_beside(layout: dict[str, Any], labels: Sequence[str], ends: Sequence[float], texts: Sequence[str]) -> None:
+    """Write a text at the end of each horizontal bar, and make room for it."""
+    for label, end, text in zip(labels, ends, texts, strict=True):
+        place = {"x": end, "y": plain(label), "xanchor": "left", "xshift": 4, "showarrow": False}
+        layout["annotations"].append({"text": plain(text), **place})
+    if any(texts):
+        layout["xaxis"]["range"] = [0, max(ends) * 1.25]
+
+
+def hover(point: Point, words: Sequence[str], metric: str) -> str:
+    """What a pointer over a figure reads: what it is, its value, its interval, its flags."""
+    figure = point.metrics.get(metric)
+    lines = [*words] if figure is None else [*words, quantity(figure)]
+    if figure is not None and figure.ci95 is not None:
+        lines.append(f"95 % interval {interval_text(figure)}, {counted(figure.n, 'block')}")
+    if point.flags:
+        lines.append(flag_text(point.flags))
+    return "<br>".join(plain(text) for text in lines)
+
+
+def flag_note(points: Iterable[Point], *, mark: str) -> str:
+    """What the flagged points of a picture are flagged with, `mark` being how they look."""
+    flags = dict.fromkeys(flag for point in points for flag in point.flags)
+    told = (f"{flag_text([flag])} ({FLAGS[flag]})" if flag in FLAGS else flag_text([flag]) for flag in flags)
+    return f"{mark} flagged: {', '.join(told)}." if flags else ""

@@ -1,0 +1,135 @@
+"""Figures as people read them: a number, its unit, and as many digits as its interval supports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .record import Metric
+
+LADDERS: dict[str, tuple[tuple[float, str], ...]] = {
+    "s": ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s")),
+    "us": ((1.0, "µs"), (1e3, "ms"), (1e6, "s")),
+    "bytes": ((1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB")),
+    "GB/s": ((1e-3, "MB/s"), (1.0, "GB/s")),
+}
+SPELLINGS = {"B": "bytes", "µs": "us", "seconds": "s"}
+DIMENSIONLESS = frozenset({"", "1", "fraction", "ratio", "share"})
+BINARY_STEPS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a figure is divided by to be shown, and the unit it then has."""
+
+    factor: float
+    unit: str
+
+    def of(self, value: float) -> float:
+        """The value as it is shown."""
+        return value / self.factor
+
+
+def scale_for(unit: str, values: Iterable[float | None]) -> Scale:
+    """The largest step of the unit's ladder that keeps the largest of the values at 1 or more."""
+    unit = SPELLINGS.get(unit, unit)
+    ladder = LADDERS.get(unit)
+    if ladder is None:
+        return Scale(1.0, "" if unit in DIMENSIONLESS else unit)
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    fitting = [step for step in ladder if step[0] <= largest]
+    native = next(step for step in ladder if step[0] == 1.0)
+    return Scale(*(fitting[-1] if fitting else ladder[0] if largest else native))
+
+
+def number(value: float, *, half_width: float | None = None) -> str:
+    """A number to two digits of its interval's half width; without one to four digits, whole numbers whole."""
+    if half_width:
+        decimals = min(12, max(0, 1 - math.floor(math.log10(half_width))))
+    elif value == int(value):
+        decimals = 0
+    else:
+        decimals = min(12, max(0, 3 - math.floor(math.log10(abs(value)))))
+    text = f"{value:,.{decimals}f}"
+    return "0" if value == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def value_text(metric: Metric, scale: Scale | None = None) -> str:
+    """A metric's value without its unit, as long as its interval supports."""
+    if metric.value is None:
+        return NOT_MEASURED
+    scale = scale or scale_for(metric.unit, [metric.value])
+    return number(scale.of(metric.value), half_width=_half_width(metric, scale))
+
+
+def interval_text(metric: Metric, scale: Scale | None = None) -> str:
+    """A metric's interval without its unit; empty where it has none."""
+    if metric.value is None or metric.ci95 is None:
+        return ""
+    scale = scale or scale_for(metric.unit, [metric.value])
+    low, high = (number(scale.of(bound), half_width=_half_width(metric, scale)) for bound in metric.ci95)
+    return f"{low} to {high}"
+
+
+def quantity(metric: Metric) -> str:
+    """A metric with its unit, `2.051 GB/s`."""
+    unit = scale_for(metric.unit, [metric.value]).unit
+    return value_text(metric) if metric.value is None or not unit else f"{value_text(metric)} {unit}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A bare value with a unit to three digits, `402 GB`; without needless zeros where it stands in its own unit."""
+    scale = scale_for(unit, [value])
+    shown = scale.of(value)
+    digits = max(0, 2 - math.floor(math.log10(abs(shown)))) if shown else 0
+    text = f"{shown:,.{digits}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text and scale.factor == 1 else text
+    return f"{text} {scale.unit}".strip()
+
+
+def percent(share: float) -> str:
+    """A share to a tenth of a percent, `2.6 %`."""
+    return f"{share * 100:.1f}\N{NO-BREAK SPACE}%"
+
+
+def binary_size(num_bytes: float) -> str:
+    """A block size as it is written on a command line, `4 MiB`."""
+    for step, unit in BINARY_STEPS:
+        if num_bytes >= step and num_bytes % step == 0:
+            return f"{num_bytes // step:.0f} {unit}"
+    return f"{num_bytes:,.0f} B"
+
+
+def span_of_time(start: str, end: str) -> str:
+    """Two ISO 8601 times as a person reads them, `2024-06-07 10:15 to 10:23 UTC`; other texts as they stand."""
+    try:
+        first, last = datetime.fromisoformat(start), datetime.fromisoformat(end)
+    except ValueError:
+        return f"{start} to {end}"
+    until = f"{last:%H:%M}" if first.date() == last.date() else f"{last:%Y-%m-%d %H:%M}"
+    return f"{first:%Y-%m-%d %H:%M} to {until} {first.tzname() or ''}".strip()
+
+
+def duration(seconds: float) -> str:
+    """A span of time in the two largest units, `7 min 12 s`."""
+    if seconds < 60:
+        return amount(seconds, "s")
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def counted(count: float, noun: str) -> str:
+    """A number of things, `1 rank`, `3 ranks`."""
+    return f"{count:g} {noun}" if count == 1 else f"{count:g} {noun}s"
+
+
+def _half_width(metric: Metric, scale: Scale) -> float | None:
+    """Half the interval in the shown unit."""
+    return None if metric.ci95 is None else scale.of(metric.ci95[1] - metric.ci95[0]) / 2

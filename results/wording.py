@@ -1,0 +1,151 @@
+"""What things in a record are called where people read them."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from .quantities import DIMENSIONLESS, binary_size, counted
+from .record import Point
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .record import RunRecord
+
+KIND_TITLES = {
+    "qualify": "Storage qualification",
+    "doctor": "What this machine can do",
+    "generate": "Generated data",
+    "index": "Index of a data set",
+    "storage": "Storage rates",
+    "load": "Loader rates",
+    "stage": "Copy to local storage",
+    "train": "Training",
+    "infer": "Inference",
+    "scale": "Scaling",
+    "compare": "Comparison",
+}
+METRIC_LABELS = {
+    "read_gbps": "read rate",
+    "read_iops": "read operations",
+    "latency_p50_us": "latency, median",
+    "latency_p99_us": "latency, 99th percentile",
+    "images_per_s": "image rate",
+    "step_time_s": "time per step",
+    "compute_s": "compute per step",
+    "data_wait_s": "data wait per step",
+    "gpu_data_wait_s": "data wait per step on the GPU's timeline",
+    "sync_wait_s": "sync wait per step",
+    "overhead_s": "overhead per step",
+    "data_stall_fraction": "share of time waiting for data",
+    "au_mlperf": "accelerator utilisation (AU)",
+    "scaling_efficiency": "scaling efficiency",
+    "gpus_fed_predicted": "accelerators fed, predicted",
+    "gpus_fed_measured": "accelerators fed, measured",
+    "stage_time_s": "time to copy",
+    "break_even_epochs": "epochs until a copy pays",
+    "cpu_seconds_per_gb": "CPU time per GB",
+    "peak_rss_bytes": "peak memory (RSS)",
+    "joules_per_image": "energy per image",
+}
+SOURCES = ("synthetic", "staged", "direct")
+FLAGS = {
+    "harness_limited": "the benchmark itself was the limit",
+    "noisy": "the interval stayed wider than ±3 %",
+    "insufficient": "too few steps were counted for a verdict",
+}
+FLAG_WORDS = {"harness_limited": "harness limited"}
+
+
+def metric_label(name: str) -> str:
+    """The words for a metric's name."""
+    return METRIC_LABELS.get(name, name.replace("_", " "))
+
+
+def unit_text(unit: str) -> str:
+    """A unit as it is printed; nothing for plain numbers."""
+    return "" if unit in DIMENSIONLESS else "µs" if unit == "us" else unit
+
+
+def flag_text(flags: Sequence[str]) -> str:
+    """A point's flags in words."""
+    return ", ".join(FLAG_WORDS.get(flag, flag.replace("_", " ")) for flag in flags)
+
+
+def title_of(record: RunRecord) -> str:
+    """What a run was, and on which data."""
+    path = record.workload.get("path")
+    return f"{KIND_TITLES[record.kind]} of {path}" if isinstance(path, str) and path else KIND_TITLES[record.kind]
+
+
+def points_of(record: RunRecord, stage: str) -> list[Point]:
+    """The points of one stage; a record without points counts as one point of its own kind."""
+    if not record.points and record.kind == stage and record.metrics:
+        params = {name: value for name, value in record.workload.items() if isinstance(value, str | int | float | bool)}
+        return [Point(params=params, read_path=record.read_path, metrics=record.metrics, ranks=record.ranks)]
+    return [point for point in record.points if stage_of(record, point) == stage]
+
+
+def stage_of(record: RunRecord, point: Point) -> str:
+    """The bench that measured a point."""
+    return str(point.params.get("stage", record.kind))
+
+
+def point_label(point: Point) -> str:
+    """A point in a few words, by what tells it from its neighbours."""
+    params = point.params
+    if "access" in params:
+        return ", ".join(_storage_words(params))
+    if "source" in params:
+        ranks = params.get("num_ranks")
+        return f"{counted(ranks, 'rank')}, {params['source']}" if isinstance(ranks, int) else str(params["source"])
+    if "engine" in params and "batch_size" in params:
+        return f"{params['engine']}, shuffle {params.get('shuffle')}, {params.get('num_workers')} workers"
+    words = (f"{name.replace('_', ' ')} {value}" for name, value in params.items() if name not in ("stage", "bytes"))
+    return ", ".join(words) or "the run"
+
+
+def differing_label(point: Point, points: Sequence[Point]) -> str:
+    """A point's engine, and those of its parameters that differ among these points."""
+    words = [str(point.params.get("engine", "the run"))]
+    for name, value in point.params.items():
+        if name not in ("stage", "engine") and len({str(other.params.get(name)) for other in points}) > 1:
+            words.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(words)
+
+
+def accelerator_name(params: Mapping[str, Any]) -> str:
+    """The accelerator, which says by itself when it is emulated and when its step time is scaled."""
+    name = str(params.get("accelerator") or "accelerator")
+    shown = name.upper() if name.isalnum() and name.isascii() and not name.isdigit() else name
+    words = [shown if name != "accelerator" else name]
+    if params.get("emulated"):
+        words.insert(0, "emulated")
+    if params.get("scaled"):
+        words.append("(scaled step time)")
+    return " ".join(words)
+
+
+def shell_line(command: Sequence[str]) -> str:
+    """A command to paste into a shell; a leading ~/ and $USER keep their meaning there."""
+    return " ".join(_shell_word(word) for word in command)
+
+
+def _storage_words(params: Mapping[str, Any]) -> list[str]:
+    words = [str(params["access"])]
+    if isinstance(threads := params.get("threads"), int):
+        words.append(counted(threads, "thread"))
+    if params.get("queue_depth") is not None:
+        words.append(f"depth {params['queue_depth']}")
+    if isinstance(block := params.get("block_size_bytes"), int):
+        words.append(binary_size(block))
+    if params.get("page_cache") == "warm":
+        words.append("warm")
+    return words
+
+
+def _shell_word(word: str) -> str:
+    home, rest = ("~/", word[2:]) if word.startswith("~/") else ("", word)
+    quoted = '"$USER"'.join(shlex.quote(part) if part else "" for part in rest.split("$USER"))
+    return home + quoted or "''"
