@@ -335,7 +335,8 @@ def _run_ranks(run: _Run, predicted: Fed, staged: StageResult | None) -> Fed:
         cells: list[tuple[Source, int]] = [("direct", count) for count in counts]
         if attempt == 0:
             asked = min(config.required_gpus, run.max_ranks)
-            cells += [("direct", asked)] if asked not in counts else []
+            wanted = staged is not None or asked > max(counts)  # fewer than N-1 are fed if N-1 are
+            cells += [("direct", asked)] if wanted and asked not in counts else []
             cells += [("staged", asked)] if staged is not None else []
         if attempt and not _enough_time(run, cells):
             break

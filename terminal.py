@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .results.record import Metric, Point, RunRecord
 
 QUIET_INTERVAL_S = 5.0
-NOT_A_SHARE = 1.0
+WHOLE = ("accelerators", "epochs")
 
 
 class Screen:
@@ -65,7 +65,7 @@ class Screen:
 
     def _line(self, part: str, share: float, detail: str) -> None:
         now = time.monotonic()
-        if share < NOT_A_SHARE and now - self._last_line.get(part, 0.0) < QUIET_INTERVAL_S:
+        if share < 1.0 and now - self._last_line.get(part, 0.0) < QUIET_INTERVAL_S:
             return
         self._last_line[part] = now
         print(detail if part == "plan" else f"{part:<12} {share:>4.0%}  {detail}", file=sys.stderr, flush=True)
@@ -96,6 +96,9 @@ def figure(metric: Metric | None, *, digits: int = 3) -> str:
     """`2.035 ± 0.012`, or a dash where nothing was measured."""
     if metric is None or metric.value is None:
         return "-"
+    if metric.unit in WHOLE:
+        spread = "" if metric.ci95 is None or metric.ci95[0] == metric.ci95[1] else " ({:.0f} to {:.0f})"
+        return f"{metric.value:.0f}" + spread.format(*(metric.ci95 or ()))
     text = f"{metric.value:.{digits}f}" if abs(metric.value) < 10_000 else f"{metric.value:,.0f}"
     if metric.ci95 is None:
         return text

@@ -25,7 +25,8 @@ from .summary import STEPS_PER_DEPTH, summarise_ranks
 
 RANK_MODULE = "iobench.training_bench.loop"
 START_S = 60.0
-CONTROL_STEPS = 6
+CONTROL_STEPS = 4
+MIN_STEPS = 6
 MEMORY_SHARE = 0.8
 PROCESS_BYTES = 300 << 20
 
@@ -164,7 +165,7 @@ def _rank_bytes(batch_bytes: int, prefetch_depth: int) -> int:
 
 def _block(source: Source, num_ranks: int, run: TrainRun) -> Block:
     depth, rounds = run.config.prefetch_depth, run.config.rounds
-    wanted = run.steps if run.steps is not None else max(10, math.ceil(STEPS_PER_DEPTH * depth / rounds))
+    wanted = run.steps if run.steps is not None else max(MIN_STEPS, math.ceil(STEPS_PER_DEPTH * depth / rounds))
     drop = 1 if source == "synthetic" else depth + 1
     count = min(wanted, CONTROL_STEPS) if source == "synthetic" and run.steps is None else wanted
     step = run.accelerator.step_time_s
