@@ -20,6 +20,7 @@ SECTOR_BYTES = 512  # of /sys/dev/block/*/stat, whatever the device's own sector
 COLD_MINIMUM = 0.98
 WARM_MAXIMUM = 0.02
 OVER_READ_LIMIT = 1.15
+BUSY_SHARE = 0.01  # from this share of the delivered bytes on, what others read makes the subtraction uncertain
 
 CounterClass = Literal["exact", "bounding", "client-own", "none"]
 Route = Literal["host", "bounce", "gds", "p2pdma", "remote", "unknown"]
@@ -60,7 +61,7 @@ class RouteEvidence:
 
     def invalid_reason(self) -> str | None:
         """Why this measurement does not count, or None; the rule of an exact counter."""
-        if self.counter_class != "exact" or self.device_bytes is None or not self.delivered_bytes:
+        if self.observed_route == "unknown" or self.device_bytes is None or not self.delivered_bytes:
             return None
         share = self.device_bytes / self.delivered_bytes
         if (self.page_cache == "cold" or self.engine == "direct") and share < COLD_MINIMUM:
@@ -121,14 +122,13 @@ def judge(
 ) -> RouteEvidence:
     """Turn counters into evidence: subtract the background, name the route, give the ratio unclipped."""
     device = None if raw_device_bytes is None else max(0, round(raw_device_bytes - background_bytes))
-    proven = counter.counter_class == "exact"
-    text = counter.reason if proven else f"route not proven: {counter.reason}"
+    doubt = _doubt(counter, device, delivered_bytes, background_bytes, cold=page_cache == "cold" or engine == "direct")
     return RouteEvidence(
         engine=engine,
         page_cache=page_cache,
         requested_route="host",
-        observed_route="host" if proven else "unknown",
-        route_evidence=text,
+        observed_route="unknown" if doubt else "host",
+        route_evidence=f"route not proven: {doubt}" if doubt else counter.reason,
         counter_class=counter.counter_class,
         cache_fraction=cache_fraction,
         delivered_bytes=delivered_bytes,
@@ -136,6 +136,29 @@ def judge(
         device_bytes=device,
         read_amplification=device / payload_bytes if device is not None and payload_bytes else None,
         counters={"device_bytes_raw": raw_device_bytes, "background_bytes": round(background_bytes)},
+    )
+
+
+def _doubt(
+    counter: DeviceCounter, device: int | None, delivered_bytes: int, background_bytes: float, *, cold: bool
+) -> str | None:
+    """Why the counter decides nothing, or None.
+
+    What others read is known only from just before.  Where that is more than a trifle, the difference still proves the
+    route if it agrees with what was delivered; if it does not agree, it proves nothing either way.
+    """
+    if counter.counter_class != "exact" or device is None:
+        return counter.reason
+    if background_bytes <= BUSY_SHARE * delivered_bytes:
+        return None
+    share = device / delivered_bytes if delivered_bytes else 0.0
+    agrees = COLD_MINIMUM <= share <= OVER_READ_LIMIT if cold else share <= WARM_MAXIMUM
+    if agrees:
+        return None
+    others = background_bytes / max(1, delivered_bytes)
+    return (
+        f"just before this run others read {others:.0%} as much as it did from the same device, so its own share cannot "
+        f"be told; run it while the device is quiet"
     )
 
 

@@ -27,6 +27,11 @@ class Fed:
     high: int | None = None
     reason: str | None = None
 
+    @property
+    def is_at_least(self) -> bool:
+        """Whether more may be fed than `value`: more ranks were not run, or gave no verdict."""
+        return (self.reason or "").startswith("at least")
+
     def as_metric(self, *, n: int) -> Metric:
         """The record's form; `n` counts the time blocks it rests on."""
         if self.value is None:
@@ -79,11 +84,11 @@ def decide_fed(utilisation: Mapping[int, Metric], *, threshold: float, unusable:
     value = largest(None)
     if value == 0 and min(usable) > 1:
         return Fed(None, reason=f"fewer than {min(usable)}: the smallest number of ranks that ran was not fed")
-    top = max(usable)
-    notes = [f"at least: more than {top} ranks were not run"] if value == top else []
-    skipped = [count for count in unusable if count > value]
-    notes += [f"{count} ranks gave no verdict ({unusable[count]})" for count in sorted(skipped)]
-    return Fed(value, largest(0), largest(1), "; ".join(notes) or None)
+    failed = min((count for count in usable if count > value), default=None)
+    open_counts = [count for count in sorted(unusable) if count > value and (failed is None or count < failed)]
+    notes = [f"at least: more than {value} ranks were not run"] if failed is None and not open_counts else []
+    notes += [f"at least: {count} ranks gave no verdict ({unusable[count]})" for count in open_counts]
+    return Fed(value, largest(0), max([largest(1), *open_counts]), "; ".join(notes) or None)
 
 
 def choose_copy(
@@ -122,7 +127,7 @@ def judge_requirement(fed: Fed, *, required: int, what: str, invalid: Sequence[s
     outcome: Outcome
     if invalid:
         outcome, passed = "invalid", None
-    elif fed.value is None:
+    elif fed.value is None or (fed.value < required <= (fed.high or 0) and fed.is_at_least):
         outcome, passed = "insufficient", None
     else:
         passed = fed.value >= required
@@ -152,12 +157,13 @@ def compose_verdict(
 ) -> Verdict:
     """The verdict with its one sentence, which names the terms every "feeds N" depends on."""
     if outcome in ("pass", "fail"):
-        count = f"at least {fed.value}" if fed.reason and fed.reason.startswith("at least") else str(fed.value)
+        count = f"at least {fed.value}" if fed.is_at_least else str(fed.value)
         spread = f" ({fed.low} to {fed.high} by the interval)" if fed.low != fed.high else ""
         sentence = f"{subject} feeds {count} {what}{spread}; {requirement.required:.0f} required. {terms}"
     else:
         word = "The measurement is not valid" if outcome == "invalid" else "Not enough was measured for a verdict"
-        sentence = f"{word} on {subject}: {'; '.join(reasons) or fed.reason}."
+        more = f" (and {len(reasons) - 1} more, see the warnings)" if len(reasons) > 1 else ""
+        sentence = f"{word} on {subject}: {reasons[0] if reasons else fed.reason}{more}."
     return Verdict(
         outcome=outcome,
         passed=requirement.passed,
