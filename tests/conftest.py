@@ -1,0 +1,147 @@
+"""Small data sets with known content, each written once per session.
+
+    page_set     generated, every record starts on a 4096-byte boundary: O_DIRECT reads land in place
+    sector_set   generated, the stride is a multiple of 512 only
+    odd_set      31 x 17 x 3 pixels at an odd stride, shards of very different sizes, one record in one of them
+
+All are read-only: a test that changes bytes works on a copy (`copied`).
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from iobench.loaders.readers import direct_refused
+from iobench.loaders.tfrecord import encode_example, frame
+from iobench.storage_bench.generate import Generate, generate, sample_label, sample_pixels
+
+ODD_SHAPE = (31, 17, 3)
+ODD_SHARDS = (23, 1, 40, 36)
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A folder of shards, and what must come out of them: images (n, H, W, C) and labels (n,)."""
+
+    folder: Path
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+    @property
+    def shards(self) -> list[Path]:
+        return sorted(self.folder.glob("*.tfrecord"))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def encode_image(image: npt.NDArray[np.uint8], label: int, name: str = "x") -> bytes:
+    """One framed record, spelled as `iobench generate` spells it but for the padding."""
+    height, width, channels = image.shape
+    features: dict[str, bytes | int] = {
+        "image/height": height,
+        "image/width": width,
+        "image/channels": channels,
+        "image/format": b"raw",
+        "image/class/label": label,
+        "image/filename": name.encode(),
+        "image/encoded": image.tobytes(),
+    }
+    return frame(encode_example(features))
+
+
+def write_shards(folder: Path, shape: tuple[int, int, int], sizes: Sequence[int], *, seed: int = 0) -> KnownSet:
+    """Unpadded shards of the given numbers of records, with random pixels and labels."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (sum(sizes), *shape), dtype=np.uint8)
+    labels = random.integers(0, 1000, sum(sizes), dtype=np.int64)
+    folder.mkdir(parents=True, exist_ok=True)
+    first = 0
+    for number, size in enumerate(sizes):
+        records = [encode_image(images[i], int(labels[i])) for i in range(first, first + size)]
+        (folder / f"part-{number}.tfrecord").write_bytes(b"".join(records))
+        first += size
+    return KnownSet(folder, images, labels)
+
+
+def generate_set(folder: Path, *, size: int, num_images: int, images_per_shard: int, seed: int = 3) -> KnownSet:
+    """Generated shards, and their samples computed again one by one."""
+    config = Generate(num_images=num_images, size=size, images_per_shard=images_per_shard, seed=seed)
+    generate(folder, config)
+    images = np.stack([sample_pixels(seed, i, config.shape) for i in range(num_images)])
+    return KnownSet(folder, images, np.array([sample_label(seed, i) for i in range(num_images)]))
+
+
+@pytest.fixture(scope="session")
+def page_set(tmp_path_factory: pytest.TempPathFactory) -> KnownSet:
+    return generate_set(tmp_path_factory.mktemp("page"), size=35, num_images=130, images_per_shard=40)
+
+
+@pytest.fixture(scope="session")
+def sector_set(tmp_path_factory: pytest.TempPathFactory) -> KnownSet:
+    return generate_set(tmp_path_factory.mktemp("sector"), size=64, num_images=70, images_per_shard=32)
+
+
+@pytest.fixture(scope="session")
+def odd_set(tmp_path_factory: pytest.TempPathFactory) -> KnownSet:
+    return write_shards(tmp_path_factory.mktemp("odd"), ODD_SHAPE, ODD_SHARDS)
+
+
+@pytest.fixture(params=["page_set", "sector_set", "odd_set"])
+def any_set(request: pytest.FixtureRequest) -> KnownSet:
+    """Each of the three layouts in turn."""
+    found: KnownSet = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["buffered", "direct"])
+def engine(request: pytest.FixtureRequest, page_set: KnownSet) -> str:
+    """Each engine that the file system of the test data has."""
+    if request.param == "direct":
+        needs_direct(page_set.shards[0])
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def direct_io(page_set: KnownSet) -> None:
+    """Skips where the test data lie on a file system without O_DIRECT."""
+    needs_direct(page_set.shards[0])
+
+
+def needs_direct(path: Path) -> None:
+    if reason := direct_refused(path):
+        pytest.skip(f"{reason} ({path.parent})")
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[KnownSet], KnownSet]:
+    """A copy of a set, without its index, that a test may damage."""
+
+    def copy(known: KnownSet) -> KnownSet:
+        folder = tmp_path / "copy"
+        shutil.copytree(known.folder, folder, ignore=shutil.ignore_patterns(".*"))
+        return KnownSet(folder, known.images, known.labels)
+
+    return copy
+
+
+@pytest.fixture
+def write_set(tmp_path: Path) -> Callable[..., KnownSet]:
+    """`write_set(shape, sizes)`: unpadded shards in the test's own folder."""
+
+    def write(shape: tuple[int, int, int], sizes: Sequence[int], *, name: str = "own", seed: int = 0) -> KnownSet:
+        return write_shards(tmp_path / name, shape, sizes, seed=seed)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., bytes]:
+    """`encode(image, label)`: one framed record."""
+    return encode_image
