@@ -14,6 +14,7 @@ import ctypes
 import mmap
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,18 @@ ALIGNMENT_BYTES = 4096
 
 
 class Buffer:
-    """One piece of anonymous memory, page-aligned; `memory` is its writable view."""
+    """One piece of anonymous memory, page-aligned; `memory` is its writable view.
 
-    __slots__ = ("address", "memory", "size_bytes")
+    It is private: what a forked child holds does not change when this process reads on, and the other way round.
+    """
+
+    __slots__ = ("__weakref__", "address", "memory", "size_bytes")
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        pages = mmap.mmap(-1, self.size_bytes)
-        pages.madvise(mmap.MADV_HUGEPAGE)
+        pages = mmap.mmap(-1, self.size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without huge pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
         self.memory = memoryview(pages)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
 
@@ -44,18 +49,30 @@ class BufferPool:
 
     def __init__(self, size_bytes: int, *, num_free_kept: int) -> None:
         self.size_bytes = size_bytes
-        self.num_allocated = 0
         self._num_free_kept = num_free_kept
         self._free: list[Buffer] = []
         self._returned: deque[Buffer] = deque()
+        self._alive: weakref.WeakSet[Buffer] = weakref.WeakSet()
 
-    def acquire(self) -> Buffer:
-        """A buffer nobody looks at: a returned one where there is one, else fresh memory."""
+    @property
+    def num_allocated(self) -> int:
+        """How many buffers there are: idle, being read into, and held by the user."""
+        return len(self._alive)
+
+    def acquire(self, size_bytes: int = 0) -> Buffer:
+        """A buffer nobody looks at: a returned one where there is one, else fresh memory.
+
+        Where `size_bytes` is more than the pool's size the pool grows: smaller buffers are let go as they come back.
+        """
+        if size_bytes > self.size_bytes:
+            self.size_bytes = size_bytes
+            self._free.clear()
         self._take_back()
         if self._free:
             return self._free.pop()
-        self.num_allocated += 1
-        return Buffer(self.size_bytes)
+        buffer = Buffer(self.size_bytes)
+        self._alive.add(buffer)
+        return buffer
 
     def release(self, buffer: Buffer) -> None:
         """Give back a buffer that was never handed out."""
@@ -72,7 +89,5 @@ class BufferPool:
     def _take_back(self) -> None:
         while self._returned:
             buffer = self._returned.popleft()
-            if len(self._free) < self._num_free_kept:
+            if len(self._free) < self._num_free_kept and buffer.size_bytes >= self.size_bytes:
                 self._free.append(buffer)
-            else:
-                self.num_allocated -= 1
