@@ -5,6 +5,7 @@
     reader threads   take one read at a time from the queue; the last read of a batch makes its moves and opens its gate
 
 All bookkeeping is in the caller's thread; reader threads only read.  With no threads the reads happen inside next().
+Whatever next() raises, the end included, ends the reader threads: half a window is never used again.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from time import monotonic
 from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .buffers import Buffer, BufferPool
-from .decode import Placement, ReadOp, place, view_geometry
+from .decode import Placement, ReadOp, buffer_bytes, place, view_geometry
 from .index import ShardIndex
 from .plan import Indices, batch_runs
 from .readers import Reader
@@ -79,9 +81,13 @@ class _Batch:
             self.remaining -= 1
             last = self.remaining == 0
         if last:
-            if self.error is None:
-                _move(self.buffer, self.placement)
-            self.gate.release()
+            try:
+                if self.error is None:
+                    _move(self.buffer, self.placement)
+            except BaseException as failure:  # raised again in the caller's next()
+                self.error = failure
+            finally:
+                self.gate.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +124,15 @@ class Prefetcher:
         self._window: deque[_Batch] = deque()
         self._queue: SimpleQueue[tuple[_Batch, ReadOp] | None] = SimpleQueue()
         self._stop = threading.Event()
+        self._home = threading.get_ident()
+        self._threads: list[threading.Thread] = []
         arguments = (self._queue, self._stop, source.reader, source.paths, on_thread_start)
-        self._threads = [
-            threading.Thread(target=_serve, args=(number, *arguments), name=f"iobench-reader-{number}", daemon=True)
-            for number in range(num_threads)
-        ]
-        for thread in self._threads:
+        for number in range(num_threads):
+            thread = threading.Thread(
+                target=_serve, args=(number, *arguments), name=f"iobench-reader-{number}", daemon=True
+            )
             thread.start()
+            self._threads.append(thread)
 
     def __iter__(self) -> Self:
         return self
@@ -133,20 +141,11 @@ class Prefetcher:
         """The next batch; raises what a reader raised for it, RuntimeError after `timeout_s`."""
         if self._stop.is_set():
             raise StopIteration
-        if not self._window:
-            self._top_up()
-        if not self._window:
+        try:
+            return self._next()
+        except BaseException:
             self.close()
-            raise StopIteration
-        batch = self._window[0]
-        self._wait(batch)
-        self._window.popleft()
-        if self._threads:
-            self._top_up()  # before handing out, so that reading goes on while the loop computes
-        if batch.error is not None:
-            self.close()
-            raise batch.error
-        return self._hand_out(batch)
+            raise
 
     def close(self) -> None:
         """Stop reading and let the threads end; batches already handed out stay valid."""
@@ -155,8 +154,11 @@ class Prefetcher:
         self._stop.set()
         for _ in self._threads:
             self._queue.put(None)
+        if threading.get_ident() != self._home:
+            return  # the garbage collector's call: from a reader thread it would wait for itself
+        deadline = monotonic() + JOIN_TIMEOUT_S
         for thread in self._threads:
-            thread.join(JOIN_TIMEOUT_S)
+            thread.join(max(0.0, deadline - monotonic()))
         if not any(thread.is_alive() for thread in self._threads):
             while self._window:  # a buffer some thread may still write to is left to it
                 self._pool.release(self._window.popleft().buffer)
@@ -164,6 +166,19 @@ class Prefetcher:
     def __del__(self) -> None:
         if hasattr(self, "_threads"):
             self.close()
+
+    def _next(self) -> RawBatch:
+        if not self._window:
+            self._top_up()
+        if not self._window:
+            raise StopIteration
+        self._wait(self._window[0])
+        batch = self._window.popleft()
+        if batch.error is not None:
+            raise batch.error
+        if self._threads:
+            self._top_up()  # before handing out, so that reading goes on while the loop computes
+        return self._hand_out(batch)
 
     def _top_up(self) -> None:
         while len(self._window) < self._depth:
@@ -173,10 +188,13 @@ class Prefetcher:
             self._window.append(self._start(records))
 
     def _start(self, records: Indices) -> _Batch:
+        if not len(records):
+            raise ValueError("a batch of no records was asked for; the sampler must give at least one")
         index, reader = self._source.index, self._source.reader
         runs = batch_runs(records, index.first_records)
         placement = place(runs, index.layout, alignment=reader.alignment_bytes, read_bytes=self._read_bytes)
-        batch = _Batch(records, self._pool.acquire(), placement, len(placement.reads))
+        needed = buffer_bytes(index.layout, batch_size=len(records), alignment=reader.alignment_bytes)
+        batch = _Batch(records, self._pool.acquire(needed), placement, len(placement.reads))
         batch.gate.acquire()
         if self._threads:
             for op in placement.reads:
@@ -186,9 +204,8 @@ class Prefetcher:
     def _wait(self, batch: _Batch) -> None:
         if not self._threads:
             for op in batch.placement.reads:
-                _read(self._source.reader, self._source.paths, batch, op)
+                batch.finish(_read(self._source.reader, self._source.paths, batch, op), None)
         if not batch.gate.acquire(timeout=self._timeout_s or -1):
-            self.close()
             raise RuntimeError(f"no batch within {self._timeout_s} s: the storage hangs or is too slow; raise timeout=")
 
     def _hand_out(self, batch: _Batch) -> RawBatch:
@@ -219,23 +236,24 @@ def _serve(
     try:
         if on_start is not None:
             on_start(number)
-    except Exception as error:  # raised again in the caller's next()
+    except BaseException as error:  # raised again in the caller's next(), as are all below
         start_error = error
     while (task := queue.get()) is not None and not stop.is_set():
         batch, op = task
-        if start_error is not None:
-            batch.finish(0, start_error)
+        try:
+            if start_error is not None:
+                raise start_error
+            delivered = _read(reader, paths, batch, op)
+        except BaseException as error:
+            batch.finish(0, error)
         else:
-            _read(reader, paths, batch, op)
+            batch.finish(delivered, None)
         del task, batch
 
 
-def _read(reader: Reader, paths: Sequence[Path], batch: _Batch, op: ReadOp) -> None:
-    try:
-        target = batch.buffer.memory[op.buffer_offset : op.buffer_offset + op.length]
-        batch.finish(reader.read(paths[op.shard], op.file_offset, target, need=op.need), None)
-    except Exception as error:  # raised again in the caller's next()
-        batch.finish(0, error)
+def _read(reader: Reader, paths: Sequence[Path], batch: _Batch, op: ReadOp) -> int:
+    target = batch.buffer.memory[op.buffer_offset : op.buffer_offset + op.length]
+    return reader.read(paths[op.shard], op.file_offset, target, need=op.need)
 
 
 def _move(buffer: Buffer, placement: Placement) -> None:
