@@ -50,7 +50,7 @@ def epoch_order(
     random = np.random.Generator(np.random.PCG64DXSM([seed, epoch]))
     if mode == "records":
         return random.permutation(num_records)
-    starts, counts = _pieces(shard_sizes, max(shard_sizes, default=1) if mode == "shards" else block_records)
+    starts, counts = _pieces(shard_sizes, max([1, *shard_sizes]) if mode == "shards" else block_records)
     chosen = random.permutation(len(starts))
     return _join(starts[chosen], counts[chosen])
 
@@ -82,6 +82,8 @@ def endless_batches(
     batch_size: int,
 ) -> Iterator[Indices]:
     """Whole batches of this rank for ever, epoch behind epoch without a seam: one very long epoch of a small sample."""
+    if sum(shard_sizes) < world_size:
+        raise ValueError(f"{sum(shard_sizes)} records for {world_size} ranks: a rank without a record would never end")
     left = np.empty(0, dtype=np.int64)
     for epoch in itertools.count():
         order = epoch_order(shard_sizes, seed=seed, epoch=epoch, mode=mode, block_records=block_records)
