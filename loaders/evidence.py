@@ -157,7 +157,7 @@ def _doubt(
         return None
     others = background_bytes / max(1, delivered_bytes)
     return (
-        f"just before this run others read {others:.0%} as much as it did from the same device, so its own share cannot "
+        f"just before this run others read {others:.0%} as much as it did from this device, so its own share cannot "
         f"be told; run it while the device is quiet"
     )
 
