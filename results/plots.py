@@ -36,9 +36,9 @@ from .drawing import (
     value_of,
     write_beside,
 )
-from .quantities import amount, binary_size, counted, number, percent, quantity, scale_for, value_text
+from .quantities import amount, binary_size, counted, number, percent, quantity, scale_for
 from .tables import Column, Table, flag_columns, point_columns, text_column
-from .wording import SOURCES, accelerator_name, differing_label, point_label, points_of
+from .wording import SOURCES, accelerator_name, differing_label, fed_text, metric_label, point_label, points_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -148,11 +148,16 @@ def sweep_plots(record: RunRecord) -> list[Plot]:
     """The device's rate and latency, once over block size and once over reads in flight, as far as each was swept."""
     supply = _replayed(record) if isinstance(record.workload.get("demand_gbps"), int | float) else []
     points = [p for p in points_of(record, "storage") if value_of(p, "read_gbps") is not None and p not in supply]
-    drawn = []
-    for swept in SWEEPS:
-        mine = [point for point in points if _sweep_of(point, points) is swept]
-        if mine:
-            drawn += [_rate_plot(mine, swept), _latency_plot(mine, swept)]
+    drawn: list[Plot | None] = []
+    for sweep in SWEEPS:
+        mine = [point for point in points if _sweep_of(point, points) is sweep]
+        if len({sweep.x(point) for point in mine}) > 1:
+            drawn += [_rate_plot(mine, sweep), _latency_plot(mine, sweep)]
+        elif mine:
+            names = ("read_gbps", "read_iops", "latency_p50_us", "latency_p99_us")
+            drawn.append(
+                _bar_plot(f"rates-{sweep.name}", "Storage gives up to {}", mine, names, axis="read rate, GB/s")
+            )
     return [plot for plot in drawn if plot]
 
 
@@ -161,16 +166,9 @@ def loader_plot(record: RunRecord) -> Plot | None:
     points = [point for point in points_of(record, "load") if value_of(point, "images_per_s") is not None]
     if not points:
         return None
-    words = [differing_label(point, points) for point in points]
-    labels = distinct([label + " *" * bool(point.flags) for label, point in zip(words, points, strict=True)])
-    trace = bars("loader", points, labels, metric="images_per_s", colour=BLUE)
-    trace |= {"error_x": error_bars([point.metrics["images_per_s"] for point in points]), "showlegend": False}
-    names = ("images_per_s", "read_gbps", "data_wait_s", "cpu_seconds_per_gb", "peak_rss_bytes")
-    table = Table("Loader", (text_column("loader", words), *point_columns(points, names), *flag_columns(points)))
-    best = max(points, key=lambda point: value_of(point, "images_per_s") or 0)
-    title = f"The loader hands over up to {quantity(best.metrics['images_per_s'])}: {differing_label(best, points)}"
-    layout = bar_chart("images per second", len(points))
-    return Plot("loader", title, (trace,), layout, table, note=flag_note(points, mark=STARRED))
+    names = ("images_per_s", "read_gbps", "data_wait_s", "data_stall_fraction", "cpu_seconds_per_gb", "peak_rss_bytes")
+    finding = "The loader hands over up to {}"
+    return _bar_plot("loader", finding, points, names, axis="images per second")
 
 
 def copy_plot(record: RunRecord) -> Plot | None:
@@ -197,6 +195,19 @@ def copy_plot(record: RunRecord) -> Plot | None:
         columns.append(text_column(f"{name}, s", [number(value) for value in values], numeric=True))
     table = Table("Time since the start", tuple(columns))
     return Plot("copy", str(case.get("sentence") or "Copy or not"), tuple(traces), layout, table)
+
+
+def _bar_plot(name: str, finding: str, points: Sequence[Point], names: Sequence[str], *, axis: str) -> Plot:
+    """One bar for each point, of the first of these metrics; the others stand in the table."""
+    metric = names[0]
+    words = [differing_label(point, points) for point in points]
+    labels = distinct([label + " *" * bool(point.flags) for label, point in zip(words, points, strict=True)])
+    trace = bars(metric_label(metric), points, labels, metric=metric, colour=SKY)
+    trace |= {"error_x": error_bars([point.metrics[metric] for point in points]), "showlegend": False}
+    best = max(points, key=lambda point: value_of(point, metric) or 0)
+    title = f"{finding.format(quantity(best.metrics[metric]))}: {differing_label(best, points)}"
+    table = Table("Points", (text_column("point", words), *point_columns(points, names), *flag_columns(points)))
+    return Plot(name, title, (trace,), bar_chart(axis, len(points)), table, note=flag_note(points, mark=STARRED))
 
 
 def _rate_plot(points: Sequence[Point], sweep: Sweep) -> Plot:
@@ -276,11 +287,10 @@ def _fed_finding(record: RunRecord, accelerator: str) -> str:
     """Predicted against measured in one line."""
     predicted, measured = (record.metrics.get(f"gpus_fed_{name}") for name in ("predicted", "measured"))
     if measured is not None and measured.value is not None:
-        told = "" if predicted is None or predicted.value is None else f", {value_text(predicted)} predicted"
-        more = "at least " if (measured.reason or "").startswith("at least") else ""
-        return f"{more}{value_text(measured)} {accelerator} fed when measured{told}"
+        told = "" if predicted is None or predicted.value is None else f", {fed_text(predicted)} predicted"
+        return f"{fed_text(measured)} {accelerator} fed when measured{told}"
     if predicted is not None and predicted.value is not None:
-        return f"{value_text(predicted)} {accelerator} fed as predicted, not confirmed by a run"
+        return f"{fed_text(predicted)} {accelerator} fed as predicted, not confirmed by a run"
     return f"Utilisation at each number of ranks ({accelerator})"
 
 
@@ -297,9 +307,12 @@ def _supply_finding(record: RunRecord, points: Sequence[Point], needs: Mapping[s
 def _mark_prediction(layout: dict[str, Any], record: RunRecord) -> None:
     """Mark the predicted number and, where it differs, the measured one."""
     found = {name: record.metrics.get(f"gpus_fed_{name}") for name in ("predicted", "measured")}
-    numbers = {name: metric.value for name, metric in found.items() if metric is not None and metric.value}
-    for value in dict.fromkeys(numbers.values()):
-        mark_place(layout, value, *(f"{name} {value:g}" for name in numbers if numbers[name] == value))
+    marks: dict[float, list[str]] = {}
+    for name, metric in found.items():
+        if metric is not None and metric.value:
+            marks.setdefault(metric.value, []).append(f"{name} {fed_text(metric)}")
+    for value, texts in marks.items():
+        mark_place(layout, value, *texts)
 
 
 def _trained(record: RunRecord) -> list[Point]:

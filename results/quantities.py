@@ -20,6 +20,7 @@ LADDERS: dict[str, tuple[tuple[float, str], ...]] = {
 }
 SPELLINGS = {"B": "bytes", "µs": "us", "seconds": "s"}
 DIMENSIONLESS = frozenset({"", "1", "fraction", "ratio", "share"})
+COUNTS = frozenset({"accelerators", "epochs"})
 BINARY_STEPS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 NOT_MEASURED = "not measured"
 
@@ -79,7 +80,7 @@ def interval_text(metric: Metric, scale: Scale | None = None) -> str:
 
 def quantity(metric: Metric) -> str:
     """A metric with its unit, `2.051 GB/s`."""
-    unit = scale_for(metric.unit, [metric.value]).unit
+    unit = _singular(scale_for(metric.unit, [metric.value]).unit, metric.value)
     return value_text(metric) if metric.value is None or not unit else f"{value_text(metric)} {unit}"
 
 
@@ -90,7 +91,7 @@ def amount(value: float, unit: str) -> str:
     digits = max(0, 2 - math.floor(math.log10(abs(shown)))) if shown else 0
     text = f"{shown:,.{digits}f}"
     text = text.rstrip("0").rstrip(".") if "." in text and scale.factor == 1 else text
-    return f"{text} {scale.unit}".strip()
+    return f"{text} {_singular(scale.unit, value)}".strip()
 
 
 def percent(share: float) -> str:
@@ -130,6 +131,12 @@ def counted(count: float, noun: str) -> str:
     return f"{count:g} {noun}" if count == 1 else f"{count:g} {noun}s"
 
 
+def _singular(unit: str, value: float | None) -> str:
+    return unit.removesuffix("s") if unit in COUNTS and value == 1 else unit
+
+
 def _half_width(metric: Metric, scale: Scale) -> float | None:
-    """Half the interval in the shown unit."""
-    return None if metric.ci95 is None else scale.of(metric.ci95[1] - metric.ci95[0]) / 2
+    """Half the interval in the shown unit; None for counts, which are shown whole."""
+    if metric.ci95 is None or (metric.unit in COUNTS and all(bound.is_integer() for bound in metric.ci95)):
+        return None
+    return scale.of(metric.ci95[1] - metric.ci95[0]) / 2

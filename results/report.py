@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from . import plots, tables
 from .quantities import amount, duration, interval_text, percent, quantity, scale_for, span_of_time, value_text
 from .record import write_whole
-from .wording import accelerator_name, metric_label, shell_line, title_of
+from .wording import accelerator_name, fed_text, metric_label, shell_line, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 HEADLINES = {
     "qualify": ("gpus_fed_measured", "read_gbps", "au_mlperf"),
     "storage": ("read_gbps", "read_iops", "latency_p99_us"),
-    "load": ("images_per_s", "read_gbps", "data_wait_s"),
+    "load": ("images_per_s", "read_gbps", "cpu_seconds_per_gb"),
     "stage": ("stage_time_s", "read_gbps"),
     "train": ("images_per_s", "data_stall_fraction", "au_mlperf"),
     "infer": ("images_per_s", "data_stall_fraction", "au_mlperf"),
@@ -58,7 +58,7 @@ class Fact:
     value: str
     unit: str = ""
     interval: str = ""
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _facts(record: RunRecord) -> list[Fact]:
 
 def _fact(record: RunRecord, name: str) -> Fact:
     metric, label = record.metrics[name], metric_label(name)
-    notes = [_against(record, name), metric.reason if metric.value is not None else ""]
+    notes = [*_against(record, name), metric.reason or ""]
     predicted = record.metrics.get("gpus_fed_predicted")
     if name == "gpus_fed_measured":
         label = f"{accelerator_name(record.workload)} fed, measured"
@@ -190,29 +190,32 @@ def _fact(record: RunRecord, name: str) -> Fact:
             notes = [f"not measured: {metric.reason}"]
             metric, label = predicted, f"{accelerator_name(record.workload)} fed, predicted only"
     if metric.value is None:
-        return Fact(label, "not measured", note=metric.reason or "")
+        return Fact(label, "not measured", notes=(metric.reason or "",))
     interval = interval_text(metric)
     if interval:
         interval = f"{interval}, {metric.n} blocks"
-    unit = "" if name.startswith("gpus_fed") else scale_for(metric.unit, [metric.value]).unit
-    return Fact(label, value_text(metric), unit, interval, "; ".join(note for note in notes if note))
+    notes = [note for note in notes if note]
+    if name.startswith("gpus_fed"):
+        return Fact(label, fed_text(metric), interval=interval, notes=tuple(notes))
+    unit = scale_for(metric.unit, [metric.value]).unit
+    return Fact(label, value_text(metric), unit, interval, tuple(notes))
 
 
-def _against(record: RunRecord, name: str) -> str:
+def _against(record: RunRecord, name: str) -> list[str]:
     """What a headline figure is to be held against."""
     workload, metrics = record.workload, record.metrics
     threshold, demand = workload.get("au_threshold"), workload.get("demand_gbps")
     if name == "gpus_fed_measured" and "gpus_fed_predicted" in metrics:
         predicted = metrics["gpus_fed_predicted"]
         span = f", {interval_text(predicted)} over the read rate's interval" if predicted.ci95 else ""
-        return f"predicted {value_text(predicted)}{span}"
+        return [f"predicted {fed_text(predicted)}{span}"]
     if name == "read_gbps" and isinstance(demand, int | float):
-        return f"each {accelerator_name(workload)} takes {amount(demand, 'GB/s')}"
+        return [f"each {accelerator_name(workload)} takes {amount(demand, 'GB/s')}"]
     if name == "au_mlperf" and isinstance(threshold, int | float):
         stall = metrics.get("data_stall_fraction")
-        waiting = f"; {percent(stall.value)} of the time waits for data" if stall and stall.value is not None else ""
-        return f"threshold {threshold:.2f}{waiting}"
-    return ""
+        waiting = [f"{percent(stall.value)} of the time waits for data"] if stall and stall.value is not None else []
+        return [f"threshold {threshold:.2f}", *waiting]
+    return []
 
 
 def _basis(verdict: Verdict) -> str:

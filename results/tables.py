@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .quantities import (
+    COUNTS,
     NOT_MEASURED,
     amount,
     binary_size,
@@ -253,7 +254,9 @@ def _own_interval(metric: Metric) -> str:
 
 
 def _own_half_width(metric: Metric) -> float | None:
-    return None if metric.ci95 is None else (metric.ci95[1] - metric.ci95[0]) / 2
+    if metric.ci95 is None or metric.unit in COUNTS:
+        return None
+    return (metric.ci95[1] - metric.ci95[0]) / 2
 
 
 def _staged_label(record: RunRecord, point: Point) -> str:
@@ -311,13 +314,7 @@ def _head(name: str) -> str:
 
 
 def _param(name: str, value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if name == "block_size_bytes" and isinstance(value, int):
-        return binary_size(value)
-    return _fact(name, value)
+    return "" if value is None else _fact(name, value)
 
 
 def _fact(name: str, value: object) -> str:
@@ -325,10 +322,17 @@ def _fact(name: str, value: object) -> str:
         return "not known"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float) and name.endswith("bytes"):
-        return amount(value, "bytes")
-    if isinstance(value, float):
-        return number(value)
+    if isinstance(value, int | float):
+        return _figure(name, value)
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value) or "none"
     return str(value)
+
+
+def _figure(name: str, value: float) -> str:
+    """A bare number of the workload or the environment, as its key tells: a block size, bytes, or a number."""
+    if name.startswith("block_size"):
+        return binary_size(value)
+    if name.endswith("bytes"):
+        return amount(value, "bytes")
+    return str(value) if isinstance(value, int) else number(value)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from .quantities import DIMENSIONLESS, binary_size, counted
+from .quantities import DIMENSIONLESS, binary_size, counted, value_text
 from .record import Point
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .record import RunRecord
+    from .record import Metric, RunRecord
 
 KIND_TITLES = {
     "qualify": "Storage qualification",
@@ -125,6 +125,12 @@ def accelerator_name(params: Mapping[str, Any]) -> str:
     if params.get("scaled"):
         words.append("(scaled step time)")
     return " ".join(words)
+
+
+def fed_text(metric: Metric) -> str:
+    """A number of accelerators fed; "at least" where the metric's reason says that it is a lower bound."""
+    bound = metric.value is not None and (metric.reason or "").startswith("at least")
+    return f"at least {value_text(metric)}" if bound else value_text(metric)
 
 
 def shell_line(command: Sequence[str]) -> str:

@@ -111,6 +111,12 @@ def test_the_title_says_what_was_predicted_and_what_was_measured(qualified, pred
     assert utilisation_plot(record).title == words
 
 
+def test_a_lower_bound_is_called_one(qualified):
+    bound = Metric(value=3, unit="accelerators", reason="at least: more than 3 ranks were not run")
+    record = changed(qualified, metrics={"gpus_fed_measured": bound})
+    assert utilisation_plot(record).title == "at least 3 emulated H100 fed when measured, 3 predicted"
+
+
 def test_the_demand_lines_rise_by_one_accelerators_demand(qualified):
     demand = qualified.workload["demand_gbps"]
     full, needed = (trace for trace in supply_plot(qualified).traces if trace["mode"] == "lines")
@@ -158,6 +164,14 @@ def test_a_sweep_is_drawn_over_the_parameter_that_was_swept(only):
     plots = {plot.name: plot for plot in sweep_plots(only("storage"))}
     assert plots["rates-size"].layout["xaxis"]["ticktext"] == ["64 KiB", "1 MiB", "4 MiB", "16 MiB"]
     assert plots["rates-depth"].layout["xaxis"]["ticktext"] == ["4", "8", "12", "16"]
+
+
+def test_points_that_sweep_nothing_are_bars(only):
+    record = only("storage")
+    same = [point for point in record.points if point.params["block_size_bytes"] == 1 << 20]
+    (plot,) = sweep_plots(changed(record, points=same))
+    assert plot.traces[0]["y"] == ["direct, access sequential", "direct, access random *"]
+    assert plot.traces[0]["x"] == [point.metrics["read_gbps"].value for point in same]
 
 
 def test_markup_in_a_record_is_text_in_a_picture(qualified):

@@ -70,6 +70,12 @@ def test_a_quantity_has_its_unit_and_its_interval_in_the_same_scale():
     assert interval_text(metric) == "616.1 to 630.5"
 
 
+def test_counts_are_shown_whole():
+    metric = Metric(value=6.0, unit="accelerators", ci95=(5.0, 6.0), n=8)
+    assert (quantity(metric), interval_text(metric)) == ("6 accelerators", "5 to 6")
+    assert amount(1, "accelerators") == "1 accelerator"
+
+
 def test_what_was_not_measured_is_no_number():
     assert quantity(not_measured("s", "no GPU")) == "not measured"
     assert interval_text(not_measured("s", "no GPU")) == ""
