@@ -176,6 +176,7 @@ def record_bytes(config: Generate) -> int:
     return _layout(config.shape).stride
 
 
+@lru_cache(maxsize=2)
 def _layout(shape: tuple[int, int, int]) -> _Layout:
     bare = len(_template(shape, 0))
     for alignment in (_ALIGNMENT, 512):
@@ -273,31 +274,23 @@ def generate(
 ) -> Dataset:
     """Write the data set into an empty or new folder, or find it there already, and return its description.
 
-    `progress(done_bytes, total_bytes)` is called after each written chunk.  `force` replaces an older data set, which
-    stays until the new one is on the disk.  Whatever ends the call early, Ctrl-C included, removes all it made.
+    `progress(done_bytes, total_bytes)` is called as each chunk goes to the disk.  `force` replaces an older data set,
+    which stays until the new one is whole.  Whatever ends the call early, Ctrl-C included, removes all that it made.
     GenerateUsageError: the folder holds something else.  GenerateError: no space, no permission, a failing disk.
     """
     try:
+        if not force and (found := find_dataset(folder, config)):
+            return found
         with _prepared(folder):
-            if not force and (found := find_dataset(folder, config)):
-                return found
             replaced = _replaceable(folder, force=force)
             _check_space(folder, config)
-            return _write(folder, config, replaced, progress or _quiet, num_threads or _num_cpus())
+            return _write(folder, config, replaced, progress, num_threads or min(8, len(os.sched_getaffinity(0))))
     except OSError as error:
         if error.errno in _NO_SPACE:
             rule = f"no space left ({error.strerror}); free some or ask for fewer images"
         else:
             rule = f"cannot write {error.filename or 'here'} ({error.strerror}); give a folder that can be written"
         raise GenerateError(f"{folder}: {rule}; what this run wrote has been removed") from error
-
-
-def _quiet(done_bytes: int, total_bytes: int) -> None:
-    del done_bytes, total_bytes
-
-
-def _num_cpus() -> int:
-    return min(8, len(os.sched_getaffinity(0)))
 
 
 @contextmanager
@@ -345,7 +338,7 @@ def _replaceable(folder: Path, *, force: bool) -> list[Path]:
     if ours and not force:
         raise GenerateUsageError(
             f"{folder}: holds {ours[0].name!r} but no {DESCRIPTION}, which comes last and says that all is whole; "
-            f"give an empty folder, or --force to replace these {len(ours)} shards"
+            f"give an empty folder, or --force to replace these {len(ours)} files"
         )
     return ours
 
@@ -353,15 +346,17 @@ def _replaceable(folder: Path, *, force: bool) -> list[Path]:
 def _check_space(folder: Path, config: Generate) -> None:
     total = config.num_images * record_bytes(config)
     needed = total + max(total // 50, _RESERVE_BYTES)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < needed:  # a total of 0 means that the file system does not tell
         raise GenerateError(
             f"{folder}: {config.num_images} images take {total} bytes, with a reserve {needed} bytes are needed and "
-            f"{free} bytes are free; free some or ask for fewer images"
+            f"{disk.free} bytes are free; free some or ask for fewer images"
         )
 
 
-def _write(folder: Path, config: Generate, replaced: list[Path], progress: Progress, num_threads: int) -> Dataset:
+def _write(
+    folder: Path, config: Generate, replaced: list[Path], progress: Progress | None, num_threads: int
+) -> Dataset:
     made: list[Path] = []
     try:
         dataset = _describe(config, tuple(_write_shards(folder, config, made, progress, num_threads)))
@@ -403,7 +398,7 @@ class _Chunk(NamedTuple):
 
 
 def _write_shards(
-    folder: Path, config: Generate, made: list[Path], progress: Progress, num_threads: int
+    folder: Path, config: Generate, made: list[Path], progress: Progress | None, num_threads: int
 ) -> Iterator[ShardFile]:
     """Write all shards under their temporary names, which are added to `made`."""
     stride, done = record_bytes(config), 0
@@ -414,7 +409,8 @@ def _write_shards(
                 for chunk, buffer in parts:
                     writer.append(buffer, chunk.num_records * stride)
                     done += chunk.num_records * stride
-                    progress(done, config.num_images * stride)
+                    if progress:
+                        progress(done, config.num_images * stride)
                 digest = writer.finish()
             num_bytes = writer.num_bytes
             yield ShardFile(name=name, num_images=num_bytes // stride, bytes=num_bytes, xxh3_128=digest)
@@ -433,7 +429,7 @@ def _filled(config: Generate, num_threads: int) -> Generator[tuple[_Chunk, memor
     """All chunks in order, each with the aligned buffer that holds it until the one after next is asked for."""
     layout, stop = _layout(config.shape), Event()
     whole = _ALIGNMENT // math.gcd(layout.stride, _ALIGNMENT)  # so many records end on an aligned byte
-    wanted = min(_CHUNK_BYTES // layout.stride, config.images_per_shard + whole - 1)
+    wanted = min(_CHUNK_BYTES // layout.stride, min(config.images_per_shard, config.num_images) + whole - 1)
     chunk_records = max(wanted // whole, 1) * whole
     chunks = _chunks(config, chunk_records)
     free = [_buffer(layout, chunk_records) for _ in range(num_threads + 3)]
