@@ -191,7 +191,8 @@ def mark_place(layout: dict[str, Any], x: float, *lines: str) -> None:
     low, high = layout["xaxis"]["range"]
     style = {"color": INK, "dash": "dot", "width": 1.5}
     layout["shapes"].append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": style})
-    place = {"yref": "paper", "y": 0.02, "yanchor": "bottom", "x": x, "align": "left", "showarrow": False}
+    height = 0.02 + 0.1 * sum(mark.get("yref") == "paper" for mark in layout["annotations"])  # labels do not overlap
+    place = {"yref": "paper", "y": height, "yanchor": "bottom", "x": x, "align": "left", "showarrow": False}
     place |= {"xanchor": "left", "xshift": 6} if x < (low + high) / 2 else {"xanchor": "right", "xshift": -6}
     layout["annotations"].append({"text": "<br>".join(plain(text) for text in lines), **place})
 
@@ -202,7 +203,7 @@ def write_beside(layout: dict[str, Any], labels: Sequence[str], ends: Sequence[f
         place = {"x": end, "y": plain(label), "xanchor": "left", "xshift": 4, "showarrow": False}
         layout["annotations"].append({"text": plain(text), **place})
     if any(texts):
-        layout["xaxis"]["range"] = [0, max(ends) * 1.25]
+        layout["xaxis"]["range"] = [0, max(ends) * 1.35]
 
 
 def hover(point: Point, words: Sequence[str], metric: str) -> str:
