@@ -109,7 +109,7 @@ def load_index(paths: Sequence[Path], *, progress: Callable[[int, int], None] | 
             cached = _read(location)
         except FileNotFoundError:
             continue
-        except IndexCacheError as error:
+        except (IndexCacheError, OSError) as error:
             reasons.append(str(error))
             continue
         if cached.stamps == stamps:
@@ -157,11 +157,15 @@ def verify_shards(
     return done
 
 
-def index_locations(folder: Path) -> tuple[Path, Path]:
-    """Beside the data, and in the user's cache."""
+def index_locations(folder: Path) -> tuple[Path, ...]:
+    """Beside the data, and in the user's cache; without a home there is no cache."""
+    beside = folder / INDEX_NAME
     key = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=16).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / INDEX_NAME, cache / "iobench" / "index" / f"{key}.npz"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return (beside,)
+    return beside, cache / "iobench" / "index" / f"{key}.npz"
 
 
 def save_index(index: ShardIndex, folder: Path, *, status: str) -> ShardIndex:
@@ -170,7 +174,8 @@ def save_index(index: ShardIndex, folder: Path, *, status: str) -> ShardIndex:
     for location in index_locations(folder):
         try:
             location.parent.mkdir(parents=True, exist_ok=True)
-            _write(index, location)
+            # who may read the shards may read their index, nobody else
+            _write(index, location, mode=(folder / index.stamps[0].name).stat().st_mode & 0o666)
         except OSError:
             continue  # a folder that cannot be written; the status tells where it was kept instead
         stored = location
@@ -190,7 +195,7 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _write(index: ShardIndex, location: Path) -> None:
+def _write(index: ShardIndex, location: Path, *, mode: int) -> None:
     header = {
         "version": INDEX_VERSION,
         "layout": asdict(index.layout),
@@ -203,6 +208,7 @@ def _write(index: ShardIndex, location: Path) -> None:
             text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
             np.savez(file, header=text, labels=index.labels)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         os.replace(temporary, location)
     except BaseException:
@@ -215,7 +221,7 @@ def _read(location: Path) -> ShardIndex:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             header: dict[str, Any] = json.loads(arrays["header"].tobytes())
-            labels = arrays["labels"].astype(np.int64, copy=False)
+            labels = arrays["labels"]
         if header["version"] != INDEX_VERSION:
             raise IndexCacheError(f"{location.name} has version {header['version']}, not {INDEX_VERSION}")
         sizes = tuple(int(size) for size in header["shard_sizes"])
@@ -226,7 +232,13 @@ def _read(location: Path) -> ShardIndex:
         raise
     except Exception as error:
         raise IndexCacheError(f"{location.name} is damaged ({type(error).__name__})") from error
-    if sum(sizes) != len(labels) or len(sizes) != len(stamps):
+    expected = tuple(size * layout.stride_bytes for size in sizes)
+    if (
+        labels.dtype != np.int64
+        or labels.shape != (sum(sizes),)
+        or expected != tuple(stamp.size_bytes for stamp in stamps)
+        or layout.payload_offset + layout.payload_bytes > layout.stride_bytes
+    ):
         raise IndexCacheError(f"{location.name} is damaged (counts do not agree)")
     firsts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
     return ShardIndex(layout, stamps, sizes, firsts, labels, "cached", location)

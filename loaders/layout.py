@@ -51,14 +51,15 @@ def prove_layout(fd: int, frames: Frames, *, path: Path) -> ShardLayout:
             f"{path}: {'its records differ in length' if len(frames.lengths) else 'no record in it'}; only raw images "
             f"of one size at a constant stride are read in place: write the shards with `iobench generate`"
         )
-    record = os.pread(fd, stride, 0)
-    features = walk_example(memoryview(record)[HEAD_BYTES : stride - FOOT_BYTES], where=f"{path}: record 0")
+    record = memoryview(bytearray(stride))
+    _read_exactly(fd, record, 0, path)
+    features = walk_example(record[HEAD_BYTES : stride - FOOT_BYTES], where=f"{path}: record 0")
     shape = _image_shape(features, record, path)
     label_at, label_bytes = _label_span(features, path)
     image = features[IMAGE].spans[0]
     start, stop = HEAD_BYTES + image[0], HEAD_BYTES + image[0] + image[1]
     mask = _fixed_bits(features, stride)
-    around = _read_around(fd, len(frames.offsets), stride, start, stop)
+    around = _read_around(fd, len(frames.offsets), stride, start, stop, path=path)
     kept = np.concatenate((mask[:start], mask[stop:]))
     wrong = ((around ^ around[0]) & kept).any(axis=1)
     if wrong.any():
@@ -77,7 +78,7 @@ def _stride(frames: Frames) -> int | None:
     return int(lengths[0]) + FRAMING_BYTES if len(lengths) and (lengths == lengths[0]).all() else None
 
 
-def _image_shape(features: Mapping[str, Feature], record: bytes, path: Path) -> tuple[int, int, int]:
+def _image_shape(features: Mapping[str, Feature], record: memoryview, path: Path) -> tuple[int, int, int]:
     for name in (IMAGE, *DIMENSIONS):
         if name not in features:
             there = ", ".join(sorted(features))
@@ -90,7 +91,7 @@ def _image_shape(features: Mapping[str, Feature], record: bytes, path: Path) -> 
     height, width, channels = (size[0] for size in sizes)
     offset, length = features[IMAGE].spans[0]
     if height * width * channels != length:
-        kind = "JPEG" if record[HEAD_BYTES + offset :][:2] == b"\xff\xd8" else "not raw pixels"
+        kind = "JPEG" if bytes(record[HEAD_BYTES + offset :][:2]) == b"\xff\xd8" else "not raw pixels"
         raise LayoutError(
             f"{path}: {IMAGE!r} of record 0 has {length} bytes, not {height} x {width} x {channels} ({kind}); only raw "
             f"images are read so far"
@@ -100,7 +101,7 @@ def _image_shape(features: Mapping[str, Feature], record: bytes, path: Path) -> 
 
 def _label_span(features: Mapping[str, Feature], path: Path) -> tuple[int, int]:
     label = features.get(LABEL)
-    if label is None or label.kind != "int64" or len(label.spans) != 1:
+    if label is None or label.kind != "int64" or len(label.spans) != 1 or len(label.ints) != 1:
         there = ", ".join(sorted(features))
         raise LayoutError(f"{path}: record 0 has no feature {LABEL!r} with one int64; it has {there}")
     return HEAD_BYTES + label.spans[0][0], label.spans[0][1]
@@ -118,18 +119,28 @@ def _fixed_bits(features: Mapping[str, Feature], stride: int) -> npt.NDArray[np.
     return mask
 
 
-def _read_around(fd: int, num_records: int, stride: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
+def _read_around(fd: int, num_records: int, stride: int, start: int, stop: int, *, path: Path) -> npt.NDArray[np.uint8]:
     """The bytes before and after the pixels of every record, (n, start + stride - stop); one read per boundary."""
     rows = np.empty((num_records, start + stride - stop), dtype=np.uint8)
     flat = memoryview(rows.data).cast("B")
     tail = stride - stop
     width = rows.shape[1]
-    os.preadv(fd, [flat[:start]], 0)
+    _read_exactly(fd, flat[:start], 0, path)
     for record in range(num_records):
         # the end of this record and the start of the next lie side by side, in the file and in `rows`
         at = record * width + start
-        os.preadv(fd, [flat[at : at + tail + (start if record + 1 < num_records else 0)]], record * stride + stop)
+        length = tail + (start if record + 1 < num_records else 0)
+        _read_exactly(fd, flat[at : at + length], record * stride + stop, path)
     return rows
+
+
+def _read_exactly(fd: int, target: memoryview, offset: int, path: Path) -> None:
+    done = 0
+    while done < len(target):
+        count = os.preadv(fd, [target[done:]], offset + done)
+        if count == 0:
+            raise LayoutError(f"{path}: cut at byte {offset + done} while it was read; copy or create this shard again")
+        done += count
 
 
 def _decode_varints(columns: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
