@@ -16,6 +16,7 @@ from .emulate import WORKLOADS
 
 TOUCH_BYTES = 4096
 NOT_YET = ("cpu", "cuda")
+_PUBLISHED = {name for workload in WORKLOADS.values() for name in workload.step_time_s}
 
 
 class AcceleratorError(ValueError):
@@ -37,8 +38,9 @@ class Accelerator:
 
     @property
     def label(self) -> str:
-        """How tables and plots name it."""
-        return f"{self.name} (emulated{', scaled' if self.scaled else ''})"
+        """How sentences name it."""
+        kind = self.name.upper() if self.name in _PUBLISHED else f"accelerator of {self.name}"
+        return f"{'emulated ' if self.emulated else ''}{kind}{' (scaled)' if self.scaled else ''}"
 
     def step(self, images: npt.NDArray[Any], received_ns: int) -> None:
         """Compute on one batch (B, H, W, C): touch it, and be busy until `step_time_s` after `received_ns`."""
