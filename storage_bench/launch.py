@@ -1,0 +1,323 @@
+"""Launch ranks of one program on this host, and get their results, their error or an end without remains.
+
+    launch_ranks -> guard -> Horovod's launcher -> rank 0, rank 1, ...         (guard.py draws the processes)
+
+    FOLDER/config.json                            what the ranks are told
+    FOLDER/rank-R.pid, rank-R.log                 process, and what it printed
+    FOLDER/rank-R.result.json or .error.json      what it came to
+    FOLDER/rank-R.exit.json                       how it ended, if not with 0
+    FOLDER/progress.jsonl, launch.log             how far rank 0 is; what the guard and Horovod's launcher printed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .guard import is_stopped, start_ticks, write_json
+from .ranks import PeerLostError, Ranks, open_ranks
+
+POLL_S = 0.1
+GUARD_ENDS_WITHIN_S = 2.0
+STOPPED_FOR_S = 2.0
+LOG_LINES = 6
+BUILD_IT = "run `make setup` in a clone of iobench, which builds Horovod against the installed torch"
+
+HOROVOD_SETTINGS = {
+    "HOROVOD_CYCLE_TIME": "1",
+    "HOROVOD_STALL_CHECK_DISABLE": "1",
+}
+# The ranks' environment: what Python, torch and Horovod need to start, and nothing that might be a secret.
+_PASSED_ON = re.compile(
+    r"(PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH|CUDA_VISIBLE_DEVICES)$|"
+    r"(PYTHON|OMP_|MKL_|OPENBLAS_|HOROVOD_|NCCL_|IOBENCH_|XDG_)\w+$"
+)
+_SLOT = re.compile(r"HOROVOD_(LOCAL_|CROSS_)?(RANK|SIZE)$|HOROVOD_(HOSTNAME|GLOO_RENDEZVOUS_\w+)$")
+
+
+class LaunchError(RuntimeError):
+    """Ranks could not be started, or one of them failed; carries the exit status of the error that a rank raised."""
+
+    exit_status: int = 4
+
+    def __init__(self, message: str, *, exit_status: int = 4) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+def horovod_available() -> str | None:
+    """Why Horovod cannot be used here, None if it can.  Looks at files only: importing torch takes a second."""
+    for name in ("torch", "horovod"):
+        if (spec := importlib.util.find_spec(name)) is None or spec.origin is None:
+            return f"{name} is not installed for {sys.executable}"
+    extension = Path(spec.origin).parent / "torch" / f"mpi_lib_v2{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return None if extension.exists() else f"Horovod was built without PyTorch ({extension} is missing)"
+
+
+def require_ranks(num_ranks: int) -> None:
+    """Raise LaunchError, before any work is done, if `num_ranks` ranks cannot run here."""
+    if num_ranks < 1:
+        raise LaunchError(f"the number of ranks is {num_ranks}; give 1 or more", exit_status=2)
+    if num_ranks > 1 and (reason := horovod_available()) is not None:
+        raise LaunchError(f"without Horovod one rank works; {num_ranks} ranks need it, and {reason}; {BUILD_IT}")
+
+
+def launch_ranks(
+    module: str,
+    config: Mapping[str, Any],
+    *,
+    num_ranks: int,
+    folder: Path,
+    timeout_s: float,
+    subsets: Sequence[int] = (),
+    threads_per_rank: int | None = 1,
+    environment: Mapping[str, str] | None = None,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Run `python -m module FOLDER` on `num_ranks` ranks of this host; the result of each, in rank order.
+
+    `module` calls `rank_main`.  `subsets` are the numbers of ranks that meet apart from all of them; `threads_per_rank`
+    bounds torch's and the BLAS's threads (None: as they like); `on_progress` gets what rank 0 reports, as it comes.  Each
+    result is what the rank's `main` returned, with `rank`, `local_rank`, `pid` and `host`.
+
+    However this function ends, no process is left: LaunchError if a rank fails, dies, is stopped or `timeout_s` is over;
+    KeyboardInterrupt on SIGINT, once everything is gone.
+    """
+    require_ranks(num_ranks)
+    _prepare(folder, {"num_ranks": num_ranks, "subsets": list(subsets), "config": dict(config)})
+    with _interrupts() as interrupts:
+        guard = _start_guard(folder, module, num_ranks, _environment(threads_per_rank, environment))
+        try:
+            _watch(guard, folder, num_ranks, timeout_s, interrupts, on_progress)
+        finally:
+            _end(guard, folder)
+    return _results(folder, num_ranks, guard.returncode)
+
+
+def rank_main(main: Callable[[dict[str, Any], Ranks], dict[str, Any]]) -> NoReturn:
+    """Be one rank of a launch: run `main(config, ranks)`, write its result or its error to the folder, and exit.
+
+    An error with an `exit_status` of its own is handed to whoever launched as it is.
+    """
+    folder = Path(sys.argv[1])
+    rank = int(os.environ.get("HOROVOD_RANK", "0"))
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        progress = folder / "progress.jsonl"
+        ranks = open_ranks(expected_size=told["num_ranks"], subsets=told["subsets"], progress=progress)
+        result = main(told["config"], ranks)
+        about = {"rank": rank, "local_rank": ranks.local_rank, "pid": os.getpid(), "host": ranks.host}
+        write_json(folder / f"rank-{rank}.result.json", {**result, **about})
+        ranks.close()
+    except BaseException as error:
+        traceback.print_exc()
+        status = getattr(error, "exit_status", None)
+        document = {
+            "message": str(error) if isinstance(status, int) else f"{type(error).__name__}: {error}",
+            "exit_status": status if isinstance(status, int) else None,
+            "consequence": isinstance(error, PeerLostError),
+            "at": time.monotonic(),
+        }
+        write_json(folder / f"rank-{rank}.error.json", document)
+        sys.exit(status if isinstance(status, int) and status else 1)
+    sys.exit(0)
+
+
+def _prepare(folder: Path, document: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [*folder.glob("rank-*"), folder / "progress.jsonl", folder / "launch.log"]:
+        path.unlink(missing_ok=True)
+    write_json(folder / "config.json", document)
+
+
+def _environment(threads_per_rank: int | None, more: Mapping[str, str] | None) -> dict[str, str]:
+    passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.match(name) and not _SLOT.match(name)}
+    threads = {} if threads_per_rank is None else dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads_per_rank))
+    return {**HOROVOD_SETTINGS, **passed_on, **threads, **(more or {})}
+
+
+def _start_guard(folder: Path, module: str, num_ranks: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-P", "-m", f"{__package__}.guard", str(folder), module, str(num_ranks), str(os.getpid())]
+    with (folder / "launch.log").open("wb") as log:
+        return subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note SIGINT in a list instead of raising, so that neither the start nor the clean-up is ever cut short."""
+    came: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+    held = threading.current_thread() is threading.main_thread() and previous not in {signal.SIG_IGN, None}
+    try:
+        if held:
+            signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+        yield came
+    finally:
+        if held:
+            signal.signal(signal.SIGINT, previous)
+        if came:
+            raise KeyboardInterrupt
+
+
+def _watch(
+    guard: subprocess.Popen[bytes],
+    folder: Path,
+    num_ranks: int,
+    timeout_s: float,
+    interrupts: list[int],
+    on_progress: Callable[[dict[str, Any]], None] | None,
+) -> None:
+    """Wait until the guard is through; raise if that will not happen."""
+    progress = _Progress(folder / "progress.jsonl", on_progress)
+    stopped_since: dict[int, float] = {}
+    deadline = time.monotonic() + timeout_s
+    while guard.poll() is None:
+        if interrupts:
+            raise KeyboardInterrupt
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"{num_ranks} ranks did not end within {timeout_s:g} s, {_where_ranks_are(folder, num_ranks)}; "
+                f"if the storage answers, give them more time{_log_tail(folder / 'rank-0.log')}"
+            )
+        _raise_if_stopped(folder, num_ranks, stopped_since)
+        progress.hand_over()
+        time.sleep(POLL_S)
+    progress.hand_over()
+
+
+def _raise_if_stopped(folder: Path, num_ranks: int, since: dict[int, float]) -> None:
+    now = time.monotonic()
+    for rank in range(num_ranks):
+        process = _read_json(folder / f"rank-{rank}.pid")
+        if process is None or not is_stopped(process["pid"]):
+            since.pop(rank, None)
+        elif now - since.setdefault(rank, now) > STOPPED_FOR_S:
+            raise LaunchError(
+                f"rank {rank} (pid {process['pid']} on {process['host']}) was stopped by a signal for more than "
+                f"{STOPPED_FOR_S:g} s, the other ranks wait for it; nothing may stop ranks while they are measured"
+            )
+
+
+class _Progress:
+    """Lines of a growing file, handed over whole and once each."""
+
+    def __init__(self, path: Path, receiver: Callable[[dict[str, Any]], None] | None) -> None:
+        self._path, self._receiver, self._offset = path, receiver, 0
+
+    def hand_over(self) -> None:
+        if self._receiver is None or not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            lines = file.read().rpartition(b"\n")[0]
+        if lines:
+            self._offset += len(lines) + 1
+            for line in lines.split(b"\n"):
+                self._receiver(json.loads(line))
+
+
+def _end(guard: subprocess.Popen[bytes], folder: Path) -> None:
+    """Have the guard end everything below it; kill what it, stopped or killed itself, has left."""
+    import psutil
+
+    below: list[psutil.Process] = []
+    if guard.poll() is None:
+        guard.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            guard.wait(GUARD_ENDS_WITHIN_S)
+    if guard.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below = psutil.Process(guard.pid).children(recursive=True)
+        guard.kill()
+        guard.wait()
+    for process in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    for path in folder.glob("rank-*.pid"):
+        recorded = _read_json(path)
+        if recorded is not None and start_ticks(recorded["pid"]) == recorded["start"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(recorded["pid"], signal.SIGKILL)
+
+
+def _results(folder: Path, num_ranks: int, status: int) -> list[dict[str, Any]]:
+    if status != 0:
+        raise _failure(folder, num_ranks, status)
+    results = [_read_json(folder / f"rank-{rank}.result.json") for rank in range(num_ranks)]
+    for rank, result in enumerate(results):
+        if result is None:
+            log = _log_tail(folder / f"rank-{rank}.log")
+            raise LaunchError(f"rank {rank} ended without a result; its program must call rank_main{log}")
+    return [result for result in results if result is not None]
+
+
+def _failure(folder: Path, num_ranks: int, status: int) -> LaunchError:
+    """What went wrong first: a rank's own error, then a rank that died, then a rank that only lost the others."""
+    errors = _by_time(folder, num_ranks, "error")
+    for rank, error in errors:
+        if not error["consequence"]:
+            return _rank_error(folder, rank, error)
+    exits = sorted(_by_time(folder, num_ranks, "exit"), key=lambda found: found[1]["status"] > 0)
+    if exits:
+        rank, ended = exits[0]
+        number = ended["status"]
+        how = f"was killed by {signal.Signals(-number).name}" if number < 0 else f"ended with status {number}"
+        return LaunchError(f"{_rank_name(folder, rank)} {how}; {num_ranks} ranks ended{_rank_log(folder, rank)}")
+    for rank, error in errors:
+        return _rank_error(folder, rank, error)
+    return LaunchError(f"the ranks' launcher ended with status {status}{_log_tail(folder / 'launch.log')}")
+
+
+def _by_time(folder: Path, num_ranks: int, kind: str) -> list[tuple[int, dict[str, Any]]]:
+    found = ((rank, _read_json(folder / f"rank-{rank}.{kind}.json")) for rank in range(num_ranks))
+    return sorted(((rank, each) for rank, each in found if each is not None), key=lambda pair: pair[1]["at"])
+
+
+def _rank_error(folder: Path, rank: int, error: dict[str, Any]) -> LaunchError:
+    if error["exit_status"] is None:
+        return LaunchError(f"{_rank_name(folder, rank)} failed: {error['message']}{_rank_log(folder, rank)}")
+    return LaunchError(f"{_rank_name(folder, rank)}: {error['message']}", exit_status=error["exit_status"])
+
+
+def _rank_name(folder: Path, rank: int) -> str:
+    process = _read_json(folder / f"rank-{rank}.pid")
+    return f"rank {rank}" + (f" (pid {process['pid']} on {process['host']})" if process else "")
+
+
+def _rank_log(folder: Path, rank: int) -> str:
+    return _log_tail(folder / f"rank-{rank}.log")
+
+
+def _log_tail(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    except OSError:
+        return ""
+    return "".join(f"\n  {path.name}: {line}" for line in lines)
+
+
+def _where_ranks_are(folder: Path, num_ranks: int) -> str:
+    done = len(list(folder.glob("rank-*.result.json")))
+    return f"{done} have a result"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
