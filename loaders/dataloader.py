@@ -10,13 +10,14 @@ shuffle_mode and seed unless a sampler or a generator is given.  Over any other 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 import torch.utils.data
-from torch.utils.data import Dataset, DistributedSampler, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from .buffers import BufferPool
 from .plan import Indices, epoch_order, num_batches, rank_share
@@ -56,6 +57,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         in_order: bool = True,
     ) -> None:
         shards = dataset if isinstance(dataset, ShardSet) else None
+        self._shards = shards
         if shards is not None and multiprocessing_context is not None:
             raise ValueError(
                 "multiprocessing_context has no meaning over a ShardSet: num_workers are threads; leave it out"
@@ -79,21 +81,25 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )
-        self._shards = shards
         self.epoch = 0
         self.tally = Tally()
         self.num_dropped = 0
         self._pool: BufferPool | None = None
         self._own_collate = collate_fn
-        self._planned = (
-            shards is not None and sampler is None and batch_sampler is None and not (shuffle and generator is not None)
-        )
+        self._planned = shards is not None and sampler is None and batch_sampler is None
         self._shuffled = bool(shuffle)
-        if shards is not None and shards.world_size > 1 and isinstance(sampler, DistributedSampler):
+        if shards is not None and shards.world_size > 1 and not self._planned:
             raise ValueError(
-                "rank and world_size were given to the ShardSet and a DistributedSampler to the loader: "
-                "each would split the records again; give one of them"
+                f"rank and world_size {shards.world_size} were given to the ShardSet and a sampler to the loader: each "
+                f"would split the records (a DistributedSampler would split them again); give one of them"
             )
+        if shards is not None and pin_memory:
+            warnings.warn("pin_memory has no effect over a ShardSet: its buffers are pageable", stacklevel=2)
+
+    def check_worker_number_rationality(self) -> None:
+        """Torch warns of more workers than cores; over a ShardSet they are threads that wait for storage."""
+        if self._shards is None:
+            super().check_worker_number_rationality()
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iter(); the order is a function of it."""
@@ -117,18 +123,27 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         shards = self._shards
         if shards is None:
             return super().__iter__()
-        batches = self._planned_batches(shards) if self._planned else self._sampled_batches()
+        if self.generator is not None or not self._planned:
+            # Torch draws a seed for its workers here; drawn too, a generator or sampler gives the order it gives torch.
+            torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+        batches = self._planned_batches(shards) if self._planned else self._sampled_batches(shards)
         self.epoch += 1
         return BatchIterator(self, shards, batches)
 
-    def _planned_batches(self, shards: ShardSet) -> Iterator[Indices]:
-        order = epoch_order(
+    def _order(self, shards: ShardSet) -> Indices:
+        """This epoch's order, from the set's seed and mode; a generator wins, with the order torch draws from it."""
+        if self._shuffled and self.generator is not None:
+            return np.fromiter(self.sampler, dtype=np.int64)
+        return epoch_order(
             shards.index.shard_sizes,
             seed=shards.seed,
             epoch=self.epoch,
             mode=shards.shuffle_mode if self._shuffled else "off",
             block_records=shards.block_records,
         )
+
+    def _planned_batches(self, shards: ShardSet) -> Iterator[Indices]:
+        order = self._order(shards)
         size = self.batch_size or 1
         share = rank_share(
             order, rank=shards.rank, world_size=shards.world_size, batch_size=size, drop_last=self.drop_last
@@ -136,13 +151,14 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.num_dropped = share.num_dropped
         return (share.records[start : start + size] for start in range(0, len(share.records), size))
 
-    def _sampled_batches(self) -> Iterator[Indices]:
+    def _sampled_batches(self, shards: ShardSet) -> Iterator[Indices]:
         for batch in self._index_sampler:
-            yield np.atleast_1d(np.asarray(batch, dtype=np.int64))
+            yield shards.record_numbers(batch if self._auto_collation else [batch])
 
     def _open(self, shards: ShardSet, batches: Iterator[Indices]) -> Prefetcher:
         depth = self.num_workers * (self.prefetch_factor or DEFAULT_PREFETCH_FACTOR)
-        size = self.batch_size or self._largest_batch()
+        stated = self.batch_size or getattr(self.batch_sampler, "batch_size", None)
+        size = stated if isinstance(stated, int) else 1  # the pool grows to larger batches
         if self._pool is None:
             self._pool = shards.new_pool(size, depth=max(1, depth))
         return shards.prefetch(
@@ -155,15 +171,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             timeout_s=self.timeout,
             on_thread_start=self.worker_init_fn,
         )
-
-    def _largest_batch(self) -> int:
-        """Buffers are of one size: a batch_sampler has to tell its batch size; without batching it is one record."""
-        if self.batch_sampler is None:
-            return 1
-        size = getattr(self.batch_sampler, "batch_size", None)
-        if not isinstance(size, int):
-            raise ValueError("over a ShardSet a batch_sampler needs an int attribute batch_size (its largest batch)")
-        return size
 
 
 class BatchIterator:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, get_args
 
 import numpy as np
 
@@ -114,14 +115,22 @@ class ShardSet:
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
         """Image (C, H, W) uint8 and label of one record."""
-        if not -len(self) <= position < len(self):
-            raise IndexError(f"record {position} is not one of {len(self)}")
-        return self.__getitems__([position % len(self)])[0]
+        return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
         """Several records, read in file order: a list of (image CHW, label), each a view of one buffer."""
-        images, labels = self.to_tensors(self.read_batch(np.asarray(positions, dtype=np.int64)))
+        if not len(positions):
+            return []
+        images, labels = self.to_tensors(self.read_batch(self.record_numbers(positions)))
         return list(zip(images, labels.tolist(), strict=True))
+
+    def record_numbers(self, positions: Iterable[SupportsIndex]) -> Indices:
+        """Positions, as a sampler gives them, as record numbers; negative ones count from the end, as in a list."""
+        numbers = np.fromiter(map(operator.index, positions), dtype=np.int64)
+        outside = (numbers < -len(self)) | (numbers >= len(self))
+        if outside.any():
+            raise IndexError(f"record {numbers[outside][0]} is not one of {len(self)}")
+        return np.where(numbers < 0, numbers + len(self), numbers)
 
     def read_batch(self, records: Indices) -> RawBatch:
         """Read these records now, in this thread."""
@@ -172,35 +181,45 @@ class ShardSet:
 def find_shards(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """The shard files of a folder, a glob, one file or a list; anything else in a folder is an error."""
     if not isinstance(source, str | Path):
-        paths = [Path(item) for item in source]
-        return _existing(paths, "the list")
+        return _checked([Path(item) for item in source], "the list")
     path = Path(source)
     if path.is_dir():
         return _folder_shards(path)
     if path.exists():
-        return [path]
-    matches = sorted(glob.glob(str(source)))
+        return _checked([path], str(source))
+    matches = [Path(match) for match in sorted(glob.glob(str(source)))]
     if not matches:
         raise ShardSetError(f"{source}: no such file or folder; make one with `iobench generate {source}`")
-    return _existing([Path(match) for match in matches], str(source))
+    return _checked([match for match in matches if match.name != DESCRIPTION_NAME], str(source))
 
 
-def _existing(paths: list[Path], name: str) -> list[Path]:
+def _checked(paths: list[Path], name: str) -> list[Path]:
+    """The same paths, all of which are regular files: a pipe would block whoever opens it."""
     if not paths:
-        raise ShardSetError(f"{name} names no shard")
-    if folders := {path.parent for path in paths if not path.is_file()}:
-        raise ShardSetError(f"{name}: not all are files (look in {', '.join(sorted(map(str, folders)))})")
+        raise ShardSetError(f"{name}: names no shard")
+    for path in paths:
+        if not path.is_file():
+            raise ShardFormatError(f"{path}: {_kind(path)}, not a shard; name files only")
     return paths
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "a folder"
+    if path.exists():
+        return "a pipe, socket or device"
+    return "a link to a file that is missing" if path.is_symlink() else "missing"
 
 
 def _folder_shards(folder: Path) -> list[Path]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     shards = [entry for entry in entries if entry.name != DESCRIPTION_NAME]
     for entry in shards:
-        if entry.is_dir() or not entry.name.endswith(SHARD_SUFFIXES):
-            kind = "a folder" if entry.is_dir() else "a file"
+        if not entry.is_file() or not entry.name.endswith(SHARD_SUFFIXES):
+            kind = "a file" if entry.is_file() else _kind(entry)
             raise ShardFormatError(
-                f"{entry}: {kind} that is no shard ({', '.join(SHARD_SUFFIXES)}); move it out of the data folder"
+                f"{entry}: {kind} that is no shard ({', '.join(SHARD_SUFFIXES)}); move it out of the data folder, "
+                f"or name the shards with a glob"
             )
     if not shards:
         raise ShardSetError(f"{folder}: no shards in this folder; make some with `iobench generate {folder}`")
@@ -210,7 +229,7 @@ def _folder_shards(folder: Path) -> list[Path]:
 
 
 def _check_description(description: Path, shards: Sequence[Path]) -> None:
-    """The shards dataset.json promises must be there, whole."""
+    """The shards dataset.json promises must be there, whole, and no others."""
     try:
         promised = {str(row["name"]): int(row["bytes"]) for row in json.loads(description.read_text())["shards"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -218,6 +237,10 @@ def _check_description(description: Path, shards: Sequence[Path]) -> None:
             f"{description}: not a data set's description ({error}); generate the data again"
         ) from error
     present = {path.name: path.stat().st_size for path in shards}
+    if foreign := sorted(present.keys() - promised.keys()):
+        raise ShardFormatError(
+            f"{description.parent / foreign[0]}: not one of the shards {DESCRIPTION_NAME} names; move it elsewhere"
+        )
     for name, size in promised.items():
         if name not in present:
             raise ShardFormatError(
