@@ -38,21 +38,21 @@ class StallMeter:
 
     def watch(self, loader: Iterable[T]) -> Iterator[T]:
         """Iterate over `loader`, timing each next()."""
-        begin = asked = perf_counter_ns()
+        asked = perf_counter_ns()
         batches = iter(loader)
-        waits = self._waits_ns
-        try:
-            while True:
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-                waits.append(perf_counter_ns() - asked)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waits_ns.append(perf_counter_ns() - asked)
+            try:
                 yield batch
+            finally:  # the step is over, also where it ends the loop
                 del batch  # a batch the user dropped must be free before the next one is asked for
-                asked = perf_counter_ns()
-        finally:
-            self._wall_ns += perf_counter_ns() - begin
+                done = perf_counter_ns()
+                self._wall_ns += done - asked
+                asked = done
 
     def summary(self) -> dict[str, Any]:
         """Steps, seconds, the share of the wall time spent waiting, and percentiles of one wait.

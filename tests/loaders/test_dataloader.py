@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import os
 import random
 import threading
 from time import sleep
@@ -14,7 +15,7 @@ from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, 
 from iobench.loaders.buffers import BufferPool
 from iobench.loaders.dataloader import DataLoader
 from iobench.loaders.plan import SHUFFLE_MODES
-from iobench.loaders.readers import BufferedReader, DirectReader
+from iobench.loaders.readers import BufferedReader, DirectReader, ReadError
 from iobench.loaders.shards import ShardSet
 
 TorchLoader = torch.utils.data.DataLoader
@@ -467,6 +468,20 @@ def test_a_time_out_is_torchs_runtime_error(page_set):
     threading.Timer(0.4, answered.set).start()
     with pytest.raises(RuntimeError, match=r"no batch within 0\.2 s"):
         next(batches)
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_shard_cut_while_an_epoch_runs_is_named_with_its_byte(copied, any_set, engine, num_workers):
+    known = copied(any_set)
+    shards = ShardSet.open(known.folder, engine=engine)
+    batches = iter(DataLoader(shards, batch_size=4, num_workers=num_workers))
+    next(batches)
+    os.truncate(known.shards[-1], 5000)
+    with pytest.raises(ReadError, match="the file ends at byte 5000") as caught:
+        list(batches)
+    assert caught.value.filename == str(known.shards[-1])
+    assert caught.value.exit_status == 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("iobench-reader")]
 
 
 def test_a_process_context_is_refused_where_workers_are_threads(page_set):

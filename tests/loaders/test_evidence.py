@@ -1,0 +1,184 @@
+"""Counters against an independent count, and the rules that turn them into evidence."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from iobench.loaders.buffers import Buffer
+from iobench.loaders.evidence import DeviceCounter, _leaves, background_rate, counter_for, judge
+from iobench.loaders.page_cache import cache_fraction, evict, warm
+from iobench.loaders.readers import BufferedReader, DirectReader, direct_refused
+
+MIB = 1 << 20
+SIZE_BYTES = 32 * MIB
+EXACT = DeviceCounter(("8:0",), "exact", "sectors read by sda")
+NO_COUNTER = DeviceCounter((), "none", "device 0:50 is anonymous (network, FUSE, overlay or memory file system)")
+
+
+def own_reads() -> int:
+    """Bytes that this process alone made the storage deliver, as the kernel accounts them."""
+    rows = dict(row.split(": ") for row in Path("/proc/self/io").read_text().splitlines())
+    return int(rows["read_bytes"])
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("evidence") / "some.bin"
+    path.write_bytes(os.urandom(SIZE_BYTES))
+    evict([path])
+    if counter_for([path]).counter_class != "exact":
+        pytest.skip(counter_for([path]).reason)
+    return path
+
+
+def read_all(reader, path: Path) -> int:
+    memory = Buffer(4 * MIB).memory
+    return sum(reader.read(path, offset, memory) for offset in range(0, SIZE_BYTES, 4 * MIB))
+
+
+def watched(path: Path, work) -> tuple[int, int, int]:
+    """What `work` returns, and the bytes read meanwhile by the device for everybody and for this process alone."""
+    counter = counter_for([path])
+    device, own = counter.read_bytes(), own_reads()
+    delivered = work()
+    return delivered, counter.read_bytes() - device, own_reads() - own
+
+
+@pytest.mark.parametrize("engine", ["buffered", "direct"])
+def test_a_cold_reads_bytes_all_come_from_the_device(file, engine):
+    if engine == "direct" and (reason := direct_refused(file)):
+        pytest.skip(reason)
+    ratios = []
+    for _ in range(10):
+        evict([file])
+        assert cache_fraction([file]) in (0, None)
+        reader = DirectReader() if engine == "direct" else BufferedReader()
+        delivered, device, own = watched(file, lambda: read_all(reader, file))  # noqa: B023
+        assert delivered == SIZE_BYTES
+        assert own >= 0.98 * delivered
+        assert device >= own
+        ratios.append(device / delivered)
+        if ratios[-1] <= 1.05:
+            return  # others may read from the same device at the same time; one quiet moment is enough
+    pytest.skip(f"the device was busy all the time: {min(ratios):.2f} bytes read per byte delivered")
+
+
+def test_a_warm_reads_bytes_do_not_come_from_the_device(file):
+    warm([file])
+    ratios = []
+    for _ in range(10):
+        delivered, device, own = watched(file, lambda: read_all(BufferedReader(), file))
+        assert (delivered, own) == (SIZE_BYTES, 0)
+        ratios.append(device / delivered)
+        if ratios[-1] <= 0.02:
+            return
+    pytest.skip(f"the device was busy all the time: {min(ratios):.2f} bytes read per byte delivered")
+
+
+def test_a_direct_read_does_not_use_or_fill_the_page_cache(file):
+    if reason := direct_refused(file):
+        pytest.skip(reason)
+    evict([file])
+    before = own_reads()
+    for _ in range(2):
+        read_all(DirectReader(), file)
+    assert own_reads() - before == 2 * SIZE_BYTES
+    assert cache_fraction([file]) in (0, None)
+
+
+def test_the_counter_is_the_devices_that_the_file_lies_on(file):
+    counter = counter_for([file, file.parent])
+    assert counter.leaves
+    for leaf in counter.leaves:
+        assert (Path("/sys/dev/block") / leaf / "stat").exists()
+    assert counter.reason.startswith("sectors read by ")
+
+
+def test_a_file_system_without_a_device_has_no_counter():
+    counter = counter_for([Path("/proc/version")])
+    assert counter.counter_class == "none"
+    assert "is anonymous" in counter.reason
+    assert counter.read_bytes() is None
+    assert background_rate(counter, seconds=0) is None
+
+
+def test_leaves_are_found_through_stacked_devices(tmp_path):
+    """A volume on a mirror of two disks, and a partition: drawn as folders, the way sysfs draws them."""
+    for name, number in {"volume": "253:0", "mirror": "9:0", "one": "8:1", "two": "8:17"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dev").write_text(number + "\n")
+    for name, parts in {"volume": ["mirror"], "mirror": ["one", "two"], "one": []}.items():
+        (tmp_path / name / "slaves").mkdir()
+        for part in parts:
+            (tmp_path / name / "slaves" / part).symlink_to(tmp_path / part)
+    assert _leaves(tmp_path / "volume") == {"8:1", "8:17"}
+    assert _leaves(tmp_path / "two") == {"8:17"}
+
+
+def evidence(**changed):
+    given = {
+        "engine": "buffered",
+        "page_cache": "cold",
+        "cache_fraction": 0.0,
+        "delivered_bytes": 1000,
+        "payload_bytes": 800,
+        "raw_device_bytes": 1000,
+        "background_bytes": 0.0,
+    }
+    return judge(changed.pop("counter", EXACT), **{**given, **changed})
+
+
+@pytest.mark.parametrize(
+    ("engine", "page_cache", "device_bytes", "valid"),
+    [
+        ("buffered", "cold", 980, True),
+        ("buffered", "cold", 979, False),
+        ("buffered", "cold", 5000, True),
+        ("direct", "cold", 979, False),
+        ("direct", None, 979, False),
+        ("direct", "cold", 1000, True),
+        ("buffered", "warm", 20, True),
+        ("buffered", "warm", 21, False),
+        ("buffered", None, 0, True),
+    ],
+)
+def test_an_exact_counter_decides_what_counts(engine, page_cache, device_bytes, valid):
+    found = evidence(engine=engine, page_cache=page_cache, raw_device_bytes=device_bytes)
+    assert (found.invalid_reason() is None) is valid
+    assert found.observed_route == "host"
+
+
+def test_what_is_invalid_says_by_how_much_and_what_was_resident():
+    reason = evidence(raw_device_bytes=500, cache_fraction=0.47).invalid_reason()
+    assert "only 50.0% of the bytes delivered" in reason
+    assert "47.0% was resident before" in reason
+    assert "residency unknown" in evidence(raw_device_bytes=500, cache_fraction=None).invalid_reason()
+
+
+def test_without_a_counter_nothing_is_proven_and_nothing_is_invalid():
+    found = evidence(counter=NO_COUNTER, raw_device_bytes=None)
+    assert (found.observed_route, found.device_bytes, found.read_amplification) == ("unknown", None, None)
+    assert found.route_evidence.startswith("route not proven: device 0:50 is anonymous")
+    assert found.invalid_reason() is None
+
+
+def test_the_background_is_subtracted_and_recorded():
+    found = evidence(raw_device_bytes=1300, background_bytes=300.4)
+    assert found.device_bytes == 1000
+    assert found.counters == {"device_bytes_raw": 1300, "background_bytes": 300}
+    assert found.read_amplification == 1000 / 800
+
+
+@pytest.mark.parametrize("page_cache", ["cold", "warm"])
+def test_a_busy_device_leaves_the_route_open_where_its_counter_does_not_agree(page_cache):
+    found = evidence(page_cache=page_cache, raw_device_bytes=700, background_bytes=200.0)
+    assert found.observed_route == "unknown"
+    assert "others read 20% as much as it did from this device" in found.route_evidence
+    assert found.invalid_reason() is None
+
+
+def test_reading_more_than_was_asked_for_is_a_warning_with_its_ratio():
+    assert evidence(raw_device_bytes=920).warning() is None
+    assert "2.50 bytes for each byte of payload" in evidence(raw_device_bytes=2000).warning()
+    assert evidence(raw_device_bytes=2000).invalid_reason() is None
