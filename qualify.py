@@ -247,7 +247,7 @@ def _predict(run: _Run) -> Fed:
     measured = {
         int(result.point.threads): point.metrics["read_gbps"] for result, point in zip(results, run.points, strict=True)
     }
-    return predict_fed(measured, demand_gbps=run.demand_gbps, threshold=config.au_threshold, max_ranks=run.max_ranks)
+    return predict_fed(measured, demand_gbps=run.demand_gbps, threshold=config.au_threshold)
 
 
 def _measure_loader(run: _Run) -> None:
@@ -346,8 +346,7 @@ def _run_ranks(run: _Run, predicted: Fed, staged: StageResult | None) -> Fed:
         fed = decide_fed(seen, threshold=config.au_threshold, unusable=unusable)
         if fed.value is not None and not fed.is_at_least:
             break
-        centre = max(seen, default=centre) + 1 if fed.value is not None else min(seen, default=2) - 2
-        centre = max(1, centre)
+        centre = max(1, min(seen, default=2) - 2 if fed.value is None else fed.value + 1)
     return fed
 
 
@@ -569,7 +568,7 @@ def _metrics(
     metrics["break_even_epochs"] = (
         not_measured("epochs", f"{choice.outcome}. {choice.sentence}")
         if choice.break_even_epochs is None
-        else Metric(value=float(choice.break_even_epochs), unit="epochs", n=1)
+        else Metric(value=float(choice.break_even_epochs), unit="epochs", ci95=choice.break_even_range, n=steps)
     )
     metrics["cpu_seconds_per_gb"] = take(load, "cpu_seconds_per_gb", "s/GB", "no loader point")
     metrics["peak_rss_bytes"] = (

@@ -20,7 +20,7 @@ Copying = Literal["copy after E", "never", "does not fit", "same device: not app
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """A number of accelerators, the range its interval allows, and what to know about it."""
+    """A number of accelerators, the range its interval allows (None: not known), and what to know about it."""
 
     value: int | None
     low: int | None = None
@@ -47,24 +47,31 @@ class CopyChoice:
     outcome: Copying
     sentence: str
     break_even_epochs: int | None
+    break_even_range: tuple[int, int] | None = None
     epochs: tuple[int, ...] = ()
     direct_s: tuple[float, ...] = ()
     staged_s: tuple[float, ...] = ()
 
 
-def predict_fed(rates: Mapping[int, Metric], *, demand_gbps: float, threshold: float, max_ranks: int) -> Fed:
+def predict_fed(rates: Mapping[int, Metric], *, demand_gbps: float, threshold: float) -> Fed:
     """The largest number of readers whose measured rate covers their demand at the threshold.
 
-    `rates` maps a number of concurrent readers to its read_gbps; the range comes from the rates' intervals.
+    `rates` maps a number of concurrent readers to its read_gbps; the range comes from the rates' intervals.  Below the
+    smallest and above the largest number that was measured nothing is known.
     """
 
     def largest(bound: int | None) -> int:
         fed = [count for count, rate in rates.items() if _bound(rate, bound) >= threshold * count * demand_gbps]
         return max(fed, default=0)
 
-    value = largest(None)
-    reason = f"at least: more than {max_ranks} were not measured" if value >= max_ranks else None
-    return Fed(value, largest(0), largest(1), reason)
+    if not rates:
+        return Fed(None, reason="no number of readers was measured")
+    value, least, most = largest(None), min(rates), max(rates)
+    if value == 0 and least > 1:
+        return Fed(None, reason=f"fewer than {least}: the smallest number of readers that was measured is not fed")
+    if value == most:
+        return Fed(value, _known(largest(0), least), None, f"at least: more than {most} readers were not measured")
+    return Fed(value, _known(largest(0), least), largest(1))
 
 
 def decide_fed(utilisation: Mapping[int, Metric], *, threshold: float, unusable: Mapping[int, str]) -> Fed:
@@ -85,10 +92,14 @@ def decide_fed(utilisation: Mapping[int, Metric], *, threshold: float, unusable:
     if value == 0 and min(usable) > 1:
         return Fed(None, reason=f"fewer than {min(usable)}: the smallest number of ranks that ran was not fed")
     failed = min((count for count in usable if count > value), default=None)
-    open_counts = [count for count in sorted(unusable) if count > value and (failed is None or count < failed)]
-    notes = [f"at least: more than {value} ranks were not run"] if failed is None and not open_counts else []
-    notes += [f"at least: {count} ranks gave no verdict ({unusable[count]})" for count in open_counts]
-    return Fed(value, largest(0), max([largest(1), *open_counts]), "; ".join(notes) or None)
+    low = _known(largest(0), min(usable))
+    undecided = [count for count in sorted(unusable) if count > value and (failed is None or count < failed)]
+    notes = [f"at least: {count} ranks gave no verdict ({unusable[count]})" for count in undecided]
+    if failed is None:
+        return Fed(value, low, None, "; ".join(notes) or f"at least: more than {value} ranks were not run")
+    not_run = sorted(set(range(value + 1, failed)) - set(undecided))
+    notes += [f"at least: {_span(not_run)} ranks were not run"] if not_run else []
+    return Fed(value, low, max([largest(1), *undecided, *not_run]), "; ".join(notes) or None)
 
 
 def choose_copy(
@@ -111,14 +122,15 @@ def choose_copy(
     answers = [_crossing(direct, staged) for direct, staged in (middle, best, worst)]
     known = tuple(range(1, epochs + 1))
     direct, staged = middle
-    if answers[0] is not None and None not in answers:
-        sentence = f"A local copy pays from epoch {answers[0]} on ({answers[1]} to {answers[2]} by the intervals)."
-        return CopyChoice("copy after E", sentence, answers[0], known, direct, staged)
+    even, soonest, latest = answers
+    if even is not None and soonest is not None and latest is not None:
+        sentence = f"A local copy pays from epoch {even} on ({soonest} to {latest} by the intervals)."
+        return CopyChoice("copy after E", sentence, even, (soonest, latest), known, direct, staged)
     if answers == [None, None, None]:
         sentence = f"Read in place: a local copy does not pay back within {epochs} epochs."
-        return CopyChoice("never", sentence, None, known, direct, staged)
+        return CopyChoice("never", sentence, None, None, known, direct, staged)
     sentence = f"Whether a local copy pays within {epochs} epochs cannot be told from these blocks; measure longer."
-    return CopyChoice("not distinguishable", sentence, None, known, direct, staged)
+    return CopyChoice("not distinguishable", sentence, None, None, known, direct, staged)
 
 
 def judge_requirement(fed: Fed, *, required: int, what: str, invalid: Sequence[str]) -> tuple[Outcome, Requirement]:
@@ -127,7 +139,7 @@ def judge_requirement(fed: Fed, *, required: int, what: str, invalid: Sequence[s
     outcome: Outcome
     if invalid:
         outcome, passed = "invalid", None
-    elif fed.value is None or (fed.value < required <= (fed.high or 0) and fed.is_at_least):
+    elif fed.value is None or (fed.is_at_least and fed.value < required and (fed.high is None or required <= fed.high)):
         outcome, passed = "insufficient", None
     else:
         passed = fed.value >= required
@@ -158,7 +170,8 @@ def compose_verdict(
     """The verdict with its one sentence, which names the terms every "feeds N" depends on."""
     if outcome in ("pass", "fail"):
         count = f"at least {fed.value}" if fed.is_at_least else str(fed.value)
-        spread = f" ({fed.low} to {fed.high} by the interval)" if fed.low != fed.high else ""
+        known = fed.low is not None and fed.high is not None and fed.low != fed.high
+        spread = f" ({fed.low} to {fed.high} by the interval)" if known else ""
         sentence = f"{subject} feeds {count} {what}{spread}; {requirement.required:.0f} required. {terms}"
     else:
         word = "The measurement is not valid" if outcome == "invalid" else "Not enough was measured for a verdict"
@@ -172,6 +185,15 @@ def compose_verdict(
         measured_seconds=measured_seconds,
         measured_bytes=measured_bytes,
     )
+
+
+def _span(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _known(low: int, smallest: int) -> int | None:
+    """A lower bound of 0 is known only where 1 was tried."""
+    return None if low == 0 and smallest > 1 else low
 
 
 def _bound(metric: Metric, side: int | None) -> float:
