@@ -165,7 +165,7 @@ def qualify(
     finally:
         if staged is not None:
             remove_stage(staged.target)
-    if predicted.value != measured.value and measured.value is not None:
+    if measured.contradicts(predicted):
         run.warnings.append(f"predicted {predicted.value} accelerators fed, measured {measured.value}")
     return _record(run, predicted, measured, choice, preset=preset, command=command, started=started)
 

@@ -32,6 +32,14 @@ class Fed:
         """Whether more may be fed than `value`: more ranks were not run, or gave no verdict."""
         return (self.reason or "").startswith("at least")
 
+    def contradicts(self, predicted: Fed) -> bool:
+        """Whether a prediction lies outside what was measured; a lower bound allows everything above it."""
+        if self.value is None or predicted.value is None:
+            return False
+        if predicted.value > self.value:
+            return not self.is_at_least
+        return predicted.value < self.value and not predicted.is_at_least
+
     def as_metric(self, *, n: int) -> Metric:
         """The record's form; `n` counts the time blocks it rests on."""
         if self.value is None:
