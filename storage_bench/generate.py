@@ -9,8 +9,8 @@
 Pixels do not compress and no block comes twice, so storage that compresses or deduplicates gains nothing.  The label is
 a function of the pixels: the top bits of a centred square spell one of ten 4x4 patterns, 8 of 16 cells apart pairwise.
 
-Threads fill 8 MiB buffers some way ahead; the caller's thread hashes and writes them in order, past the page cache
-(O_DIRECT) where the file system has it, which is several times faster than write-back and leaves nothing cached.
+Threads fill 4 MiB buffers some way ahead; the caller's thread hashes them in order while one more writes, past the
+page cache (O_DIRECT) where the file system has it: several times faster than write-back, and nothing stays cached.
 Shards keep a temporary name until the last one is on the disk; dataset.json comes last and says that all are whole.
 """
 
@@ -46,7 +46,7 @@ GENERATOR = "iobench 1"
 DESCRIPTION = "dataset.json"
 
 _ALIGNMENT = 4096
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 4 << 20
 _SYNC_BYTES = 64 << 20  # bounds the wait in fsync, and so the answer to Ctrl-C, where writes go through the page cache
 _RESERVE_BYTES = 64 << 20
 _SHARD_NAME = re.compile(r"train-\d{5,}-of-\d{5,}\.tfrecord")
@@ -284,13 +284,17 @@ def generate(
         with _prepared(folder):
             replaced = _replaceable(folder, force=force)
             _check_space(folder, config)
-            return _write(folder, config, replaced, progress, num_threads or min(8, len(os.sched_getaffinity(0))))
+            return _write(folder, config, replaced, progress, num_threads or _spare_cpus())
     except OSError as error:
         if error.errno in _NO_SPACE:
             rule = f"no space left ({error.strerror}); free some or ask for fewer images"
         else:
             rule = f"cannot write {error.filename or 'here'} ({error.strerror}); give a folder that can be written"
         raise GenerateError(f"{folder}: {rule}; what this run wrote has been removed") from error
+
+
+def _spare_cpus() -> int:
+    return min(8, max(1, len(os.sched_getaffinity(0)) - 1))  # one is left to hash and write
 
 
 @contextmanager

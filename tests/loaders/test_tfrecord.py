@@ -97,7 +97,7 @@ def by_walk(payload: bytes) -> dict[str, tuple[str, list[bytes] | list[int] | li
 
 def varint(value: int, width: int = 1) -> bytes:
     """By repeated division, unlike the module's shifts."""
-    digits = []
+    digits: list[int] = []
     while value >= 128 or len(digits) < width - 1:
         value, digit = divmod(value, 128)
         digits.append(digit + 128)
