@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import signal
+import sys
 import threading
 
 import numpy as np
@@ -121,3 +123,36 @@ def test_a_forked_child_and_its_parent_do_not_write_into_each_others_batches(poo
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert buffer.memory[0] == 1
+
+
+class InterruptError(Exception):
+    """What a signal raises wherever it finds Python code, as Ctrl-C does."""
+
+
+def test_an_interrupt_that_comes_while_a_batch_is_dropped_is_not_lost(pool, monkeypatch):
+    """Python code in a weak reference's callback cannot raise: Ctrl-C there would be printed and forgotten."""
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    previous = signal.signal(signal.SIGALRM, interrupted)
+    num_caught = 0
+    try:
+        while num_caught < 200 and not lost:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 30e-6)
+                use_and_drop(pool)
+            except InterruptError:
+                num_caught += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert not lost
+    assert pool.num_allocated <= 2 + num_caught
+
+
+def interrupted(number, frame):
+    raise InterruptError
+
+
+def use_and_drop(pool) -> None:
+    for _ in range(10_000):
+        hand_out(pool, pool.acquire())

@@ -123,7 +123,8 @@ def damage(location: Path, how: str) -> None:
             kept["header"] = np.frombuffer(kept["header"].tobytes().replace(b'"version": 1', b'"version": 0'), np.uint8)
         elif how == "sizes shifted":
             kept["header"] = np.frombuffer(kept["header"].tobytes().replace(b"[23, 1,", b"[22, 2,"), np.uint8)
-        np.savez(location.open("wb"), **kept)
+        with location.open("wb") as file:
+            np.savez(file, **kept)
 
 
 @pytest.mark.parametrize(
