@@ -16,7 +16,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -208,7 +208,8 @@ def _write(index: ShardIndex, location: Path, *, mode: int) -> None:
             text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
             np.savez(file, header=text, labels=index.labels)
             file.flush()
-            os.fchmod(file.fileno(), mode)
+            with suppress(OSError):  # a file system without modes
+                os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         os.replace(temporary, location)
     except BaseException:
