@@ -85,13 +85,15 @@ class CopyConfig(_Settings):
 class QualifyConfig(_Settings):
     """One qualification; presets are files of these keys."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # accelerator = 0.25
+
     accelerator: str = "h100"
     batch_size: Annotated[int, Field(ge=1)] | None = None
     engine: Engine = "auto"
     au_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.90
     required_gpus: Annotated[int, Field(ge=1)] = 1
     max_ranks: Annotated[int, Field(ge=1, le=256)] = 8
-    measure_seconds: Annotated[float, Field(ge=10)] = 120.0
+    measure_seconds: Annotated[float, Field(ge=10, le=86_400)] = 120.0
     disk_bytes: Bytes = 4 << 30
     data: DataConfig = DataConfig()
     storage: RateConfig = RateConfig()

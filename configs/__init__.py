@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 Config = TypeVar("Config", bound=BaseModel)
+EXPECTED = {"model_type": "Input should be a table of keys", "tuple_type": "Input should be a list"}
 
 
 class ConfigError(ValueError):
@@ -64,8 +65,8 @@ def load(
 def _read_preset(name: str) -> dict[str, Any]:
     if name not in presets():
         near = difflib.get_close_matches(name, presets(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"preset {name!r} is not known{hint} Presets: {', '.join(presets())}")
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"preset {name!r} is not known; {hint}presets are: {', '.join(presets())}")
     return tomllib.loads((resources.files(__package__) / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
 
 
@@ -114,7 +115,8 @@ def _explain(model: type[BaseModel], error: ValidationError, layers: Sequence[tu
         return f"{origin}: key {key!r} is not known; {hint}"
     if first["type"] == "missing":
         return f"key {key!r} is not given; set it with --set {key}=..."
-    return f"{origin}: key {key!r} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
+    rule = EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
+    return f"{origin}: key {key!r} is {first['input']!r}: {rule}"
 
 
 def _holds(layer: Mapping[str, Any], path: Sequence[str]) -> bool:
@@ -130,7 +132,8 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
         nested = next((kind for kind in inner if issubclass(kind, BaseModel)), None)
+        key = prefix + (field.alias or name)
         if nested is None:
-            yield prefix + name
+            yield key
         else:
-            yield from _keys(nested, f"{prefix}{name}.")
+            yield from _keys(nested, f"{key}.")

@@ -13,12 +13,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..loaders.decode import place
+from ..loaders.decode import place_batch
 from ..loaders.plan import batch_runs, epoch_order, rank_share
 from ..loaders.prefetch import DEFAULT_READ_BYTES
 from ..loaders.shards import DESCRIPTION_NAME, ShardSet
@@ -28,7 +28,7 @@ Access = Literal["sequential", "random", "shard-replay"]
 PageCache = Literal["cold", "warm"]
 
 MIN_BLOCK_BYTES, MAX_BLOCK_BYTES = 4096, 64 << 20
-_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class WorkloadError(ValueError):
@@ -42,17 +42,27 @@ def parse_size(text: object) -> object:
     if not isinstance(text, str):
         return text
     number = text.strip().upper().removesuffix("IB").removesuffix("B")
-    unit = number[-1:] if number[-1:] in ("K", "M", "G") else ""
+    unit = number[-1:] if number[-1:] in _SUFFIXES else ""
     try:
         return int(float(number.removesuffix(unit)) * _SUFFIXES[unit])
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no size; write 4K, 1M or a number of bytes") from None
 
 
-Bytes = Annotated[int, BeforeValidator(parse_size)]
+def parse_list(value: object) -> object:
+    """`1,2` and 1 mean lists, too."""
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return value if isinstance(value, list | tuple | dict) else [value]
+
+
+Item = TypeVar("Item")
+Several = Annotated[tuple[Item, ...], BeforeValidator(parse_list), Field(min_length=1)]
+Bytes = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 BlockBytes = Annotated[
     int, BeforeValidator(parse_size), Field(ge=MIN_BLOCK_BYTES, le=MAX_BLOCK_BYTES, multiple_of=4096)
 ]
+Count = Annotated[int, Field(ge=1, le=256)]
 
 
 class StorageConfig(BaseModel):
@@ -60,12 +70,12 @@ class StorageConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: tuple[Engine, ...] = ("auto",)
+    engine: Several[Engine] = ("auto",)
     access: Access = "sequential"
-    block_size: tuple[BlockBytes, ...] = (1 << 20,)
-    queue_depth: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (4,)
-    threads: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (2,)
-    page_cache: tuple[PageCache, ...] = ("cold",)
+    block_size: Several[BlockBytes] = (1 << 20,)
+    queue_depth: Several[Count] = (4,)
+    threads: Several[Count] = (2,)
+    page_cache: Several[PageCache] = ("cold",)
     seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     blocks: Annotated[int, Field(ge=2, le=1000)] = 8
     seed: int = 0
@@ -143,7 +153,8 @@ def replay_stream(
         mine = rank_share(order, rank=stream, world_size=num_streams, batch_size=batch_size, drop_last=False).records
         for start in range(0, len(mine), batch_size):
             runs = batch_runs(mine[start : start + batch_size], index.first_records)
-            for op in place(runs, index.layout, alignment=alignment, read_bytes=read_bytes).reads:
+            placed = place_batch(runs, index, alignment=alignment, scatters=alignment == 1, read_bytes=read_bytes)
+            for op in placed.reads:
                 yield ReadRequest(shards.paths[op.shard], op.file_offset, op.length, op.need)
 
 
