@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 import threading
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -30,7 +32,6 @@ GRACE_S = 4.0  # what an interrupted command has for cleaning up before it is en
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Feeds accelerators from storage, and measures how many the storage can feed.",
@@ -58,15 +59,18 @@ def run(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        status = app(list(arguments), prog_name="iobench", standalone_mode=False)
-        return int(status or DONE)
+        status = int(app(list(arguments) or ["--help"], prog_name="iobench", standalone_mode=False) or DONE)
     except KeyboardInterrupt:
-        return _fail("interrupted", "Interrupted", INTERRUPTED, as_json=as_json)
+        status = INTERRUPTED
     except Exception as error:
-        status, message = _status_of(error)
-        if status is None:
-            raise
-        return _fail(message, type(error).__name__, status, as_json=as_json)
+        known, message = _status_of(error)
+        if known is None:  # a mistake of this program: never 1, which says that a requirement was missed
+            traceback.print_exc()
+            known, message = ENVIRONMENT, f"internal error: {message or type(error).__name__}; please report it"
+        return _fail(message, type(error).__name__, known, as_json=as_json)
+    if status == INTERRUPTED:  # typer, too, makes a status of an interrupt
+        return _fail("interrupted", "Interrupted", INTERRUPTED, as_json=as_json)
+    return status
 
 
 @app.callback(invoke_without_command=True)
@@ -197,12 +201,12 @@ def storage(
     from .storage_bench.workload import StorageConfig
 
     flags = {
-        "engine": _list(engine),
+        "engine": engine,
         "access": access,
-        "block_size": _list(block_size),
-        "queue_depth": _list(queue_depth),
-        "threads": _list(threads),
-        "page_cache": _list(page_cache),
+        "block_size": block_size,
+        "queue_depth": queue_depth,
+        "threads": threads,
+        "page_cache": page_cache,
         "seconds": seconds,
         "blocks": blocks,
     }
@@ -434,18 +438,20 @@ class _Journal:
         self._run_id = new_run_id(kind)
         self._started = utc_now()
         self._folder = out or Path("iobench-runs") / self._run_id
-        self._made = not self._folder.exists()
+        made = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
+        probe = self._folder / ".iobench-probe.tmp"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            probe = self._folder / ".iobench-probe.tmp"
             probe.write_bytes(b"\0" * 4096)
-            probe.unlink()
         except OSError as error:
             text = f"{self._folder}: the run's folder cannot be written ({error.strerror}); give another --out"
             raise OutputError(text) from error
         finally:
-            if self._made and self._folder.is_dir():
-                self._folder.rmdir()  # made again when there is a record to put into it
+            with suppress(OSError):
+                probe.unlink()
+            with suppress(OSError):
+                for folder in made:
+                    folder.rmdir()  # made again when there is a record to put into it
 
     def finish(
         self,
@@ -506,10 +512,6 @@ def _command() -> tuple[str, ...]:
     from .results.environment import public_path
 
     return ("iobench", *(public_path(word) if "/" in word else word for word in sys.argv[1:]))
-
-
-def _list(text: str | None) -> list[str] | None:
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _print_json(document: object) -> None:

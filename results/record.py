@@ -41,6 +41,12 @@ class RecordError(ValueError):
     exit_status: ClassVar[int] = 4
 
 
+class WriteError(OSError):
+    """A record or a report cannot be written where it was asked for."""
+
+    exit_status: ClassVar[int] = 4
+
+
 class Model(BaseModel):
     """Frozen, closed to unknown keys: a record says only what the schema promises."""
 
@@ -162,15 +168,29 @@ def new_run_id(kind: Kind) -> str:
 
 
 def write_record(record: RunRecord, folder: Path) -> Path:
-    """Write `folder/record.json` whole or not at all, and return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `folder/record.json` whole or not at all, and return its path; raises WriteError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     path = folder / "record.json"
     write_whole(path, record.model_dump_json(indent=1))
     return path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace `path` by `text` through a temporary name, fsync and rename."""
+    """Replace `path` by `text` through a temporary name, fsync and rename; raises WriteError with `path`."""
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> WriteError:
+    return WriteError(error.errno, f"{error.strerror}; name another place to write to", str(path))
+
+
+def _replace(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(prefix=".iobench-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,0 +1,249 @@
+"""The command, end to end on small data: exit status, one JSON document, messages, and nothing left behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from iobench.cli import run
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self):
+        return json.loads(self.out)
+
+    @property
+    def message(self):
+        """The error of a failed command, which must be the same in the document and on the terminal."""
+        error = self.document["error"]
+        assert error["exit_status"] == self.status
+        assert f"iobench: {error['message']}" in self.err
+        assert "Traceback" not in self.err
+        return error["message"]
+
+
+@pytest.fixture
+def iobench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Done]]:
+    """Runs a command in this process, in a folder of its own, with --json."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("IOBENCH_LOCAL", raising=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*words: object, json_document: bool = True) -> Done:
+        capfd.readouterr()
+        status = run([*map(str, words), *(["--json"] if json_document else [])])
+        said = capfd.readouterr()
+        return Done(status, said.out, said.err)
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An ext4 file system of 32 MiB on a loop device."""
+    if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
+        pytest.skip("a small file system needs root and mkfs.ext4 (Debian: e2fsprogs)")
+    image, point = tmp_path / "disk.img", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    point.mkdir()
+    done = subprocess.run(["mount", "-o", "loop", str(image), str(point)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mount -o loop: {done.stderr.strip()}")
+    yield point
+    subprocess.run(["umount", str(point)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Write until nothing fits any more."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 512):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def short(*words: object) -> tuple[object, ...]:
+    """Words for blocks as short as can be."""
+    return (*words, "--seconds", "0.05", "--set", "blocks=2")
+
+
+# --- usage -------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_command_the_help_is_shown(iobench):
+    done = iobench(json_document=False)
+    assert done.status == 0
+    assert "qualify" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("nosuch",), "nosuch"),
+        (("storage",), "path"),
+        (("storage", "x", "--nosuch"), "--nosuch"),
+        (("storage", "x", "--seconds", "soon"), "--seconds"),
+        (("train", "x", "--np", "0"), "--np"),
+        (("generate", "x", "--images", "0"), "num_images"),
+        (("generate", "x", "--format", "jpeg"), "format"),
+        (("storage", "x", "--block-size", "3K"), "block_size"),
+        (("storage", "x", "--engine", "fast"), "engine"),
+        (("storage", "x", "--config", "nosuch.toml"), "nosuch.toml"),
+        (("qualify", "x", "--preset", "quik"), "'quick'"),
+        (("qualify", "x", "--accelerator", "cuda"), "cuda"),
+        (("qualify", "x", "--set", "copy.epoch=3"), "'copy.epochs'"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_names_the_word(iobench, words, named):
+    done = iobench(*words)
+    assert done.status == 2
+    assert named in done.message
+    assert not list(Path().iterdir())
+
+
+def test_a_misspelt_key_in_a_config_names_file_key_and_the_nearest_known_one(iobench):
+    Path("mine.toml").write_text("thread = 3\n")
+    done = iobench("storage", "x", "--config", "mine.toml")
+    assert done.status == 2
+    assert done.message == "mine.toml: key 'thread' is not known; the nearest known key is 'threads'"
+
+
+# --- data and environment ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["storage", "load", "index", "train", "stage"])
+def test_a_missing_path_and_an_empty_folder_are_exit_4_with_the_way_out(iobench, command):
+    Path("empty").mkdir()
+    for path in ("missing", "empty"):
+        done = iobench(command, path, *(["copy"] if command == "stage" else []))
+        assert done.status == 4
+        assert path in done.message
+        assert "iobench generate" in done.message
+    assert [entry.name for entry in Path().iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize("command", ["load", "index", "train", "qualify", "stage"])
+def test_a_foreign_file_among_the_shards_is_exit_4_and_named(iobench, copied, page_set, command):
+    folder = copied(page_set).folder
+    (folder / "notes.txt").write_text("mine")
+    done = iobench(command, folder, *(["copy"] if command == "stage" else []))
+    assert done.status == 4
+    assert "notes.txt" in done.message
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("command", ["load", "index", "train", "qualify", "stage"])
+def test_a_truncated_shard_is_exit_4_and_named(iobench, copied, page_set, command):
+    known = copied(page_set)
+    with known.shards[1].open("r+b") as file:
+        file.truncate(known.shards[1].stat().st_size - 100)
+    done = iobench(command, known.folder, *(["copy"] if command == "stage" else []))
+    assert done.status == 4
+    assert known.shards[1].name in done.message
+    assert not list(Path().iterdir())
+
+
+def test_a_flipped_byte_is_found_by_verify_with_file_record_and_offset(iobench, copied, page_set):
+    known = copied(page_set)
+    stride = known.shards[0].stat().st_size // 40
+    with known.shards[1].open("r+b") as file:
+        file.seek(2 * stride + 1000)
+        byte = file.read(1)[0]
+        file.seek(2 * stride + 1000)
+        file.write(bytes([byte ^ 1]))
+    assert iobench("index", known.folder).status == 0
+    done = iobench("index", known.folder, "--verify")
+    assert done.status == 4
+    assert known.shards[1].name in done.message
+    assert "record 2" in done.message
+    assert f"byte {2 * stride + 12}" in done.message
+
+
+def test_an_output_folder_that_is_a_file_is_exit_4_before_anything_is_measured(iobench, page_set):
+    Path("file").write_text("mine")
+    for out in ("file", "file/inside"):
+        done = iobench("storage", page_set.folder, "--out", out)
+        assert done.status == 4
+        assert "--out" in done.message
+    assert Path("file").read_text() == "mine"
+
+
+def test_a_full_disk_under_out_is_exit_4_and_keeps_nothing(iobench, page_set, small_disk):
+    fill(small_disk)
+    before = sorted(small_disk.iterdir())
+    done = iobench("storage", page_set.folder, "--out", small_disk / "runs" / "one")
+    assert done.status == 4
+    assert "No space left" in done.message
+    assert "--out" in done.message
+    assert sorted(small_disk.iterdir()) == before
+
+
+def test_a_report_that_cannot_be_written_names_the_page_and_not_a_temporary_file(iobench, page_set, small_disk):
+    assert iobench(*short("storage", page_set.folder), "--out", "one").status == 0
+    fill(small_disk)
+    for target in (Path("one"), Path("nosuch/page.html"), small_disk / "page.html"):
+        done = iobench("report", "one", "-o", target)
+        assert done.status == 4
+        assert str(target) in done.message
+        assert ".tmp" not in done.message
+    assert not (small_disk / "page.html").exists()
+
+
+def test_a_damaged_record_is_exit_4_and_named(iobench):
+    Path("run").mkdir()
+    for content in ("", "{", "[]", '{"schema_version": 1}', '{"schema_version": 99}'):
+        Path("run/record.json").write_text(content)
+        done = iobench("report", "run")
+        assert done.status == 4
+        assert "record.json" in done.message
+    assert iobench("report", "nosuch").status == 4
+    assert not Path("report.html").exists()
+
+
+def test_a_mistake_of_the_program_is_never_exit_1(iobench, monkeypatch):
+    monkeypatch.setattr("iobench.storage_bench.doctor.examine", lambda path: 1 / 0)
+    done = iobench("doctor")
+    assert done.status == 4
+    assert done.document["error"]["message"].startswith("internal error: division by zero")
+
+
+# --- interrupts --------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_command_says_so_in_its_document_and_is_exit_130(tmp_path, page_set):
+    words = [sys.executable, "-m", "iobench", "storage", str(page_set.folder), "--seconds", "30", "--json"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert json.loads(out)["error"]["exit_status"] == 130
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
