@@ -4,33 +4,46 @@
     buffer  [frame|pixels|label][frame|pixels|label]...                         slot i at skew + i * stride_bytes
     batch   as_strided(buffer + skew + payload_offset, (B, H, W, C), (stride_bytes, W*C, C, 1))    no copy
 
-O_DIRECT reads aligned supersets.  Where the stride is a multiple of the alignment (`iobench generate` sees to that) or
-the batch is one run, the superset lands in place and its skew is carried into the view.  Else a run is read beside the
-slots and moved into them once; those bytes are counted as copied, and the record shows them.
+Where records do not lie at one stride, slots hold pixels only, and one read scatters a run of records: pixels into
+their slots, what lies between them into a scratch place.
+
+    file    [fra|pixels|labe][frame|pixels|lab][f|pixels|label]...
+    buffer  [pixels][pixels][pixels]...   [scratch]                             slot i at i * payload_bytes
+
+O_DIRECT reads aligned supersets and cannot scatter.  Where the stride is a multiple of the alignment (`iobench
+generate` sees to that) or the batch is one run, the superset lands in place and its skew is carried into the view.
+Else records are read beside the slots and moved into them once; those bytes are counted as copied, and shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from .index import RecordLayout
+from .index import RecordLayout, ShardIndex
 from .plan import Run
 
+MAX_PARTS = 1000  # of one read; IOV_MAX is 1024
+SCRATCH_BYTES = 64 << 10  # a gap between two payloads that is larger is skipped, not read
 
-@dataclass(frozen=True, slots=True)
-class ReadOp:
-    """One read: `length` bytes of a shard from `file_offset` to `buffer_offset`, of which `need` must come."""
+Part = tuple[int, int]
+
+
+class ReadOp(NamedTuple):
+    """One read: `length` bytes of a shard from `file_offset` to `buffer_offset`, of which `need` must come.
+
+    With `parts` the bytes go to several places of the buffer: (offset, length) each, in file order.
+    """
 
     shard: int
     file_offset: int
     length: int
     need: int
     buffer_offset: int
+    parts: tuple[Part, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """`length` bytes from one place of the buffer to another, after the reads are done."""
 
     source: int
@@ -38,9 +51,8 @@ class Move:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """How a batch comes into a buffer, and where its first record starts there."""
+class Placement(NamedTuple):
+    """How a batch comes into a buffer, and where its first record's slot starts there."""
 
     reads: tuple[ReadOp, ...]
     moves: tuple[Move, ...]
@@ -50,30 +62,91 @@ class Placement:
 
 def buffer_bytes(layout: RecordLayout, *, batch_size: int, alignment: int) -> int:
     """How large a buffer must be for any batch of `batch_size` records."""
-    slots = batch_size * layout.stride_bytes
+    slots = batch_size * layout.slot_bytes
+    if layout.stride_bytes is None:
+        beside = batch_size * (layout.payload_bytes + 2 * alignment) if alignment > 1 else SCRATCH_BYTES
+        return _up(slots, alignment) + beside + alignment
     if alignment == 1 or layout.stride_bytes % alignment == 0:
         return slots + 2 * alignment
     return 2 * slots + 2 * alignment * (batch_size + 2)  # slots, and room beside them for every run's superset
 
 
+def place_batch(
+    runs: Sequence[Run], index: ShardIndex, *, alignment: int, scatters: bool, read_bytes: int
+) -> Placement:
+    """Decide where each run of a batch is read to, as the index's layout and the reader allow."""
+    if index.layout.stride_bytes is not None:
+        return place(runs, index.layout, alignment=alignment, read_bytes=read_bytes)
+    if scatters:
+        return place_scattered(runs, index, read_bytes=read_bytes)
+    return place_apart(runs, index, alignment=alignment)
+
+
 def place(runs: Sequence[Run], layout: RecordLayout, *, alignment: int, read_bytes: int) -> Placement:
-    """Decide where each run is read to; reads are at most `read_bytes` long and in file order."""
-    stride = layout.stride_bytes
-    skew = layout.record_offset(runs[0].first) % alignment
+    """Records at one stride: whole runs; reads are at most `read_bytes` long and in file order."""
+    stride = layout.slot_bytes
     num_records = sum(run.count for run in runs)
+    skew = runs[0].first * stride % alignment
     beside = _up(skew + num_records * stride, alignment)
     reads: list[ReadOp] = []
     moves: list[Move] = []
-    for run in sorted(runs, key=lambda run: (run.shard, run.first)):
-        offset, length, slot = layout.record_offset(run.first), run.count * stride, skew + run.slot * stride
+    for shard, first, count, number in sorted(runs):
+        offset, length, slot = first * stride, count * stride, skew + number * stride
         head = offset % alignment
-        in_place = len(runs) == 1 or (head == 0 and slot % alignment == 0 and length % alignment == 0)
-        target = slot - head if in_place else beside
-        if not in_place:
+        if len(runs) == 1 or (head == 0 and slot % alignment == 0 and length % alignment == 0):
+            target = slot - head
+        else:
+            target = beside
             moves.append(Move(beside + head, slot, length))
             beside += _up(head + length, alignment)
-        reads += _split(run.shard, offset - head, head + length, target, alignment, read_bytes)
+        if head + length <= read_bytes:
+            reads.append(ReadOp(shard, offset - head, _up(head + length, alignment), head + length, target))
+        else:
+            reads += _split(shard, offset - head, head + length, target, alignment, read_bytes)
     return Placement(tuple(reads), tuple(moves), skew, num_records * layout.payload_bytes)
+
+
+def place_scattered(runs: Sequence[Run], index: ShardIndex, *, read_bytes: int) -> Placement:
+    """Records at places of their own, and a reader that scatters: one read per run, pixels into payload-only slots."""
+    size = index.layout.payload_bytes
+    num_records = sum(run.count for run in runs)
+    scratch = num_records * size
+    reads: list[ReadOp] = []
+    for run in sorted(runs):
+        parts: list[Part] = []
+        start = end = length = 0
+        for slot, offset in enumerate(_payload_offsets(run, index), run.slot):
+            gap = offset - end
+            if parts and (length + gap + size > read_bytes or len(parts) + 2 > MAX_PARTS or gap > SCRATCH_BYTES):
+                reads.append(ReadOp(run.shard, start, length, length, 0, tuple(parts)))
+                parts, length = [], 0
+            if not parts:
+                start = offset
+            elif gap:
+                parts.append((scratch, gap))
+                length += gap
+            parts.append((slot * size, size))
+            length += size
+            end = offset + size
+        reads.append(ReadOp(run.shard, start, length, length, 0, tuple(parts)))
+    return Placement(tuple(reads), (), 0, num_records * size)
+
+
+def place_apart(runs: Sequence[Run], index: ShardIndex, *, alignment: int) -> Placement:
+    """Records at places of their own, and a reader that cannot scatter: each is read beside the slots and moved."""
+    size = index.layout.payload_bytes
+    num_records = sum(run.count for run in runs)
+    beside = _up(num_records * size, alignment)
+    reads: list[ReadOp] = []
+    moves: list[Move] = []
+    for run in sorted(runs):
+        for slot, offset in enumerate(_payload_offsets(run, index), run.slot):
+            head = offset % alignment
+            length = _up(head + size, alignment)
+            reads.append(ReadOp(run.shard, offset - head, length, head + size, beside))
+            moves.append(Move(beside + head, slot * size, size))
+            beside += length
+    return Placement(tuple(reads), tuple(moves), 0, num_records * size)
 
 
 def view_geometry(
@@ -82,12 +155,19 @@ def view_geometry(
     """Shape (B, H, W, C), byte strides and byte offset of the batch's view."""
     height, width, channels = layout.shape
     item = layout.item_bytes
-    strides = (layout.stride_bytes, width * channels * item, channels * item, item)
+    strides = (layout.slot_bytes, width * channels * item, channels * item, item)
     return (num_records, height, width, channels), strides, first_record + layout.payload_offset
 
 
+def _payload_offsets(run: Run, index: ShardIndex) -> list[int]:
+    assert index.payload_offsets is not None  # the index has them exactly where there is no stride
+    first = int(index.first_records[run.shard]) + run.first
+    offsets: list[int] = index.payload_offsets[first : first + run.count].tolist()
+    return offsets
+
+
 def _split(shard: int, start: int, need: int, target: int, alignment: int, read_bytes: int) -> list[ReadOp]:
-    step = max(alignment, read_bytes - read_bytes % max(alignment, 1))
+    step = max(alignment, read_bytes - read_bytes % alignment)
     return [
         ReadOp(shard, start + done, _up(min(step, need - done), alignment), min(step, need - done), target + done)
         for done in range(0, need, step)

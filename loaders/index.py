@@ -17,7 +17,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,7 +46,7 @@ class ShardFormatError(ValueError):
 class RecordLayout:
     """One layout for every record of a set: `stride_bytes` from record to record, pixels at `payload_offset`."""
 
-    stride_bytes: int
+    stride_bytes: int | None
     payload_offset: int
     shape: tuple[int, int, int]
     dtype: str
@@ -62,9 +62,10 @@ class RecordLayout:
         height, width, channels = self.shape
         return height * width * channels * self.item_bytes
 
-    def record_offset(self, record: int) -> int:
-        """Where record `record` of a shard starts."""
-        return record * self.stride_bytes
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes from record to record in a batch: the stride, or the pixels alone where there is none."""
+        return self.payload_bytes if self.stride_bytes is None else self.stride_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class ShardIndex:
     shard_sizes: tuple[int, ...]
     first_records: Indices
     labels: npt.NDArray[np.int64]
+    payload_offsets: npt.NDArray[np.int64] | None = None
     status: str = "built"
     location: Path | None = None
 
@@ -181,9 +183,7 @@ def save_index(index: ShardIndex, folder: Path, *, status: str) -> ShardIndex:
         stored = location
         break
     where = "" if stored and stored.parent == folder else f" (kept in {'the cache' if stored else 'memory only'})"
-    return ShardIndex(
-        index.layout, index.stamps, index.shard_sizes, index.first_records, index.labels, status + where, stored
-    )
+    return replace(index, status=status + where, location=stored)
 
 
 @contextmanager
@@ -242,7 +242,7 @@ def _read(location: Path) -> ShardIndex:
     ):
         raise IndexCacheError(f"{location.name} is damaged (counts do not agree)")
     firsts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
-    return ShardIndex(layout, stamps, sizes, firsts, labels, "cached", location)
+    return ShardIndex(layout, stamps, sizes, firsts, labels, status="cached", location=location)
 
 
 def _difference(cached: Sequence[ShardStamp], present: Sequence[ShardStamp]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,7 @@ class Share:
     num_dropped: int
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """`count` consecutive records of one shard, which go to consecutive slots of a batch."""
 
     shard: int
@@ -113,7 +112,7 @@ def batch_runs(records: Indices, first_records: Indices) -> list[Run]:
     owners = shards[starts]
     firsts = records[starts] - first_records[owners]
     columns = zip(owners.tolist(), firsts.tolist(), counts.tolist(), starts.tolist(), strict=True)
-    return [Run(shard, first, count, slot) for shard, first, count, slot in columns]
+    return list(map(Run._make, columns))
 
 
 def _pieces(shard_sizes: Sequence[int], longest: int) -> tuple[Indices, Indices]:

@@ -2,7 +2,9 @@
 
     next()  top up the window: acquire a buffer, place the batch, queue its reads
             wait for the oldest batch -> fresh view over its buffer -> (images, labels)
-    reader threads   take one read at a time from the queue; the last read of a batch makes its moves and opens its gate
+    reader threads   take a few reads at a time from the queue; the last of a batch makes its moves and opens its gate
+
+A mapped file's batch of one run needs no buffer: threads populate the mapping's pages, and the batch is a view of them.
 
 All bookkeeping is in the caller's thread; reader threads only read.  With no threads the reads happen inside next().
 Whatever next() raises, the end included, ends the reader threads: half a window is never used again.
@@ -23,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .buffers import Buffer, BufferPool
-from .decode import Placement, ReadOp, buffer_bytes, place, view_geometry
+from .decode import Placement, ReadOp, buffer_bytes, place_batch, view_geometry
 from .index import ShardIndex
+from .mapped import MappedReader
 from .plan import Indices, batch_runs
 from .readers import Reader
 
@@ -62,10 +65,11 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch on its way: `gate` is held until the last read is done."""
+    """A batch on its way: `gate` is held until the last task is done.  It comes into `buffer`, or is seen in `view`."""
 
     records: Indices
-    buffer: Buffer
+    buffer: Buffer | None
+    view: memoryview | None
     placement: Placement
     remaining: int
     gate: threading.Lock = field(default_factory=threading.Lock)
@@ -74,7 +78,7 @@ class _Batch:
     error: BaseException | None = None
 
     def finish(self, delivered: int, error: BaseException | None) -> None:
-        """Count one read as done; the last one moves what could not be read in place, and opens the gate."""
+        """Count one task as done; the last one moves what could not be read in place, and opens the gate."""
         with self.lock:
             self.delivered += delivered
             self.error = self.error or error
@@ -82,12 +86,15 @@ class _Batch:
             last = self.remaining == 0
         if last:
             try:
-                if self.error is None:
+                if self.error is None and self.buffer is not None:
                     _move(self.buffer, self.placement)
             except BaseException as failure:  # raised again in the caller's next()
                 self.error = failure
             finally:
                 self.gate.release()
+
+
+_Task = tuple[_Batch, Sequence[ReadOp]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,10 @@ class Prefetcher:
         self._read_bytes = read_bytes
         self._timeout_s = timeout_s
         self._window: deque[_Batch] = deque()
-        self._queue: SimpleQueue[tuple[_Batch, ReadOp] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Task | None] = SimpleQueue()
+        self._mapped = source.reader if isinstance(source.reader, MappedReader) else None
+        if self._mapped is not None:
+            self._mapped.check_sizes(source.paths, [stamp.size_bytes for stamp in source.index.stamps])
         self._stop = threading.Event()
         self._home = threading.get_ident()
         self._threads: list[threading.Thread] = []
@@ -161,7 +171,8 @@ class Prefetcher:
             thread.join(max(0.0, deadline - monotonic()))
         if not any(thread.is_alive() for thread in self._threads):
             while self._window:  # a buffer some thread may still write to is left to it
-                self._pool.release(self._window.popleft().buffer)
+                if (buffer := self._window.popleft().buffer) is not None:
+                    self._pool.release(buffer)
 
     def __del__(self) -> None:
         if hasattr(self, "_threads"):
@@ -192,28 +203,38 @@ class Prefetcher:
             raise ValueError("a batch of no records was asked for; the sampler must give at least one")
         index, reader = self._source.index, self._source.reader
         runs = batch_runs(records, index.first_records)
-        placement = place(runs, index.layout, alignment=reader.alignment_bytes, read_bytes=self._read_bytes)
-        needed = buffer_bytes(index.layout, batch_size=len(records), alignment=reader.alignment_bytes)
-        batch = _Batch(records, self._pool.acquire(needed), placement, len(placement.reads))
+        alignment, scatters = reader.alignment_bytes, reader.scatters
+        placement = place_batch(runs, index, alignment=alignment, scatters=scatters, read_bytes=self._read_bytes)
+        buffer, view = None, None
+        if self._mapped is not None and len(runs) == 1 and (stride := index.layout.stride_bytes) is not None:
+            path, run = self._source.paths[runs[0].shard], runs[0]
+            view = self._mapped.view(path, run.first * stride, run.count * stride)
+        else:
+            buffer = self._pool.acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment))
+        tasks = _tasks(placement.reads, self._read_bytes)
+        batch = _Batch(records, buffer, view, placement, len(tasks))
         batch.gate.acquire()
         if self._threads:
-            for op in placement.reads:
-                self._queue.put((batch, op))
+            for ops in tasks:
+                self._queue.put((batch, ops))
         return batch
 
     def _wait(self, batch: _Batch) -> None:
         if not self._threads:
-            for op in batch.placement.reads:
-                batch.finish(_read(self._source.reader, self._source.paths, batch, op), None)
+            for ops in _tasks(batch.placement.reads, self._read_bytes):
+                batch.finish(_work(self._source.reader, self._source.paths, batch, ops), None)
         if not batch.gate.acquire(timeout=self._timeout_s or -1):
             raise RuntimeError(f"no batch within {self._timeout_s} s: the storage hangs or is too slow; raise timeout=")
 
     def _hand_out(self, batch: _Batch) -> RawBatch:
         index, placement, tally = self._source.index, batch.placement, self._tally
         shape, strides, offset = view_geometry(index.layout, len(batch.records), placement.first_record)
-        images = self._pool.hand_out(
-            batch.buffer, shape=shape, dtype=index.layout.dtype, strides=strides, offset=offset
-        )
+        dtype = index.layout.dtype
+        images: npt.NDArray[Any]
+        if batch.buffer is None:
+            images = np.ndarray(shape, dtype, buffer=batch.view, offset=offset, strides=strides)
+        else:
+            images = self._pool.hand_out(batch.buffer, shape=shape, dtype=dtype, strides=strides, offset=offset)
         tally.num_batches += 1
         tally.num_records += len(batch.records)
         tally.num_reads += len(placement.reads)
@@ -225,13 +246,13 @@ class Prefetcher:
 
 def _serve(
     number: int,
-    queue: SimpleQueue[tuple[_Batch, ReadOp] | None],
+    queue: SimpleQueue[_Task | None],
     stop: threading.Event,
     reader: Reader,
     paths: Sequence[Path],
     on_start: Callable[[int], None] | None,
 ) -> None:
-    """A reader thread: one read at a time until told to stop.  It keeps no reference to the prefetcher."""
+    """A reader thread: one task after another until told to stop.  It keeps no reference to the prefetcher."""
     start_error: BaseException | None = None
     try:
         if on_start is not None:
@@ -239,11 +260,11 @@ def _serve(
     except BaseException as error:  # raised again in the caller's next(), as are all below
         start_error = error
     while (task := queue.get()) is not None and not stop.is_set():
-        batch, op = task
+        batch, ops = task
         try:
             if start_error is not None:
                 raise start_error
-            delivered = _read(reader, paths, batch, op)
+            delivered = _work(reader, paths, batch, ops)
         except BaseException as error:
             batch.finish(0, error)
         else:
@@ -251,9 +272,25 @@ def _serve(
         del task, batch
 
 
-def _read(reader: Reader, paths: Sequence[Path], batch: _Batch, op: ReadOp) -> int:
-    target = batch.buffer.memory[op.buffer_offset : op.buffer_offset + op.length]
-    return reader.read(paths[op.shard], op.file_offset, target, need=op.need)
+def _tasks(reads: Sequence[ReadOp], read_bytes: int) -> list[Sequence[ReadOp]]:
+    """Small reads a few together, about `read_bytes` a task: what a task costs is then shared by several records."""
+    together = max(1, read_bytes // max(1, reads[0].length))
+    return [reads[start : start + together] for start in range(0, len(reads), together)]
+
+
+def _work(reader: Reader, paths: Sequence[Path], batch: _Batch, ops: Sequence[ReadOp]) -> int:
+    """Do one task; returns the bytes delivered."""
+    delivered = 0
+    for shard, offset, length, need, place, parts in ops:
+        if batch.buffer is None:
+            assert isinstance(reader, MappedReader)  # only its batches have no buffer
+            delivered += reader.populate(paths[shard], offset, need)
+        elif parts is None:
+            delivered += reader.read(paths[shard], offset, batch.buffer.memory[place : place + length], need=need)
+        else:
+            memory = batch.buffer.memory
+            delivered += reader.scatter(paths[shard], offset, [memory[at : at + size] for at, size in parts])
+    return delivered
 
 
 def _move(buffer: Buffer, placement: Placement) -> None:

@@ -16,16 +16,16 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from .buffers import ALIGNMENT_BYTES, Buffer
 from .page_cache import PAGE_BYTES
 
 MAX_OPEN_FILES = 256
 
-EngineName = Literal["auto", "buffered", "direct"]
+EngineName = Literal["auto", "buffered", "direct", "mmap"]
 
 
 class ReadError(OSError):
@@ -50,6 +50,10 @@ class Reader(Protocol):
         """What offsets, lengths and addresses must be multiples of; 1 where nothing is asked."""
 
     @property
+    def scatters(self) -> bool:
+        """Whether one read can go to several places; without it `scatter` is not called."""
+
+    @property
     def delivered_bytes(self) -> int:
         """What all read calls returned so far, aligned supersets included."""
 
@@ -58,6 +62,9 @@ class Reader(Protocol):
 
         Raises ReadError with file and offset at an I/O error, or where the file ends before `need` bytes.
         """
+
+    def scatter(self, path: Path, offset: int, targets: Sequence[memoryview], *, need: int | None = None) -> int:
+        """Fill `targets`, one behind the other, from consecutive bytes; at most 1024 of them.  Else as `read`."""
 
     def close(self) -> None:
         """Close every file."""
@@ -91,6 +98,7 @@ class _FileReader:
 
     engine = ""
     alignment_bytes = 1
+    scatters = True
     _flags = os.O_RDONLY | os.O_CLOEXEC
 
     def __init__(self) -> None:
@@ -102,10 +110,15 @@ class _FileReader:
 
     def read(self, path: Path, offset: int, target: memoryview, *, need: int | None = None) -> int:
         """Fill `target` from `offset` of `path`; see Reader."""
-        need = len(target) if need is None else need
+        return self.scatter(path, offset, [target], need=need)
+
+    def scatter(self, path: Path, offset: int, targets: Sequence[memoryview], *, need: int | None = None) -> int:
+        """Fill `targets` from `offset` of `path`; see Reader."""
+        wanted = sum(map(len, targets))
+        need = wanted if need is None else need
         mine = self._here()
         file = self._opened(mine, path)
-        done = self._read_fully(file.fd, path, offset, target)
+        done = self._read_fully(file.fd, path, offset, targets, wanted)
         self._after_read(file.fd, offset, done)
         with mine.lock:
             self.delivered_bytes += done
@@ -128,20 +141,20 @@ class _FileReader:
         process = os.getpid()
         return self._by_process.get(process) or self._by_process.setdefault(process, _OpenFiles())
 
-    def _read_fully(self, fd: int, path: Path, offset: int, target: memoryview) -> int:
+    def _read_fully(self, fd: int, path: Path, offset: int, targets: Sequence[memoryview], wanted: int) -> int:
         done = 0
-        while done < len(target):
+        while done < wanted:
             try:
-                count = os.preadv(fd, [target[done:]], offset + done)
+                count = os.preadv(fd, _rest(targets, done) if done else targets, offset + done)
             except OSError as error:
-                text = f"read of {len(target) - done} bytes at byte {offset + done} failed: {error.strerror}"
+                text = f"read of {wanted - done} bytes at byte {offset + done} failed: {error.strerror}"
                 raise ReadError(error.errno, text, str(path)) from error
             end = done + count
             surplus = end % self.alignment_bytes
             if count == 0 or (surplus and offset + end >= os.fstat(fd).st_size):
                 return end  # the end of the file
             if count == surplus:
-                text = f"read of {len(target) - done} bytes at byte {offset + done} brought only {count}"
+                text = f"read of {wanted - done} bytes at byte {offset + done} brought only {count}"
                 raise ReadError(errno.EIO, text, str(path))
             done = end - surplus  # a read cut short at an odd place goes on from the aligned byte before
         return done
@@ -199,6 +212,7 @@ class DirectReader(_FileReader):
 
     engine = "direct"
     alignment_bytes = ALIGNMENT_BYTES
+    scatters = False  # every part would have to be aligned
     _flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
 
     def _open(self, path: Path) -> int:
@@ -208,6 +222,16 @@ class DirectReader(_FileReader):
             if error.errno == errno.EINVAL:
                 raise _refused(path) from error
             raise
+
+
+def _rest(targets: Sequence[memoryview], done: int) -> list[memoryview]:
+    """What is left of `targets` after the first `done` bytes."""
+    left = []
+    for target in targets:
+        if done < len(target):
+            left.append(target[done:])
+        done = max(0, done - len(target))
+    return left
 
 
 def open_reader(engine: str, sample: Path, *, evict_behind: bool = False) -> tuple[Reader, str]:
@@ -224,7 +248,11 @@ def open_reader(engine: str, sample: Path, *, evict_behind: bool = False) -> tup
         if reason := direct_refused(sample):
             raise DirectRefusedError(errno.EINVAL, f"{reason}; use --engine buffered or auto", str(sample))
         return DirectReader(), "asked for"
-    raise ValueError(f"engine {engine!r} is not known here; choose auto, buffered or direct")
+    if engine == "mmap":
+        from .mapped import MappedReader  # which needs ReadError from here
+
+        return MappedReader(), "asked for"
+    raise ValueError(f"engine {engine!r} is not known here; choose {', '.join(get_args(EngineName))}")
 
 
 def direct_refused(sample: Path) -> str | None:

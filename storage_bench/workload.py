@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ..loaders.decode import place_batch
 from ..loaders.plan import batch_runs, epoch_order, rank_share
 from ..loaders.prefetch import DEFAULT_READ_BYTES
-from ..loaders.shards import DESCRIPTION_NAME, ShardSet
+from ..loaders.shards import DESCRIPTION_NAME, SHARD_SUFFIXES, ShardSet, find_shards
 
 Engine = Literal["auto", "buffered", "direct"]
 Access = Literal["sequential", "random", "shard-replay"]
@@ -35,6 +35,12 @@ class WorkloadError(ValueError):
     """The data do not fit what is asked of them."""
 
     exit_status: ClassVar[int] = 4
+
+
+class WorkloadUsageError(WorkloadError):
+    """What is asked for contradicts itself."""
+
+    exit_status: ClassVar[int] = 2
 
 
 def parse_size(text: object) -> object:
@@ -101,15 +107,21 @@ class DataFile:
 
 
 def data_files(path: Path) -> list[DataFile]:
-    """The file, or every file of the folder but dotfiles and dataset.json; raises where there is nothing to read."""
+    """The file, or every file of the folder but dotfiles; raises where there is nothing to read.
+
+    A folder that holds shards must hold nothing else, as everywhere; any other folder may hold anything.
+    """
     if not path.exists():
         raise WorkloadError(f"{path}: no such file or folder; make data with `iobench generate {path}`")
-    found = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if entry.is_file())
-    files = [
-        DataFile(entry, entry.stat().st_size)
-        for entry in found
-        if path.is_file() or not (entry.name.startswith(".") or entry.name == DESCRIPTION_NAME)
-    ]
+    if path.is_dir():
+        found = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        if any(entry.name == DESCRIPTION_NAME or entry.name.endswith(SHARD_SUFFIXES) for entry in found):
+            found = find_shards(path)
+    elif path.is_file():
+        found = [path]
+    else:
+        raise WorkloadError(f"{path}: a pipe, socket or device; name a file or a folder")
+    files = [DataFile(entry, entry.stat().st_size) for entry in found]
     files = [file for file in files if file.size_bytes]
     if not files:
         raise WorkloadError(f"{path}: no data to read here; make some with `iobench generate {path}`")
@@ -142,6 +154,11 @@ def replay_stream(
 ) -> Iterator[ReadRequest]:
     """The endless reads a loader makes for rank `stream` of `num_streams`, epoch after epoch."""
     index = shards.index
+    if num_streams > index.num_records:
+        raise WorkloadError(
+            f"{shards.paths[0].parent}: {index.num_records} records cannot be split over {num_streams} streams; use "
+            f"fewer --threads or more data"
+        )
     for epoch in itertools.count():
         order = epoch_order(
             index.shard_sizes,

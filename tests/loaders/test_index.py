@@ -52,7 +52,7 @@ def test_the_layout_says_where_every_pixel_lies(any_set):
         content = np.fromfile(path, dtype=np.uint8)
         assert len(content) == count * layout.stride_bytes
         for record in range(count):
-            start = layout.record_offset(record) + layout.payload_offset
+            start = record * layout.stride_bytes + layout.payload_offset
             pixels = content[start : start + layout.payload_bytes].reshape(layout.shape)
             assert (pixels == any_set.images[number]).all()
             number += 1
@@ -257,7 +257,7 @@ def test_a_flipped_pixel_is_found_with_file_record_and_byte(known, record):
     index = load_index(known.shards)
     shard = known.shards[3]
     status = shard.stat()
-    start = index.layout.record_offset(record)
+    start = record * index.layout.stride_bytes
     with shard.open("r+b") as file:
         file.seek(start + index.layout.payload_offset + 500)
         byte = file.read(1)[0]
@@ -288,7 +288,7 @@ def test_a_truncated_shard_is_refused_with_its_name_and_place(known, cut_bytes):
 def test_a_wrong_length_crc_is_refused_with_its_record_and_byte(known):
     index = load_index(known.shards)
     shard = known.shards[2]
-    start = index.layout.record_offset(11)
+    start = 11 * index.layout.stride_bytes
     with shard.open("r+b") as file:
         file.seek(start + 9)
         file.write(b"\x55")

@@ -156,7 +156,7 @@ def test_the_description_says_what_the_shards_hold(known):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "mmap"}, "engine 'mmap' is not one of auto, buffered, direct"),
+        ({"engine": "floppy"}, "engine 'floppy' is not one of auto, buffered, direct"),
         ({"shuffle_mode": "all"}, "shuffle_mode 'all' is not one of off, shards, blocks, records"),
         ({"rank": 2, "world_size": 2}, "rank 2 is not one of world_size 2"),
     ],
