@@ -5,7 +5,7 @@ run on ranks is written against the `Ranks` protocol and does not care which.
 
     rank        0   1   2   3   4
     barrier()   +---+---+---+---+     all ranks
-    meet(3)     +---+---+             ranks 0..2, a Horovod process set registered when the ranks were opened
+    meet(3)     +---+---+             ranks 0..2, while the others are in barrier()
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any, ClassVar, Literal, Protocol
@@ -58,16 +59,16 @@ class Ranks(Protocol):
         """What carries the meetings."""
 
     def meet(self, num_ranks: int) -> None:
-        """Wait until ranks 0..num_ranks-1 are all here: an allreduce of 4 bytes.  Other ranks must not call it."""
+        """Wait until ranks 0..num_ranks-1 are all here: an allreduce of 8 bytes.  All other ranks are in `barrier`."""
 
     def any_true(self, flag: bool, num_ranks: int) -> bool:
-        """Meet, and tell each of these ranks the same: whether any of them brought a true flag.  Costs what `meet` does."""
+        """Meet, and tell each of these ranks whether any of them brought a true flag.  Costs what `meet` does."""
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
 
     def gather(self, obj: Any) -> list[Any] | None:
-        """Bring each rank's `obj` (anything JSON holds) to rank 0, in rank order; None on the others.  All ranks call it."""
+        """Bring each rank's `obj` (what JSON holds) to rank 0, in rank order; None on the others.  All call it."""
 
     def report(self, progress: Mapping[str, Any]) -> None:
         """Tell whoever launched the ranks how far they are; says something on rank 0 only."""
@@ -114,15 +115,20 @@ class SingleRank:
 
 
 class HorovodRanks:
-    """Processes that Horovod's launcher started.  `hvd` is horovod.torch, initialised; `sets` maps sizes to process sets.
+    """Processes that Horovod's launcher started.  `hvd` is horovod.torch, initialised.
 
-    All meetings of one size are the same operation on the same tensor under the same name, so that Horovod negotiates it
-    once and answers from its cache from then on.
+    Every meeting and barrier is a round that all ranks take part in: an allreduce of (flags, ranks standing by), always
+    under one name on one tensor, so that Horovod negotiates it once and answers from its cache from then on.  Ranks
+    that are no part of a meeting stand by in `barrier`, where a round with everybody standing by is the end.
+
+    A process set for each number of ranks would do the same, but each set costs an exchange between its ranks in every
+    cycle of Horovod's: seen on two cores at a cycle of 5 ms, 9 idle ranks took a core with sets of 7 and 8, and a third
+    of one without.
     """
 
     backend: Backend = "horovod"
 
-    def __init__(self, hvd: Any, sets: Mapping[int, Any], *, progress: Path | None = None) -> None:
+    def __init__(self, hvd: Any, *, progress: Path | None = None) -> None:
         import torch
 
         self.rank: int = hvd.rank()
@@ -130,8 +136,7 @@ class HorovodRanks:
         self.local_rank: int = hvd.local_rank()
         self.host = socket.gethostname()
         self._hvd = hvd
-        self._sets = dict(sets)
-        self._flag = torch.zeros(1, dtype=torch.float32)
+        self._round = torch.zeros(2, dtype=torch.float32)
         self._progress = progress
 
     def meet(self, num_ranks: int) -> None:
@@ -141,22 +146,26 @@ class HorovodRanks:
     def any_true(self, flag: bool, num_ranks: int) -> bool:
         """Ranks 0..num_ranks-1 sum their flags.
 
-        Raises RanksError for a number of ranks that was not registered, PeerLostError if one of them is gone.
+        Raises RanksError where the other ranks do something else, PeerLostError if one of them is gone.
         """
-        if num_ranks == 1 and self.rank == 0:
+        if not self.rank < num_ranks <= self.size:
+            raise RanksError(
+                f"rank {self.rank} of {self.size} cannot meet ranks 0..{num_ranks - 1}: it is none of them"
+            )
+        if num_ranks == 1:
             return flag
-        if num_ranks not in self._sets or self.rank >= num_ranks:
-            raise self._cannot_meet(num_ranks)
-        self._flag.fill_(flag)
-        handle = self._hvd.allreduce_async_(
-            self._flag, op=self._hvd.Sum, name=f"meet.{num_ranks}", process_set=self._sets[num_ranks]
-        )
-        self._wait(handle, num_ranks)
-        return bool(self._flag.item())
+        flags, standing_by = self._take_round(float(flag), 0.0)
+        if standing_by != self.size - num_ranks:
+            raise RanksError(
+                f"{num_ranks} of {self.size} ranks were to meet and {self.size - standing_by:g} did; "
+                f"all others must be in barrier()"
+            )
+        return flags > 0
 
     def barrier(self) -> None:
-        """All ranks wait for each other."""
-        self.any_true(False, self.size)
+        """All ranks wait for each other; lower ranks may go on meeting meanwhile."""
+        while self._take_round(0.0, 1.0)[1] != self.size:
+            pass
 
     def gather(self, obj: Any) -> list[Any] | None:
         """Gather JSON texts as bytes: nothing that comes from another process is unpickled."""
@@ -164,8 +173,9 @@ class HorovodRanks:
 
         text = torch.frombuffer(bytearray(json.dumps(obj).encode()), dtype=torch.uint8)
         size = torch.tensor([len(text)])
-        sizes = self._wait(self._hvd.allgather_async(size, name="gather.sizes"), self.size).tolist()
-        texts = self._wait(self._hvd.allgather_async(text, name="gather.texts"), self.size)
+        with self._peers():
+            sizes = self._wait(self._hvd.allgather_async(size, name="gather.sizes")).tolist()
+            texts = self._wait(self._hvd.allgather_async(text, name="gather.texts"))
         if self.rank != 0:
             return None
         return [json.loads(part.numpy().tobytes()) for part in texts.split(sizes)]
@@ -180,33 +190,37 @@ class HorovodRanks:
         self.barrier()
         self._hvd.shutdown()
 
-    def _wait(self, handle: int, num_ranks: int) -> Any:
-        """Wait for an operation asleep: Horovod's own wait spins, and a rank that waits would take the others' CPU time.
+    def _take_round(self, flag: float, standing_by: float) -> tuple[float, float]:
+        self._round[0], self._round[1] = flag, standing_by
+        with self._peers():
+            self._wait(self._hvd.allreduce_async_(self._round, op=self._hvd.Sum, name="round"))
+        flags, standing = self._round.tolist()
+        return flags, standing
+
+    def _wait(self, handle: int) -> Any:
+        """Wait for an operation asleep: Horovod's own wait spins, and would take CPU time from those it waits for.
 
         A sleep is at most 1/16 of the time waited so far, so that much is a wait too long at worst.
         """
         begin = perf_counter()
         while not self._hvd.poll(handle):
             sleep(min(max((perf_counter() - begin) / 16, SHORTEST_SLEEP_S), LONGEST_SLEEP_S))
+        return self._hvd.synchronize(handle)
+
+    @contextmanager
+    def _peers(self) -> Iterator[None]:
         try:
-            return self._hvd.synchronize(handle)
+            yield
         except self._hvd.HorovodInternalError as error:
-            lost = f"rank {self.rank} on {self.host}: another of {num_ranks} ranks went away while they met"
-            raise PeerLostError(lost) from error
-
-    def _cannot_meet(self, num_ranks: int) -> RanksError:
-        if num_ranks in self._sets:
-            return RanksError(f"rank {self.rank} cannot meet ranks 0..{num_ranks - 1}: it is none of them")
-        known = ", ".join(map(str, sorted(self._sets)))
-        return RanksError(f"{num_ranks} ranks cannot meet, only {known}; name {num_ranks} among the launch's subsets")
+            raise PeerLostError(f"rank {self.rank} on {self.host}: another rank went away while they met") from error
 
 
-def open_ranks(*, expected_size: int, subsets: Sequence[int] = (), progress: Path | None = None) -> Ranks:
+def open_ranks(*, expected_size: int, pin: bool = False, progress: Path | None = None) -> Ranks:
     """Join the ranks that this process was started as one of.
 
-    `subsets` are the numbers of ranks that will meet (all ranks always can): process sets are fixed when Horovod starts,
-    and each costs every rank time in every cycle, so name only what is used.  `progress` is the file that `report` writes.
-    Raises RanksError if there are not `expected_size` ranks.
+    `pin` keeps Horovod's threads of a rank on one core, which halves what small meetings cost where ranks share cores;
+    gradients want all cores.  `progress` is the file that `report` writes.  Raises RanksError if there are not
+    `expected_size` ranks.
     """
     if "HOROVOD_RANK" not in os.environ:
         if expected_size != 1:
@@ -217,22 +231,29 @@ def open_ranks(*, expected_size: int, subsets: Sequence[int] = (), progress: Pat
         raise _wrong_size(expected_size, found)
     import horovod.torch as hvd
 
-    sizes = sorted({size for size in subsets if 1 < size < expected_size})
-    process_sets = {size: hvd.ProcessSet(range(size)) for size in sizes}
+    before = _threads()
     try:
-        hvd.init(process_sets=list(process_sets.values()))
+        hvd.init()
     except ValueError as error:
         raise PeerLostError(f"rank {os.environ['HOROVOD_RANK']} did not find the other ranks ({error})") from error
     if hvd.size() != expected_size:
         raise _wrong_size(expected_size, hvd.size())
-    return HorovodRanks(hvd, {**process_sets, expected_size: hvd.global_process_set}, progress=progress)
+    if pin:
+        cores = sorted(os.sched_getaffinity(0))
+        for thread in _threads() - before:
+            os.sched_setaffinity(thread, {cores[hvd.local_rank() % len(cores)]})
+    return HorovodRanks(hvd, progress=progress)
+
+
+def _threads() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/task")}
 
 
 def _wrong_size(expected: int, found: int) -> RanksError:
     torchrun = " (torchrun does not start Horovod ranks)" if "TORCHELASTIC_RUN_ID" in os.environ else ""
     return RanksError(
-        f"{expected} ranks were asked for, this process is one of {found}{torchrun}; start ranks through `iobench train`, "
-        f"or with `horovodrun -np {expected}`"
+        f"{expected} ranks were asked for, this process is one of {found}{torchrun}; "
+        f"start ranks through `iobench train`, or with `horovodrun -np {expected}`"
     )
 
 
