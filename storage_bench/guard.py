@@ -8,8 +8,8 @@
       | SIGKILL when it dies
     rank 0, rank 1, ...   wait in a pipe for the environment that Horovod's launcher made for their slot
 
-Ranks are forked, not started afresh: importing torch takes a second of CPU time, once instead of once per rank.  The fork
-comes before there is any thread, and before Horovod is initialised.  No environment is put on a command line.
+Ranks are forked, not started afresh: importing torch takes a second of CPU time, once instead of once per rank.  The
+fork comes before there is any thread, and before Horovod is initialised.  No environment is put on a command line.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ _WAITED_FOR = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 
 def guard(folder: Path, module: str, *, num_ranks: int, parent: int) -> int:
-    """Run `module` on ranks until they end, we are told to stop or `parent` dies; leave no process.  Returns an exit status."""
+    """Run `module` on ranks until they end, we are told to stop or `parent` dies; leave no process.
+
+    Returns an exit status: 0 if every rank ended with 0.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     name_process("iobench-guard")
     die_with(parent, signal.SIGTERM)
@@ -119,7 +122,7 @@ def _launch(folder: Path, module: str, num_ranks: int, guard_pid: int) -> int:
     name_process("iobench-launch")
     die_with(guard_pid, signal.SIGKILL)
     if num_ranks > 1:
-        import horovod.torch
+        import horovod.torch  # noqa: F401  the forked ranks find it imported
     waiting: list[_Waiting] = []
     for rank in range(num_ranks):
         waiting.append(_fork_rank(rank, folder, module, waiting))
@@ -133,8 +136,8 @@ def _launch(folder: Path, module: str, num_ranks: int, guard_pid: int) -> int:
 def _launch_horovod(folder: Path, waiting: list[_Waiting]) -> None:
     """Horovod's launcher with our way of starting a slot, as horovod.spark and horovod.ray have theirs.
 
-    `horovodrun` first imports TensorFlow, torch and MXNet in a process each to see whether Gloo is there, and then starts
-    two processes per rank.
+    `horovodrun` first imports torch in a process of its own to see whether Gloo is there, and then starts a shell, a
+    Python process and the program for each rank.
     """
     from horovod.runner.common.util.settings import Settings  # type: ignore[attr-defined,unused-ignore]
     from horovod.runner.driver.driver_service import get_local_interfaces
@@ -152,8 +155,8 @@ def _launch_horovod(folder: Path, waiting: list[_Waiting]) -> None:
             os._exit(1)
         return status, time.time()
 
-    # Each rank asks for the address of each other, all at once.  Beyond socketserver's 5 waiting connections Linux drops them,
-    # and TCP asks again after 1, 3 and 7 s: 9 ranks took 10 s to find each other, and take 0.3 s this way.
+    # All ranks ask for the addresses of all others at once.  Beyond the 5 connections that socketserver lets wait Linux
+    # drops them, and TCP tries again after 1, 3 and 7 s: 9 ranks took 10 s to find each other, and take 1 s this way.
     RendezvousHTTPServer.request_queue_size = RENDEZVOUS_BACKLOG
     settings = Settings(num_proc=len(waiting), hosts=f"localhost:{len(waiting)}", verbose=0)
     interfaces = get_local_interfaces(settings)

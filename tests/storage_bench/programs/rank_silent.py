@@ -1,0 +1,1 @@
+"""A rank program that forgot to call rank_main."""
