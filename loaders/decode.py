@@ -85,7 +85,7 @@ def place_batch(
 def place(runs: Sequence[Run], layout: RecordLayout, *, alignment: int, read_bytes: int) -> Placement:
     """Records at one stride: whole runs; reads are at most `read_bytes` long and in file order."""
     stride = layout.slot_bytes
-    num_records = sum(run.count for run in runs)
+    num_records = sum(run.num_records for run in runs)
     skew = runs[0].first * stride % alignment
     beside = _up(skew + num_records * stride, alignment)
     reads: list[ReadOp] = []
@@ -109,7 +109,7 @@ def place(runs: Sequence[Run], layout: RecordLayout, *, alignment: int, read_byt
 def place_scattered(runs: Sequence[Run], index: ShardIndex, *, read_bytes: int) -> Placement:
     """Records at places of their own, and a reader that scatters: one read per run, pixels into payload-only slots."""
     size = index.layout.payload_bytes
-    num_records = sum(run.count for run in runs)
+    num_records = sum(run.num_records for run in runs)
     scratch = num_records * size
     reads: list[ReadOp] = []
     for run in sorted(runs):
@@ -135,7 +135,7 @@ def place_scattered(runs: Sequence[Run], index: ShardIndex, *, read_bytes: int) 
 def place_apart(runs: Sequence[Run], index: ShardIndex, *, alignment: int) -> Placement:
     """Records at places of their own, and a reader that cannot scatter: each is read beside the slots and moved."""
     size = index.layout.payload_bytes
-    num_records = sum(run.count for run in runs)
+    num_records = sum(run.num_records for run in runs)
     beside = _up(num_records * size, alignment)
     reads: list[ReadOp] = []
     moves: list[Move] = []
@@ -162,7 +162,7 @@ def view_geometry(
 def _payload_offsets(run: Run, index: ShardIndex) -> list[int]:
     assert index.payload_offsets is not None  # the index has them exactly where there is no stride
     first = int(index.first_records[run.shard]) + run.first
-    offsets: list[int] = index.payload_offsets[first : first + run.count].tolist()
+    offsets: list[int] = index.payload_offsets[first : first + run.num_records].tolist()
     return offsets
 
 

@@ -98,7 +98,7 @@ class MappedReader:
         data = self._mapping(path).data
         if offset + length > len(data):
             raise self._cut(path, offset, length, len(data))
-        return memoryview(data[offset : offset + length])
+        return data[offset : offset + length].data
 
     def populate(self, path: Path, offset: int, length: int) -> int:
         """Bring a range in and set up its page tables; returns `length`.  ReadError where pages cannot be read."""

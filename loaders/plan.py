@@ -31,11 +31,11 @@ class Share:
 
 
 class Run(NamedTuple):
-    """`count` consecutive records of one shard, which go to consecutive slots of a batch."""
+    """`num_records` consecutive records of one shard, which go to consecutive slots of a batch."""
 
     shard: int
     first: int
-    count: int
+    num_records: int
     slot: int
 
 

@@ -208,7 +208,7 @@ class Prefetcher:
         buffer, view = None, None
         if self._mapped is not None and len(runs) == 1 and (stride := index.layout.stride_bytes) is not None:
             path, run = self._source.paths[runs[0].shard], runs[0]
-            view = self._mapped.view(path, run.first * stride, run.count * stride)
+            view = self._mapped.view(path, run.first * stride, run.num_records * stride)
         else:
             buffer = self._pool.acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment))
         tasks = _tasks(placement.reads, self._read_bytes)

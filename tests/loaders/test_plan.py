@@ -106,12 +106,12 @@ def test_runs_spell_the_batch_and_are_as_long_as_they_can_be(sizes, data):
     firsts = np.cumsum([0, *sizes[:-1]])
     owner = [shard for shard, size in enumerate(sizes) for _ in range(size)]
     runs = batch_runs(records, firsts)
-    spelled = [int(firsts[run.shard]) + run.first + i for run in runs for i in range(run.count)]
+    spelled = [int(firsts[run.shard]) + run.first + i for run in runs for i in range(run.num_records)]
     assert spelled == records.tolist()
-    assert [run.slot for run in runs] == [0, *itertools.accumulate(run.count for run in runs)][:-1]
+    assert [run.slot for run in runs] == [0, *itertools.accumulate(run.num_records for run in runs)][:-1]
     for run in runs:
         assert run.first >= 0
-        assert run.first + run.count <= sizes[run.shard]
+        assert run.first + run.num_records <= sizes[run.shard]
     longest = 1 + sum(b != a + 1 or owner[a] != owner[b] for a, b in itertools.pairwise(records.tolist()))
     assert len(runs) == longest
 
