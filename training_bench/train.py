@@ -93,7 +93,6 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
             num_ranks=plan.num_ranks,
             folder=Path(folder),
             timeout_s=limit,
-            subsets=sorted({block.num_ranks for block in plan.blocks}),
             on_progress=on_progress,
         )
     points, invalid = summarise_ranks(plan, run.accelerator, results, counters=counters, background_bps=background)
