@@ -196,6 +196,7 @@ def storage(
 ) -> None:
     """Storage rate at every combination of the given lists, interleaved, with counters on each point."""
     from .configs import load as load_config
+    from .storage_bench.evidence import doubts
     from .storage_bench.feeding import storage_point
     from .storage_bench.sweep import sweep
     from .storage_bench.workload import StorageConfig
@@ -223,7 +224,7 @@ def storage(
     points = [storage_point(result, path) for result in results]
     evidence = [result.evidence for result in results if result.evidence is not None]
     best = max(points, key=lambda point: point.metrics["read_gbps"].value or 0.0)
-    warnings = [text for item in evidence if (text := item.warning())]
+    warnings = [text for item in evidence for text in doubts(item)]
     reasons = {f"{result.point.engine}: {result.engine_reason}": None for result in results}
     journal.finish(
         workload={**settings.model_dump(mode="json"), "engine_reasons": list(reasons)},
@@ -276,7 +277,7 @@ def load(
         points=[result.point],
         metrics=result.point.metrics,
         best=result.point,
-        warnings=[result.warning] if result.warning else [],
+        warnings=result.warnings,
         invalid=[result.invalid] if result.invalid else [],
     )
 

@@ -31,6 +31,7 @@ from .results.verdict import (
 )
 from .storage_bench.accelerators import Accelerator, resolve_accelerator
 from .storage_bench.emulate import demand_bps
+from .storage_bench.evidence import doubts
 from .storage_bench.feeding import candidate_readers, measure_rates, pilot_rates, storage_point
 from .storage_bench.generate import Generate, generate
 from .storage_bench.launch import require_ranks
@@ -245,7 +246,7 @@ def _predict(run: _Run) -> Fed:
         run.measured_bytes += sum(block.delivered_bytes for block in result.blocks)
         if result.evidence is not None:
             run.invalid += [f"storage: {text}" for text in [result.evidence.invalid_reason()] if text]
-            run.warnings += [f"storage: {text}" for text in [result.evidence.warning()] if text]
+            run.warnings += [f"storage: {text}" for text in doubts(result.evidence)]
     measured = {
         int(result.point.threads): point.metrics["read_gbps"] for result, point in zip(results, run.points, strict=True)
     }
@@ -256,7 +257,7 @@ def _measure_loader(run: _Run) -> None:
     def measure(page_cache: str, blocks: int) -> None:
         load = LoadConfig.model_validate(
             {
-                "engine": run.engine,
+                "engine": "buffered" if page_cache == "warm" else run.engine,
                 "batch_size": min(run.accelerator.batch_size, 64),
                 "num_workers": run.config.train.reader_threads,
                 "page_cache": page_cache,
@@ -276,7 +277,7 @@ def _measure_loader(run: _Run) -> None:
         path = result.point.read_path
         run.measured_bytes += (path.delivered_bytes or 0) if path else 0
         run.invalid += [f"load: {text}" for text in [result.invalid] if text]
-        run.warnings += [f"load: {text}" for text in [result.warning] if text]
+        run.warnings += [f"load: {text}" for text in result.warnings]
 
     measure("cold", LOAD_BLOCKS)
     if _cache_holds(run) and not on_same_device(run.path, run.local):

@@ -9,6 +9,8 @@ from ..results.environment import mount_of
 from ..results.record import ColdScope, ReadPath
 
 SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "wekafs", "9p", "fuse")
+LOCAL_FILE_SYSTEMS = ("ext4", "ext3", "ext2", "xfs", "btrfs", "f2fs", "zfs")
+RESIDENT_LIMIT = 0.02
 
 
 def read_path(evidence: RouteEvidence, *, cold_scope: ColdScope = "unknown") -> ReadPath:
@@ -30,9 +32,25 @@ def read_path(evidence: RouteEvidence, *, cold_scope: ColdScope = "unknown") -> 
     )
 
 
+def doubts(evidence: RouteEvidence) -> list[str]:
+    """What must be said of a measurement that counts: reads beyond the payload, cold reads of data in memory."""
+    found = [text for text in [evidence.warning()] if text]
+    resident = evidence.cache_fraction or 0.0
+    if evidence.page_cache == "cold" and evidence.observed_route == "unknown" and resident > RESIDENT_LIMIT:
+        found.append(
+            f"{evidence.engine}: asked for cold reads, but {resident:.0%} of the data was in memory when they began, "
+            f"and no counter tells how much came from there"
+        )
+    return found
+
+
 def cold_scope_of(path: Path) -> ColdScope:
-    """What cold can mean here: on a local disk all the way, on a shared file system only this client's caches."""
-    kind = mount_of(path).fstype
-    if any(kind == name or kind.startswith(f"{name}.") for name in SHARED_FILE_SYSTEMS):
+    """What cold can mean here: on a local disk all the way, on a shared file system only this client's caches.
+
+    Behind a loop device lies a file with a page cache of its own.
+    """
+    mount = mount_of(path)
+    if any(mount.fstype == name or mount.fstype.startswith(f"{name}.") for name in SHARED_FILE_SYSTEMS):
         return "client"
-    return "end_to_end" if kind in ("ext4", "ext3", "ext2", "xfs", "btrfs", "f2fs", "zfs") else "unknown"
+    local = mount.fstype in LOCAL_FILE_SYSTEMS and not Path(mount.source).name.startswith("loop")
+    return "end_to_end" if local else "unknown"

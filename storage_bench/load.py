@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,9 +23,12 @@ from ..loaders.shards import ShardSet
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import summarise
 from .accelerators import touch
-from .evidence import cold_scope_of, read_path
-from .sweep import choose_engine
+from .evidence import cold_scope_of, doubts, read_path
+from .sweep import choose_engine, require_room_to_warm
 from .workload import Engine, PageCache
+
+if TYPE_CHECKING:
+    from ..loaders.dataloader import DataLoader
 
 
 class LoadConfig(BaseModel):
@@ -46,11 +49,11 @@ class LoadConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """The point, and why it would not count (None: it counts)."""
+    """The point, why it would not count (None: it counts), and what else must be said."""
 
     point: Point
     invalid: str | None
-    warning: str | None
+    warnings: tuple[str, ...]
     engine_reason: str
     index_status: str
 
@@ -60,10 +63,14 @@ def measure_load(
 ) -> LoadResult:
     """Measure images/s of the loader on `path`; raises what opening and reading the shards raises."""
     found = ShardSet.open(path, seed=config.seed)
-    engine, reason = choose_engine("buffered" if config.page_cache == "warm" else config.engine, found.paths[0])
+    engine, reason = choose_engine(config.engine, found.paths[0], page_cache=config.page_cache)
     cold = config.page_cache == "cold"
+    total_bytes = sum(stamp.size_bytes for stamp in found.index.stamps)
+    if not cold:
+        require_room_to_warm(total_bytes)
     reader = DirectReader() if engine == "direct" else BufferedReader(evict_behind=cold)
     shards = ShardSet(found.paths, found.index, reader, shuffle_mode=config.shuffle, seed=config.seed)
+    found.close()
     counter = counter_for(shards.paths)
     background = background_rate(counter) or 0.0
     if cold:
@@ -71,19 +78,23 @@ def measure_load(
     else:
         warm(shards.paths)
     resident = cache_fraction(shards.paths)
+    batch_size = min(config.batch_size, len(shards))
+    loader = _new_loader(shards, config, batch_size)
     before, cpu_before = counter.read_bytes(), time.process_time()
     begin = perf_counter()
-    blocks = list(_time_blocks(shards, config, on_block))
+    try:
+        blocks = list(_time_blocks(loader, config, on_block))
+    finally:
+        shards.close()
     total_s, cpu_s = perf_counter() - begin, time.process_time() - cpu_before
     after = counter.read_bytes()
-    shards.close()
     evidence = judge(
         counter,
         engine=engine,
         page_cache=config.page_cache,
         cache_fraction=resident,
         delivered_bytes=reader.delivered_bytes,
-        payload_bytes=reader.delivered_bytes,
+        payload_bytes=loader.tally.payload_bytes,
         raw_device_bytes=None if before is None or after is None else after - before,
         background_bytes=background * total_s,
     )
@@ -91,22 +102,24 @@ def measure_load(
         params={
             "stage": "load",
             "engine": engine,
-            "batch_size": config.batch_size,
+            "batch_size": batch_size,
             "shuffle": config.shuffle,
             "num_workers": config.num_workers,
             "page_cache": config.page_cache,
         },
         read_path=read_path(evidence, cold_scope=cold_scope_of(path)),
-        metrics=_metrics(blocks, cpu_s, reader.delivered_bytes, shards.index.layout.stride_bytes),
+        metrics=_metrics(blocks, cpu_s, reader.delivered_bytes, total_bytes / len(shards)),
     )
-    return LoadResult(point, evidence.invalid_reason(), evidence.warning(), reason, shards.index.status)
+    smaller = f"batches hold {batch_size} images, not {config.batch_size}: there are no more"
+    warnings = (*doubts(evidence), *([smaller] if batch_size < config.batch_size else []))
+    return LoadResult(point, evidence.invalid_reason(), warnings, reason, shards.index.status)
 
 
 def _time_blocks(
-    shards: ShardSet, config: LoadConfig, on_block: Callable[[int, int, float], None] | None
+    loader: DataLoader[Any], config: LoadConfig, on_block: Callable[[int, int, float], None] | None
 ) -> Iterator[tuple[int, float, float]]:
     """(images, seconds, seconds waited) of each time block; the first half second is ramp-up and not counted."""
-    batches = _endless(shards, config)
+    batches = _endless(loader)
     ramp_until = perf_counter() + min(0.5, config.seconds)
     while perf_counter() < ramp_until:
         touch(next(batches))
@@ -124,24 +137,27 @@ def _time_blocks(
         yield images, now - start, waited
 
 
-def _endless(shards: ShardSet, config: LoadConfig) -> Iterator[Any]:
+def _new_loader(shards: ShardSet, config: LoadConfig, batch_size: int) -> DataLoader[Any]:
     from ..loaders.dataloader import DataLoader
 
-    loader: DataLoader[Any] = DataLoader(
+    return DataLoader(
         shards,
-        batch_size=min(config.batch_size, len(shards)),
+        batch_size=batch_size,
         shuffle=config.shuffle != "off",
         num_workers=config.num_workers,
         prefetch_factor=config.prefetch_factor if config.num_workers else None,
         drop_last=True,
     )
+
+
+def _endless(loader: DataLoader[Any]) -> Iterator[Any]:
     while True:
         for images, _ in loader:
             yield images.permute(0, 2, 3, 1).numpy()
 
 
 def _metrics(
-    blocks: list[tuple[int, float, float]], cpu_s: float, delivered: int, record_bytes: int
+    blocks: list[tuple[int, float, float]], cpu_s: float, delivered: int, record_bytes: float
 ) -> dict[str, Metric]:
     rates = [images / seconds for images, seconds, _ in blocks]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -155,5 +171,5 @@ def _metrics(
         "read_gbps": summarise([rate * record_bytes / 1e9 for rate in rates], unit="GB/s"),
         "data_stall_fraction": summarise([waited / seconds for _, seconds, waited in blocks], unit="fraction"),
         "cpu_seconds_per_gb": per_gb,
-        "peak_rss_bytes": Metric(value=float(peak), unit="bytes", n=1, reason="of this process, torch included"),
+        "peak_rss_bytes": Metric(value=float(peak), unit="bytes", n=1),
     }

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, perf_counter_ns
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from .workload import (
     ReadRequest,
     StorageConfig,
     WorkloadError,
+    WorkloadUsageError,
     data_files,
     open_stream,
     replay_stream,
@@ -44,6 +45,9 @@ RAMP_SHARE = 0.2
 MAX_RAMP_S = 0.5
 CALIBRATION_BYTES = 64 << 20
 CALIBRATION_S = 0.25
+MAX_READS_IN_FLIGHT = 4096
+MEMORY_SHARE = 0.5
+DRAIN_S = 60.0
 HARNESS_MARGIN = 0.9
 WARM_RAM_SHARE = 0.25
 
@@ -112,7 +116,10 @@ def sweep(path: Path, config: StorageConfig, *, on_block: OnBlock | None = None)
     Raises WorkloadError where the data do not fit, ReadError with file and offset where a read fails.
     """
     files = data_files(path)
-    results = [_new_result(point, reason, files) for point, reason in _points(config, files)]
+    points = _points(config, files)
+    for point, _ in points:
+        _check_size(point, files)
+    results = [_new_result(point, reason, files) for point, reason in points]
     run_points(path, results, config, on_block=on_block)
     return results
 
@@ -154,7 +161,8 @@ def measure_block(
     reader = open_point_reader(point)
     try:
         before = counter.read_bytes()
-        load = _run(point, reader, streams, ramp_s=min(MAX_RAMP_S, RAMP_SHARE * seconds), seconds=seconds)
+        ramp_s = min(MAX_RAMP_S, RAMP_SHARE * seconds)
+        load = _run(point, reader, streams, ramp_s=ramp_s, seconds=seconds, place=paths[0].parent)
         after = counter.read_bytes()
     finally:
         reader.close()
@@ -197,19 +205,38 @@ def collect_evidence(result: PointResult, counter: DeviceCounter, background_bps
     )
 
 
-def choose_engine(engine: Engine, sample: Path) -> tuple[str, str]:
-    """For measuring storage `auto` is direct where the file system does it, else buffered; with the reason."""
+def choose_engine(engine: str, sample: Path, *, page_cache: PageCache = "cold") -> tuple[str, str]:
+    """For measuring storage `auto` is direct where the file system does it, else buffered; with the reason.
+
+    Warm reads are buffered ones.  Raises WorkloadUsageError for an engine that is not known or never reads warm.
+    """
+    if engine not in get_args(Engine):
+        raise WorkloadUsageError(f"engine {engine!r} is not known; choose {', '.join(get_args(Engine))}")
+    if engine == "direct" and page_cache == "warm":
+        raise WorkloadUsageError(
+            "engine direct never reads from the page cache; use --engine buffered or auto for warm reads"
+        )
     if engine == "buffered":
         return "buffered", "asked for"
+    if page_cache == "warm":
+        return "buffered", "auto: buffered, warm reads come from the page cache"
     refused = direct_refused(sample)
     if refused is None:
-        return (
-            "direct",
-            "asked for" if engine == "direct" else "auto: direct, the page cache cannot answer for the storage",
-        )
+        alone = "auto: direct, the page cache cannot answer for the storage"
+        return "direct", "asked for" if engine == "direct" else alone
     if engine == "direct":
         raise WorkloadError(f"{sample}: {refused}; use --engine buffered or auto")
     return "buffered", f"auto: buffered, because {refused}"
+
+
+def require_room_to_warm(total_bytes: int) -> None:
+    """Raise WorkloadError where data are too many to stay in the page cache while they are read."""
+    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total_bytes > WARM_RAM_SHARE * ram:
+        raise WorkloadError(
+            f"warm reads need data of at most a quarter of memory ({WARM_RAM_SHARE * ram / 1e9:.1f} GB), "
+            f"these are {total_bytes / 1e9:.1f} GB; name fewer files"
+        )
 
 
 def calibrate(point: SweepPoint, sample: DataFile) -> float:
@@ -226,7 +253,7 @@ def calibrate(point: SweepPoint, sample: DataFile) -> float:
 
     reader = BufferedReader()
     try:
-        load = _run(ceiling, reader, streams, ramp_s=0.05, seconds=CALIBRATION_S)
+        load = _run(ceiling, reader, streams, ramp_s=0.05, seconds=CALIBRATION_S, place=sample.path)
     finally:
         reader.close()
     return load.window_bytes / CALIBRATION_S / 1e9
@@ -270,7 +297,7 @@ class _Load:
         return float(self.ends_ns.max(initial=0) - self.starts_ns.min(initial=self.ends_ns.max(initial=0))) / 1e9
 
 
-def _run(point: SweepPoint, reader: Reader, streams: Streams, *, ramp_s: float, seconds: float) -> _Load:
+def _run(point: SweepPoint, reader: Reader, streams: Streams, *, ramp_s: float, seconds: float, place: Path) -> _Load:
     """Read with threads x queue_depth operating-system threads until the window is over."""
     logs: list[list[tuple[int, int, int, int]]] = []
     errors: list[BaseException] = []
@@ -284,22 +311,45 @@ def _run(point: SweepPoint, reader: Reader, streams: Streams, *, ramp_s: float, 
             logs.append(log)
             arguments = (reader, requests, lock, log, errors, stop, gate)
             threads.append(threading.Thread(target=_read_until, args=arguments, daemon=True))
-    for thread in threads:
-        thread.start()
     try:
+        _start(threads)
         gate.wait()
         begin = perf_counter_ns()
         stop.wait(ramp_s + seconds)  # set early by a reader that failed
     finally:
         stop.set()
+        gate.abort()  # lets go of who still waits there, where not all could be started
     end = begin + round((ramp_s + seconds) * 1e9)
-    for thread in threads:
-        thread.join()
+    num_hanging = _join(threads)
     if errors:
         raise errors[0]
+    if num_hanging:
+        raise WorkloadError(
+            f"{place}: {num_hanging} of {len(threads)} reads have not come back within {DRAIN_S:.0f} s; the storage "
+            f"hangs or is too slow for so many: use fewer --threads, a smaller --queue-depth or --block-size"
+        )
     rows = np.array(list(itertools.chain.from_iterable(logs)), dtype=np.int64).reshape(-1, 4)
     window = (begin + round(ramp_s * 1e9), end)
     return _Load(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], window)
+
+
+def _start(threads: Sequence[threading.Thread]) -> None:
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError as error:
+        raise WorkloadError(
+            f"{len(threads)} reads in flight take as many threads, and the system gives no more ({error}); use fewer "
+            f"--threads or a smaller --queue-depth"
+        ) from error
+
+
+def _join(threads: Sequence[threading.Thread]) -> int:
+    """Wait for the reads in flight, but not for ever; how many have not come back."""
+    deadline = perf_counter() + DRAIN_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - perf_counter()))
+    return sum(thread.is_alive() for thread in threads)
 
 
 def _read_until(
@@ -312,9 +362,9 @@ def _read_until(
     gate: threading.Barrier,
 ) -> None:
     """One read after another until told to stop."""
-    memory = Buffer(1 << 16).memory
-    gate.wait()
     try:
+        gate.wait()
+        memory = Buffer(1 << 16).memory
         while not stop.is_set():
             with lock:
                 request = next(requests)
@@ -323,6 +373,8 @@ def _read_until(
             start = perf_counter_ns()
             count = reader.read(request.path, request.offset, memory[: request.length], need=request.need)
             log.append((start, perf_counter_ns(), count, request.need))
+    except threading.BrokenBarrierError:
+        return  # another one could not be started
     except Exception as error:  # raised again by the block that started this thread
         errors.append(error)
         stop.set()
@@ -330,27 +382,35 @@ def _read_until(
 
 def _points(config: StorageConfig, files: Sequence[DataFile]) -> list[tuple[SweepPoint, str]]:
     points: dict[SweepPoint, str] = {}
-    for wanted in config.engine:
-        engine, reason = choose_engine(wanted, files[0].path)
-        for block, depth, threads, state in itertools.product(
-            config.block_size, config.queue_depth, config.threads, config.page_cache
-        ):
-            if engine == "direct" and state == "warm":
-                raise WorkloadError(
-                    "engine direct never reads from the page cache; use --engine buffered for warm reads"
-                )
+    for wanted, state in itertools.product(config.engine, config.page_cache):
+        engine, reason = choose_engine(wanted, files[0].path, page_cache=state)
+        for block, depth, threads in itertools.product(config.block_size, config.queue_depth, config.threads):
             points.setdefault(SweepPoint(engine, config.access, block, depth, threads, state), reason)
     return list(points.items())
 
 
-def _new_result(point: SweepPoint, reason: str, files: Sequence[DataFile]) -> PointResult:
-    total = sum(file.size_bytes for file in files)
-    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if point.page_cache == "warm" and total > WARM_RAM_SHARE * ram:
-        raise WorkloadError(
-            f"warm reads need data of at most a quarter of memory ({WARM_RAM_SHARE * ram / 1e9:.1f} GB), "
-            f"these are {total / 1e9:.1f} GB; name fewer files"
+def _check_size(point: SweepPoint, files: Sequence[DataFile]) -> None:
+    """Refuse what would take more threads or memory than a host has to give."""
+    import psutil
+
+    reads = point.threads * point.queue_depth
+    if reads > MAX_READS_IN_FLIGHT:
+        raise WorkloadUsageError(
+            f"{point.threads} threads x queue depth {point.queue_depth} are {reads} reads in flight, each a thread; "
+            f"at most {MAX_READS_IN_FLIGHT} are possible"
         )
+    needed = reads * min(point.block_bytes, max(file.size_bytes for file in files))
+    free = MEMORY_SHARE * psutil.virtual_memory().available
+    if needed > free:
+        raise WorkloadError(
+            f"{reads} reads of {point.block_bytes >> 10} KiB in flight need {needed / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB may be taken; use fewer --threads, a smaller --queue-depth or --block-size"
+        )
+    if point.page_cache == "warm":
+        require_room_to_warm(sum(file.size_bytes for file in files))
+
+
+def _new_result(point: SweepPoint, reason: str, files: Sequence[DataFile]) -> PointResult:
     ceiling = calibrate(point, files[0]) if point.page_cache == "cold" else None
     return PointResult(point, reason, ceiling_gbps=ceiling)
 

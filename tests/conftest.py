@@ -7,8 +7,11 @@
 All are read-only: a test that changes bytes works on a copy (`copied`).
 """
 
+import os
 import shutil
-from collections.abc import Callable, Sequence
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,3 +148,30 @@ def write_set(tmp_path: Path) -> Callable[..., KnownSet]:
 def encode() -> Callable[..., bytes]:
     """`encode(image, label)`: one framed record."""
     return encode_image
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An ext4 file system of 32 MiB on a loop device."""
+    if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
+        pytest.skip("a small file system needs root and mkfs.ext4 (Debian: e2fsprogs)")
+    image, point = tmp_path / "disk.img", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    point.mkdir()
+    done = subprocess.run(["mount", "-o", "loop", str(image), str(point)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mount -o loop: {done.stderr.strip()}")
+    yield point
+    subprocess.run(["umount", str(point)], check=True)
+
+
+@pytest.fixture
+def memory_folder() -> Iterator[Path]:
+    """A folder on a file system in memory, which has no block device."""
+    shm = Path("/dev/shm")
+    if not os.path.ismount(shm) or not os.access(shm, os.W_OK):
+        pytest.skip("/dev/shm is no memory file system that can be written")
+    with tempfile.TemporaryDirectory(prefix="iobench-test-", dir=shm) as folder:
+        yield Path(folder)

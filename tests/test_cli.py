@@ -1,8 +1,6 @@
 """The command, end to end on small data: exit status, one JSON document, messages, and nothing left behind."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -59,23 +57,6 @@ def iobench(
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """An ext4 file system of 32 MiB on a loop device."""
-    if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
-        pytest.skip("a small file system needs root and mkfs.ext4 (Debian: e2fsprogs)")
-    image, point = tmp_path / "disk.img", tmp_path / "disk"
-    with image.open("wb") as file:
-        file.truncate(32 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
-    point.mkdir()
-    done = subprocess.run(["mount", "-o", "loop", str(image), str(point)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mount -o loop: {done.stderr.strip()}")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
 
 
 def fill(folder: Path) -> None:

@@ -1,0 +1,82 @@
+"""The loader bench on small data: images counted, bytes accounted for, and the engine it says it used."""
+
+import pytest
+
+from iobench.loaders.evidence import counter_for
+from iobench.loaders.readers import direct_refused
+from iobench.storage_bench.evidence import cold_scope_of
+from iobench.storage_bench.load import LoadConfig, measure_load
+from iobench.storage_bench.workload import WorkloadUsageError
+
+
+def config(**settings):
+    return LoadConfig.model_validate({"batch_size": 16, "seconds": 0.05, "blocks": 3, **settings})
+
+
+def test_a_cold_load_has_every_metric_and_more_bytes_delivered_than_pixels(page_set):
+    result = measure_load(page_set.folder, config(engine="buffered"))
+    point = result.point
+    assert point.params["engine"] == "buffered"
+    assert point.params["batch_size"] == 16
+    for name in ("images_per_s", "read_gbps", "data_stall_fraction"):
+        assert point.metrics[name].n == 3
+        assert point.metrics[name].ci95 is not None
+    assert point.metrics["cpu_seconds_per_gb"].value > 0
+    assert point.metrics["peak_rss_bytes"].value > 1 << 20
+    assert 0 <= point.metrics["data_stall_fraction"].value <= 1
+    assert point.metrics["read_gbps"].value == pytest.approx(point.metrics["images_per_s"].value * 4096 / 1e9)
+    pixels = 35 * 35 * 3
+    assert point.read_path.payload_bytes % pixels == 0
+    assert point.read_path.payload_bytes < point.read_path.delivered_bytes
+
+
+def test_a_warm_load_reads_through_the_page_cache_and_says_why(page_set):
+    result = measure_load(page_set.folder, config(engine="auto", page_cache="warm"))
+    assert result.point.params["engine"] == "buffered"
+    assert "warm reads" in result.engine_reason
+    assert result.point.read_path.cache_fraction == pytest.approx(1, abs=0.02)
+    with pytest.raises(WorkloadUsageError):
+        measure_load(page_set.folder, config(engine="direct", page_cache="warm"))
+
+
+def test_direct_reads_of_the_loader_come_from_the_device(page_set):
+    if refused := direct_refused(page_set.shards[0]):
+        pytest.skip(refused)
+    counter = counter_for(page_set.shards)
+    if counter.counter_class != "exact":
+        pytest.skip(counter.reason)
+    result = measure_load(page_set.folder, config(engine="direct", seconds=0.2))
+    if result.point.read_path.observed_route == "unknown":
+        pytest.skip(result.point.read_path.route_evidence)
+    assert result.invalid is None
+    assert result.point.read_path.device_bytes >= 0.98 * result.point.read_path.delivered_bytes
+
+
+def test_a_batch_larger_than_the_data_is_recorded_as_what_it_was(page_set):
+    result = measure_load(page_set.shards[3], config(batch_size=64))
+    assert result.point.params["batch_size"] == 10
+    assert any("10 images, not 64" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("settings", [{"num_workers": 0}, {"shuffle": "off"}, {"shuffle": "records"}])
+def test_every_way_of_loading_delivers(page_set, settings):
+    result = measure_load(page_set.folder, config(engine="buffered", **settings))
+    assert result.point.metrics["images_per_s"].value > 0
+
+
+def test_cold_reads_of_a_memory_file_system_are_doubted(page_set, memory_folder):
+    for shard in page_set.shards:
+        (memory_folder / shard.name).write_bytes(shard.read_bytes())
+    assert counter_for([memory_folder]).counter_class == "none"
+    assert cold_scope_of(memory_folder) == "unknown"
+    result = measure_load(memory_folder, config(engine="buffered"))
+    assert result.invalid is None
+    assert result.point.read_path.observed_route == "unknown"
+    assert any("100% of the data was in memory" in warning for warning in result.warnings)
+
+
+def test_a_measurement_that_a_counter_proves_is_not_doubted(page_set):
+    result = measure_load(page_set.folder, config(engine="buffered"))
+    if result.point.read_path.observed_route == "unknown":
+        pytest.skip(result.point.read_path.route_evidence)
+    assert not any("in memory" in warning for warning in result.warnings)
