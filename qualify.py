@@ -28,6 +28,7 @@ from .results.verdict import (
     decide_fed,
     judge_requirement,
     predict_fed,
+    settles,
 )
 from .storage_bench.accelerators import Accelerator, resolve_accelerator
 from .storage_bench.emulate import demand_bps
@@ -345,7 +346,7 @@ def _run_ranks(run: _Run, predicted: Fed, staged: StageResult | None) -> Fed:
             break
         points = _launch(run, cells, staged)
         for count in {count for source, count in cells if source == "direct"}:
-            _note(find_point(points, "direct", count), count, config.au_threshold, seen, unusable)
+            _note(points, count, config.au_threshold, seen, unusable)
         fed = decide_fed(seen, threshold=config.au_threshold, unusable=unusable)
         if fed.value is not None and not fed.is_at_least:
             break
@@ -353,20 +354,23 @@ def _run_ranks(run: _Run, predicted: Fed, staged: StageResult | None) -> Fed:
     return fed
 
 
-def _note(point: Point | None, count: int, threshold: float, seen: dict[int, Metric], unusable: dict[int, str]) -> None:
-    """Take over a point's AU, or why it gives no verdict.
-
-    What the harness costs only lengthens a step, and reading is hidden in a step: ranks that reach the threshold in
-    spite of it are fed.  Ranks below it may be so because of the harness, and give no verdict.
-    """
+def _note(
+    points: Sequence[Point], count: int, threshold: float, seen: dict[int, Metric], unusable: dict[int, str]
+) -> None:
+    """Take over the AU that `count` ranks reached, or why it gives no verdict."""
+    point, control = find_point(points, "direct", count), find_point(points, "synthetic", count)
     if point is None:
         unusable[count] = "not run"
         return
     rate = seen[count] = point.metrics["au_mlperf"]
     if rate.value is None:
         unusable[count] = rate.reason or "no AU"
-    elif flags := [flag for flag in point.flags if flag != "harness_limited" or rate.value < threshold]:
-        unusable[count] = ", ".join(flags)
+    elif others := [flag for flag in point.flags if flag != "harness_limited"]:
+        unusable[count] = ", ".join(others)
+    elif "harness_limited" in point.flags:
+        reached = control.metrics["au_mlperf"].value if control else None
+        if settles(rate.value, control=reached, threshold=threshold) is None:
+            unusable[count] = "harness_limited"
 
 
 def _make_run(run: _Run, cells: Sequence[tuple[Source, int]], staged: StageResult | None) -> TrainRun:

@@ -15,6 +15,8 @@ from typing import Literal
 
 from .record import Metric, Outcome, Requirement, Verdict
 
+TRUSTED_CONTROL = 0.90
+
 Copying = Literal["copy after E", "never", "does not fit", "same device: not applicable", "not distinguishable"]
 
 
@@ -108,6 +110,22 @@ def decide_fed(utilisation: Mapping[int, Metric], *, threshold: float, unusable:
     not_run = sorted(set(range(value + 1, failed)) - set(undecided))
     notes += [f"at least: {_span(not_run)} ranks were not run"] if not_run else []
     return Fed(value, low, max([largest(1), *undecided, *not_run]), "; ".join(notes) or None)
+
+
+def settles(utilisation: float, *, control: float | None, threshold: float) -> bool | None:
+    """Whether ranks are fed although their synthetic control shows that the harness costs something; None: unknown.
+
+    What the harness costs a step lengthens it, and reading hides in a step: at or above the threshold they are fed in
+    spite of it.  With all of the control's cost (its step over the nominal one) taken off they would be at most at
+    1 / (1/AU - (1/AU_control - 1)); below the threshold even so they are not fed.  A control under 0.90 says that
+    the machine is too busy for either.
+    """
+    if control is None or control < TRUSTED_CONTROL:
+        return None
+    if utilisation >= threshold:
+        return True
+    credited = 1 / (1 / utilisation - (1 / control - 1))
+    return False if credited < threshold else None
 
 
 def choose_copy(
