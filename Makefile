@@ -22,8 +22,8 @@ qualify: setup  ## the storage verdict for QUALIFY_PATH; met or missed, make end
 	@status=0; $(BIN)/iobench qualify $(QUALIFY_PATH) --preset $(PRESET) || status=$$?; \
 	case $$status in 0 | 1) ;; *) exit $$status ;; esac
 
-test: setup-test  ## the tests
-	@$(BIN)/pytest $(ARGS)
+test: setup-test  ## the tests, but for the slow ones
+	@$(BIN)/pytest -m 'not slow' $(ARGS)
 
 check: setup-test types  ## ruff and mypy --strict
 	@$(BIN)/ruff check --quiet --output-format concise .
@@ -31,7 +31,8 @@ check: setup-test types  ## ruff and mypy --strict
 	@$(BIN)/mypy --no-error-summary
 	@echo "make check: ruff and mypy have nothing to say"
 
-bench: setup-test  ## every script in tests/bench, in turn
+bench: setup-test  ## the slow tests, and every script in tests/bench, in turn
+	@$(BIN)/pytest -m slow $(ARGS)
 	@for script in tests/bench/*.py; do \
 	    [ -e "$$script" ] || { echo "there is no script in tests/bench yet"; break; }; \
 	    echo "== $$script"; $(BIN)/python "$$script" || exit; \
