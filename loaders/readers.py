@@ -25,7 +25,7 @@ from .page_cache import PAGE_BYTES
 
 MAX_OPEN_FILES = 256
 
-EngineName = Literal["auto", "buffered", "direct", "mmap"]
+EngineName = Literal["auto", "buffered", "direct", "mmap", "kvikio"]
 
 
 class ReadError(OSError):
@@ -252,6 +252,11 @@ def open_reader(engine: str, sample: Path, *, evict_behind: bool = False) -> tup
         from .mapped import MappedReader  # which needs ReadError from here
 
         return MappedReader(), "asked for"
+    if engine == "kvikio":
+        from .kvikio_reader import KvikioReader
+
+        kvikio = KvikioReader(evict_behind=evict_behind)
+        return kvikio, kvikio.reason
     raise ValueError(f"engine {engine!r} is not known here; choose {', '.join(get_args(EngineName))}")
 
 

@@ -1,0 +1,142 @@
+"""Tests of kvikio's real code, on machines without a GPU.
+
+A test marked `stub_libcuda` does not run in this process.  All that were selected run together in one python of their
+own, where LD_LIBRARY_PATH shows it the stand-in of tests/stub_libcuda; here each then passes, fails or skips as it did
+there.  That process ends when one test takes longer than LIMIT_S: kvikio without a driver may hang for ever.
+"""
+
+import faulthandler
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+STUB = Path(__file__).parents[1] / "stub_libcuda" / "stub_libcuda.c"
+OUTCOMES_FILE = "IOBENCH_TEST_OUTCOMES"  # set in the process that has the stub
+LIMIT_S = 60
+
+Outcomes = dict[str, tuple[str, str]]
+OUTCOMES = pytest.StashKey[Outcomes]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "stub_libcuda: runs in a process of its own, with a libcuda.so.1 without driver")
+
+
+@pytest.fixture(scope="session")
+def build_stub(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`build_stub("old", "new")`: a folder with libcuda.so.1, from the C file with one text replaced."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+
+    def build(old: str = "", new: str = "") -> Path:
+        if compiler is None:
+            pytest.skip("no C compiler (cc, gcc) to build the stub libcuda with")
+        folder = tmp_path_factory.mktemp("stub")
+        source = folder / "stub.c"
+        source.write_text(STUB.read_text().replace(old, new, 1) if old else STUB.read_text())
+        command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1", source]
+        subprocess.run(command, check=True, timeout=60)
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def stub(build_stub: Callable[..., Path]) -> Path:
+    """The folder of the stub libcuda.so.1; skips where it or kvikio cannot be had."""
+    if importlib.util.find_spec("kvikio") is None:
+        pytest.skip("kvikio is not installed (`make setup-test` installs it)")
+    return build_stub()
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_python(program, stub=folder)`: a python of its own, with a time limit; `stub=None` is without one."""
+
+    def run(program: str, *, stub: Path | None, limit_s: float = LIMIT_S) -> subprocess.CompletedProcess[str]:
+        file = tmp_path / "program.py"
+        file.write_text(program)
+        return subprocess.run(
+            [sys.executable, file],
+            env=environment(stub),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _stub_for_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Builds the stub where it will be needed, and ends the process that has it if a test hangs there."""
+    if request.node.get_closest_marker("stub_libcuda") is None:
+        yield
+    elif OUTCOMES_FILE in os.environ:
+        faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+        yield
+        faulthandler.cancel_dump_traceback_later()
+    else:
+        if OUTCOMES not in request.config.stash:
+            stub = request.getfixturevalue("stub")
+            request.config.stash[OUTCOMES] = run_marked(request.session, stub)
+        yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if pyfuncitem.get_closest_marker("stub_libcuda") is None or OUTCOMES_FILE in os.environ:
+        return None
+    outcomes = pyfuncitem.config.stash[OUTCOMES]
+    outcome, text = outcomes.get(pyfuncitem.nodeid, ("failed", f"did not run with the stub:\n{outcomes[''][1]}"))
+    if outcome == "skipped":
+        pytest.skip(text)
+    if outcome == "failed":
+        pytest.fail(text, pytrace=False)
+    return True
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if OUTCOMES_FILE in os.environ and (report.when == "call" or report.outcome != "passed"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        with Path(os.environ[OUTCOMES_FILE]).open("a") as file:
+            file.write(json.dumps([report.nodeid, report.outcome, reason]) + "\n")
+
+
+def run_marked(session: pytest.Session, stub: Path) -> Outcomes:
+    """Run all marked tests of this session; the outcome under "" is what the process said itself."""
+    chosen = [item.nodeid for item in session.items if item.get_closest_marker("stub_libcuda")]
+    outcomes_file = stub / "outcomes.jsonl"
+    outcomes_file.touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *chosen],
+        env={**environment(stub), OUTCOMES_FILE: str(outcomes_file)},
+        cwd=session.config.rootpath,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S * len(chosen),
+        check=False,
+    )
+    outcomes: Outcomes = {"": (str(done.returncode), (done.stdout + done.stderr)[-4000:])}
+    for line in outcomes_file.read_text().splitlines():
+        name, outcome, text = json.loads(line)
+        if outcomes.get(name, ("passed", ""))[0] != "failed":
+            outcomes[name] = (outcome, text)
+    return outcomes
+
+
+def environment(stub: Path | None) -> Mapping[str, str]:
+    """This process's, without a compatibility mode or thread number of kvikio's, and with the stub if there is one."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KVIKIO_")}
+    if stub is None:
+        return kept
+    folders = [str(stub), *filter(None, [kept.get("LD_LIBRARY_PATH")])]
+    return {**kept, "LD_LIBRARY_PATH": os.pathsep.join(folders), "KVIKIO_COMPAT_MODE": "ON"}
