@@ -305,8 +305,11 @@ def stage(
             ),
         )
     point = stage_point(result)
-    same = ["source and target are on the same device"] if result.same_device else []
-    journal.finish(workload={"streams": streams}, points=[point], metrics=point.metrics, best=point, warnings=same)
+    warnings = ["source and target are on the same device"] if result.same_device else []
+    there = result.total_bytes - result.copied_bytes
+    if there and result.copied_bytes:
+        warnings.append(f"{there / 1e9:.2f} GB were there already: the time is that of the rest, and of checking them")
+    journal.finish(workload={"streams": streams}, points=[point], metrics=point.metrics, best=point, warnings=warnings)
     say(
         f"{result.num_files} shards, {result.total_bytes / 1e9:.2f} GB: {result.copied_bytes / 1e9:.2f} GB copied in "
         f"{result.copy_s:.2f} s, verified in {result.verify_s:.2f} s"

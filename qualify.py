@@ -296,14 +296,18 @@ def _make_copy(run: _Run) -> tuple[StageResult | None, CopyChoice | None]:
     if reason := room_for(limit, run.local):
         return None, CopyChoice("does not fit", reason, None)
     target = run.local / f"staged-{new_run_id('stage')}"
-    with run.measuring():
-        result = stage(
-            run.path,
-            target,
-            streams=run.config.copy_.streams,
-            limit_bytes=limit,
-            progress=lambda done, total: run.show("stage", done / total, f"{done / 1e9:.2f} GB"),
-        )
+    try:
+        with run.measuring():
+            result = stage(
+                run.path,
+                target,
+                streams=run.config.copy_.streams,
+                limit_bytes=limit,
+                progress=lambda done, total: run.show("stage", done / total, f"{done / 1e9:.2f} GB"),
+            )
+    except BaseException:  # half a copy in a folder of its own is of no use to the next run
+        remove_stage(target)
+        raise
     run.measured_bytes += result.copied_bytes
     run.points.append(stage_point(result))
     return result, None
@@ -312,15 +316,16 @@ def _make_copy(run: _Run) -> tuple[StageResult | None, CopyChoice | None]:
 def stage_point(result: StageResult) -> Point:
     """A copy in the record's form; one copy is one sample and has no interval."""
     rate = result.copy_gbps
+    metrics = {"verify_time_s": Metric(value=result.verify_s, unit="s", n=1)}
+    if rate is None:
+        nothing = "every shard was there already, nothing had to be copied"
+        metrics |= {"stage_time_s": not_measured("s", nothing), "read_gbps": not_measured("GB/s", nothing)}
+    else:
+        metrics["stage_time_s"] = Metric(value=result.copy_s, unit="s", n=1, samples=(result.copy_s,))
+        metrics["read_gbps"] = Metric(value=rate, unit="GB/s", n=1)
     return Point(
         params={"stage": "stage", "streams": result.streams, "bytes": result.copied_bytes, "files": result.num_files},
-        metrics={
-            "stage_time_s": Metric(value=result.copy_s, unit="s", n=1, samples=(result.copy_s,)),
-            "verify_time_s": Metric(value=result.verify_s, unit="s", n=1),
-            "read_gbps": not_measured("GB/s", "nothing had to be copied")
-            if rate is None
-            else Metric(value=rate, unit="GB/s", n=1),
-        },
+        metrics=metrics,
     )
 
 

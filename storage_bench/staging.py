@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import xxhash
 from ..loaders.buffers import Buffer
 from ..loaders.page_cache import evict
 from ..loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
-from ..loaders.shards import DESCRIPTION_NAME, find_shards
+from ..loaders.shards import DESCRIPTION_NAME, SHARD_SUFFIXES, find_shards
 from ..results.record import write_whole
 
 Item = TypeVar("Item")
@@ -81,7 +81,10 @@ def room_for(total_bytes: int, target: Path) -> str | None:
     free = shutil.disk_usage(_existing_parent(target)).free
     if total_bytes + RESERVE_BYTES <= free:
         return None
-    return f"{target}: the copy needs {total_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; name another --local"
+    return (
+        f"{target}: the copy needs {total_bytes / 1e6:.0f} MB and a reserve of {RESERVE_BYTES / 1e6:.0f} MB, "
+        f"{free / 1e6:.0f} MB are free; name a folder on another disk"
+    )
 
 
 def stage(
@@ -99,42 +102,39 @@ def stage(
     Raises StagingError where space is short, the target lies in the source, or a digest does not agree.
     """
     shards = find_shards(source)
-    if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
-        raise StagingError(f"{target}: the target lies in the source {source}; name another folder")
+    _check_names(shards, target)
     whole = len(shards)
     if limit_bytes is not None:
         shards = _first_shards(shards, limit_bytes)
     total = sum(path.stat().st_size for path in shards)
-    present = sum(path.stat().st_size for path in target.glob("*") if path.is_file()) if target.is_dir() else 0
-    if reason := room_for(max(0, total - present), target):
-        raise StagingError(reason)
+    digests = _digests(shards[0].parent)
     try:
+        present = sum(path.stat().st_size for path in shards if _may_be_there(path, target, digests))
+        if reason := room_for(total - present, target):
+            raise StagingError(reason)
         target.mkdir(parents=True, exist_ok=True)
         _remove_temporaries(target)
     except OSError as error:
         raise StagingError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
-    run = _Run(target, _digests(source), total, progress)
+    run = _Run(target, digests, total, progress)
     begin = perf_counter()
     copied = run.in_threads(run.copy, shards, streams)
     copy_s = perf_counter() - begin
-    if len(shards) == whole:
-        _copy_description(source, target)
     begin = perf_counter()
     run.in_threads(run.verify, copied, streams)
     verify_s = perf_counter() - begin
+    if len(shards) == whole:
+        _copy_description(source, target)
     written = sum(item.written_bytes for item in copied)
-    same = on_same_device(source, target)
+    same = on_same_device(shards[0], target)
     return StageResult(source, target, len(shards), total, written, copy_s, verify_s, streams, same)
 
 
 def remove_stage(target: Path) -> None:
-    """Delete a staged copy: shards, description and index in `target`, and the folder if that empties it."""
-    for path in find_shards(target):
-        path.unlink()
-    for path in target.iterdir():
-        if path.name == DESCRIPTION_NAME or path.name.startswith(".iobench-"):
-            path.unlink()
-    if not any(target.iterdir()):
+    """Delete a copy that was made for one run, whole or not: every file in `target`, and the folder."""
+    if target.is_dir():
+        for path in target.iterdir():
+            path.unlink(missing_ok=True)
         target.rmdir()
 
 
@@ -171,7 +171,7 @@ class _Run:
         target = self._target / shard.name
         promised = self._digests.get(shard.name)
         size = shard.stat().st_size
-        if target.is_file() and target.stat().st_size == size and promised and self._digest(target) == promised:
+        if promised and _may_be_there(shard, self._target, self._digests) and self._digest(target) == promised:
             self._count(size)
             return _Copied(target, promised, 0)
         temporary = self._target / f"{TEMPORARY_PREFIX}{shard.name}{TEMPORARY_SUFFIX}"
@@ -183,16 +183,23 @@ class _Run:
                 )
             os.replace(temporary, target)
         except OSError as error:
-            raise StagingError(f"{target}: copying {shard} failed ({error.strerror})") from error
+            raise StagingError(
+                f"{target}: copying {shard} failed ({error.strerror}); make room or name another folder, shards that "
+                f"are whole are not copied again"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         return _Copied(target, digest, size)
 
     def verify(self, copied: _Copied) -> None:
-        """Read one copy back from its device and compare digests."""
+        """Read one copy back from its device and compare digests; one that differs is removed."""
         evict([copied.path])
         if self._digest(copied.path) != copied.digest:
-            raise StagingError(f"{copied.path}: the copy does not read back as it was written; the target is unsound")
+            copied.path.unlink()
+            raise StagingError(
+                f"{copied.path}: the copy did not read back as it was written and was removed; the target is unsound, "
+                f"name another folder"
+            )
 
     def _copy_bytes(self, shard: Path, temporary: Path, size: int) -> str:
         digest = xxhash.xxh3_128()
@@ -254,12 +261,40 @@ def _first_shards(shards: Sequence[Path], limit_bytes: int) -> list[Path]:
     return chosen
 
 
+def _check_names(shards: Sequence[Path], target: Path) -> None:
+    """Every shard needs a name of its own in the target, which must not lie in a folder of the source."""
+    folders = {path.resolve().parent for path in shards}
+    if inside := sorted(folders & {target.resolve(), *target.resolve().parents}):
+        raise StagingError(f"{target}: the target lies in the source {inside[0]}; name another folder")
+    names = [path.name for path in shards]
+    if odd := [name for name in names if not name.endswith(SHARD_SUFFIXES)]:
+        raise StagingError(f"{odd[0]}: a copy of it would be no shard to anybody; name it {odd[0]}{SHARD_SUFFIXES[0]}")
+    if len(set(names)) < len(names):
+        raise StagingError(f"two shards of the source are named {max(names, key=names.count)}; stage them one by one")
+    theirs, ours = target / DESCRIPTION_NAME, shards[0].parent / DESCRIPTION_NAME
+    if theirs.is_file() and (not ours.is_file() or theirs.read_bytes() != ours.read_bytes()):
+        raise StagingError(f"{target}: holds another data set; name another folder, or empty this one")
+    if foreign := sorted({path.name for path in target.glob("*") if path.name.endswith(SHARD_SUFFIXES)} - set(names)):
+        raise StagingError(f"{target / foreign[0]}: not a shard of {folders.pop()}; name another folder")
+
+
+def _may_be_there(shard: Path, target: Path, digests: Mapping[str, str]) -> bool:
+    """Whether the target holds a file that could be this shard, and there is a digest to tell."""
+    copy = target / shard.name
+    return shard.name in digests and copy.is_file() and copy.stat().st_size == shard.stat().st_size
+
+
 def _digests(source: Path) -> dict[str, str]:
     """The digests dataset.json promises; none where there is no such file."""
     description = source / DESCRIPTION_NAME
     if not description.is_file():
         return {}
-    return {row["name"]: row["xxh3_128"] for row in json.loads(description.read_text())["shards"]}
+    try:
+        return {str(row["name"]): str(row["xxh3_128"]) for row in json.loads(description.read_text())["shards"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StagingError(
+            f"{description}: no digest of every shard ({type(error).__name__}: {error}); generate the data again"
+        ) from error
 
 
 def _copy_description(source: Path, target: Path) -> None:

@@ -56,12 +56,11 @@ def run_train(
     chosen = resolve_accelerator(accelerator, batch_size=batch_size)
     asked: Source = source  # type: ignore[assignment]  # checked above
     shards = ShardSet.open(path)
-    folder = path
-    if asked == "staged":
-        folder = local / f"staged-{new_run_id('stage')}"
-        stage(path, folder, progress=lambda done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
+    folder = local / f"staged-{new_run_id('stage')}" if asked == "staged" else path
     try:
-        used, reason = choose_engine(engine, find_shards(folder)[0])  # type: ignore[arg-type]  # its own check
+        if asked == "staged":
+            stage(path, folder, progress=lambda done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
+        used, reason = choose_engine(engine, find_shards(folder)[0])
         run = TrainRun(
             folders={} if asked == "synthetic" else {asked: folder},
             engines={} if asked == "synthetic" else {asked: used},
