@@ -245,12 +245,13 @@ def load(
     num_workers: Annotated[int | None, typer.Option(help="reader threads")] = None,
     page_cache: Annotated[str | None, typer.Option(help="cold or warm")] = None,
     seconds: Annotated[float | None, typer.Option(help="seconds of one time block")] = None,
+    peers: Annotated[str | None, typer.Option(help="beside ours, interleaved: preadv, torch, tfrecord, dali")] = None,
     config: ConfigFile = None,
     set_: Sets = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """What the loader delivers by itself: images/s, GB/s and CPU seconds per GB."""
+    """What the loader delivers by itself: images/s, GB/s and CPU seconds per GB; with --peers beside other loaders."""
     from .configs import load as load_config
     from .storage_bench.load import LoadConfig, measure_load
 
@@ -262,6 +263,9 @@ def load(
         "page_cache": page_cache,
         "seconds": seconds,
     }
+    if peers is not None:
+        _load_beside(path, {**flags, "peers": peers}, config, set_, out, json=json)
+        return
     settings = load_config(LoadConfig, file=config, sets=set_ or (), flags=flags)
     journal = _Journal("load", path, out, json=json)
     with Screen() as screen:
@@ -428,6 +432,33 @@ def local_folder(given: Path | None) -> Path:
     if named := os.environ.get("IOBENCH_LOCAL"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iobench" / "staged"
+
+
+def _load_beside(
+    path: Path, flags: dict[str, Any], config: Path | None, sets: list[str] | None, out: Path | None, *, json: bool
+) -> None:
+    from .configs import load as load_config
+    from .storage_bench.peers import PeersConfig, compare_peers
+
+    settings = load_config(PeersConfig, file=config, sets=sets or (), flags=flags)
+    journal = _Journal("load", path, out, json=json)
+    with Screen() as screen:
+        result = compare_peers(
+            path,
+            settings,
+            on_block=lambda done, total, road, rate: screen.show("peers", done / total, f"{road}: {rate:.0f} images/s"),
+        )
+    ours = result.points[0]
+    journal.finish(
+        workload={**settings.model_dump(mode="json"), "roads": list(result.roads)},
+        points=result.points,
+        metrics=ours.metrics,
+        best=ours,
+        warnings=result.warnings,
+        invalid=result.invalid,
+    )
+    for text in result.sentences:
+        say(text)
 
 
 class _Journal:

@@ -129,7 +129,14 @@ def show_points(points: Sequence[Point]) -> None:
             [_storage_row(point) for point in storage],
             title="Storage rate (mean and 95 % interval over time blocks)",
         )
-    loads = [point for point in points if point.params["stage"] == "load"]
+    roads = [point for point in points if "road" in point.params]
+    if roads:
+        table(
+            ("road", "way", "threads", "consumer", "cache", "images/s", "GB/s", "CPU s/GB", "peak MB", "ours/it", ""),
+            [_road_row(point) for point in roads],
+            title="Loaders side by side (mean and 95 % interval over interleaved time blocks)",
+        )
+    loads = [point for point in points if point.params["stage"] == "load" and point not in roads]
     if loads:
         table(
             ("engine", "batch", "shuffle", "threads", "cache", "images/s", "GB/s", "CPU s/GB", "route"),
@@ -215,6 +222,25 @@ def _load_row(point: Point) -> tuple[str, ...]:
         figure(point.metrics["read_gbps"]),
         figure(point.metrics["cpu_seconds_per_gb"]),
         "-" if path is None else f"{path.observed_route} ({path.counter_class})",
+    )
+
+
+def _road_row(point: Point) -> tuple[str, ...]:
+    params, metrics = point.params, point.metrics
+    peak = metrics["peak_rss_bytes"].value
+    missing = metrics["images_per_s"].value is None
+    return (
+        str(params["road"]),
+        str(params.get("engine", "-")),
+        str(params.get("threads", "-")),
+        str(params["consumer"]),
+        str(params["page_cache"]),
+        figure(metrics["images_per_s"], digits=0),
+        figure(metrics["read_gbps"]),
+        figure(metrics["cpu_seconds_per_gb"]),
+        "-" if peak is None else f"{peak / 1e6:.0f}",
+        figure(metrics.get("images_per_s_ratio"), digits=2),
+        "not installed" if missing else " ".join(point.flags),
     )
 
 

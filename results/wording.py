@@ -100,6 +100,8 @@ def point_label(point: Point) -> str:
     if "source" in params:
         ranks = params.get("num_ranks")
         return f"{counted(ranks, 'rank')}, {params['source']}" if isinstance(ranks, int) else str(params["source"])
+    if "road" in params:
+        return f"{params['road']}, {params.get('engine', 'not installed')}"
     if "engine" in params and "batch_size" in params:
         return f"{params['engine']}, shuffle {params.get('shuffle')}, {params.get('num_workers')} workers"
     words = (f"{name.replace('_', ' ')} {value}" for name, value in params.items() if name not in ("stage", "bytes"))

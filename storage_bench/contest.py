@@ -1,0 +1,231 @@
+"""A contest: several roads over the same files for one consumer, in interleaved time blocks.
+
+    round r     every contestant's process runs one block, in a random order
+
+Ratios are of pairs of blocks of one round, so that what moves the whole machine moves both sides.  The consumer is one
+thread: it copies every byte of a batch on into one reused buffer, as a transfer to a device would, so that pages nobody
+has read yet cannot pass for data; or it touches one byte of each 4 KiB.
+
+Warm: the files are resident before each block.  Cold: they are evicted before it, and it ends after one pass at most.
+A block's ramp takes what a road has read ahead before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..loaders.baselines import candidates
+from ..loaders.evidence import DeviceCounter, RouteEvidence, background_rate, counter_for, judge
+from ..loaders.index import ShardIndex, load_index
+from ..loaders.page_cache import cache_fraction, evict, warm
+from ..loaders.roads import RoadOptions
+from ..loaders.shards import find_shards
+from ..results.record import Metric
+from ..results.stats import ratio_interval
+from .road_process import RoadProcess, RoadProcessError, end_all
+from .road_server import Consumer, RoadBlock
+from .sweep import require_room_to_warm
+from .workload import PageCache, WorkloadError
+
+RAMP_SHARE = 0.2
+COLD_RAMPS = 4  # in one pass; with fewer a cold block is mostly ramp
+
+OnBlock = Callable[[int, int, str, float], None]
+
+
+@dataclass(slots=True)
+class Contestant:
+    """One road as it is taken here, and its blocks so far."""
+
+    road: str
+    options: RoadOptions
+    why: str = "asked for"
+    version: str = ""
+    engine: str = ""
+    blocks: list[RoadBlock] = field(default_factory=list)
+    device_bytes: list[int | None] = field(default_factory=list)
+    cache_fractions: list[float | None] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """A few words that tell it from the others."""
+        return f"{self.road} {self.engine}".rstrip()
+
+    @property
+    def images_per_s(self) -> list[float]:
+        """Of each block."""
+        return [block.images / block.seconds for block in self.blocks]
+
+    def samples(self, image_bytes: int) -> dict[str, list[float]]:
+        """The rates of each block, by the metrics' names."""
+        gigabytes = [block.images * image_bytes / 1e9 for block in self.blocks]
+        pairs = list(zip(gigabytes, self.blocks, strict=True))
+        return {
+            "images_per_s": self.images_per_s,
+            "read_gbps": [amount / block.seconds for amount, block in pairs],
+            "cpu_seconds_per_gb": [block.cpu_s / amount for amount, block in pairs],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """What all contestants have in common."""
+
+    paths: tuple[Path, ...]
+    index: ShardIndex
+    consumer: Consumer
+    page_cache: PageCache
+    seconds: float
+    seed: int
+
+    @property
+    def image_bytes(self) -> int:
+        """The pixels of one image."""
+        return self.index.layout.payload_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files."""
+        return sum(stamp.size_bytes for stamp in self.index.stamps)
+
+    def run(self, process: RoadProcess, options: RoadOptions) -> RoadBlock:
+        """One block of a road, from files that are resident or evicted, as asked."""
+        cold = self.page_cache == "cold"
+        return process.run(
+            consumer=self.consumer,
+            seconds=self.seconds,
+            ramp_s=0.0 if cold else RAMP_SHARE * self.seconds,
+            ramp_images=read_ahead_images(options),
+            most_images=self.index.num_records if cold else None,
+        )
+
+    def prepare(self) -> None:
+        """Evict the files, or bring back what has left the page cache."""
+        if self.page_cache == "cold":
+            evict(self.paths)
+        elif (cache_fraction(self.paths) or 0.0) < 1.0:
+            warm(self.paths)
+
+
+def open_contest(path: Path, options: RoadOptions, *, consumer: Consumer, seconds: float, seed: int = 0) -> Contest:
+    """Find and index the shards; WorkloadError where they are too few for cold blocks, or too many for warm ones."""
+    paths = tuple(find_shards(path))
+    contest = Contest(paths, load_index(paths), consumer, "cold" if options.cold else "warm", seconds, seed)
+    needed = COLD_RAMPS * read_ahead_images(options)
+    if not options.cold:
+        require_room_to_warm(contest.num_bytes)
+    elif contest.index.num_records < needed:
+        raise WorkloadError(
+            f"{path}: cold blocks are of one pass, and {contest.index.num_records} images are too few for batches of "
+            f"{options.batch_size}, some of which are read ahead; use {needed} images, a smaller batch or warm reads"
+        )
+    return contest
+
+
+def read_ahead_images(options: RoadOptions) -> int:
+    """What a road may hold read ahead, and the batch in the consumer's hands."""
+    return (max(1, options.threads) * options.prefetch_factor + 2) * options.batch_size
+
+
+def best_of(name: str, options: RoadOptions, contest: Contest) -> Contestant:
+    """The fastest way to take a road, from one block each that is not used again; ways that fail here are told."""
+    ways = candidates(name, options)
+    if len(ways) == 1:
+        return Contestant(name, ways[0])
+    found: list[tuple[float, RoadOptions]] = []
+    failed: list[str] = []
+    with running([name]) as (process,):
+        for way in ways:
+            try:
+                process.open(name, contest.paths, way)
+                contest.prepare()
+                block = contest.run(process, way)
+            except RoadProcessError as error:
+                failed.append(f"{way_text(name, way)} failed: {error}")
+                continue
+            found.append((block.images / block.seconds, way))
+    if not found:
+        raise WorkloadError(f"no way to take the road {name} works here: {'; '.join(failed)}")
+    best = max(found, key=lambda pair: pair[0])[1]
+    tried = ", ".join(f"{way_text(name, way)} ({rate:.0f} images/s)" for rate, way in found)
+    return Contestant(name, best, why="; ".join([f"the fastest of {tried}", *failed]))
+
+
+def way_text(road: str, options: RoadOptions) -> str:
+    """A way to take a road, in words."""
+    kind = "worker" if road == "torch" else "thread"
+    number = f"{options.threads or 'no'} {kind}{'' if options.threads == 1 else 's'}"
+    return f"{options.variant}, {number}" if options.variant else number
+
+
+def interleave(
+    contestants: Sequence[Contestant], contest: Contest, *, blocks: int, on_block: OnBlock | None = None
+) -> list[RouteEvidence]:
+    """Add `blocks` time blocks to each contestant, in rounds of random order, and judge what the counters saw."""
+    counter = counter_for(contest.paths)
+    background = background_rate(counter) or 0.0
+    random = np.random.Generator(np.random.PCG64DXSM(contest.seed))
+    done, total = 0, blocks * len(contestants)
+    with running([contestant.road for contestant in contestants]) as processes:
+        for contestant, process in zip(contestants, processes, strict=True):
+            opened = process.open(contestant.road, contest.paths, contestant.options)
+            contestant.version, contestant.engine = opened
+        for _ in range(blocks):
+            for which in random.permutation(len(contestants)).tolist():
+                _run_block(contestants[which], processes[which], contest, counter)
+                done += 1
+                if on_block is not None:
+                    on_block(done, total, contestants[which].label, contestants[which].images_per_s[-1])
+    return [_judge(contestant, contest, counter, background) for contestant in contestants]
+
+
+@contextmanager
+def running(roads: Sequence[str]) -> Iterator[list[RoadProcess]]:
+    """A process for each road; none is left."""
+    processes: list[RoadProcess] = []
+    try:
+        for road in roads:
+            processes.append(RoadProcess(road))  # noqa: PERF401  # those started so far are ended too
+        yield processes
+    finally:
+        end_all(processes)
+
+
+def ratio(ours: Contestant, theirs: Contestant, name: str) -> Metric:
+    """ours / theirs of a metric that each block has, over pairs of blocks."""
+    above, below = ours.samples(1)[name], theirs.samples(1)[name]
+    middle, low, high = ratio_interval(above, below)
+    pairs = tuple(a / b for a, b in zip(above, below, strict=True))
+    return Metric(value=middle, unit="ours/theirs", ci95=(low, high), n=len(pairs), samples=pairs)
+
+
+def _run_block(contestant: Contestant, process: RoadProcess, contest: Contest, counter: DeviceCounter) -> None:
+    contest.prepare()
+    contestant.cache_fractions.append(cache_fraction(contest.paths))
+    before = counter.read_bytes()
+    contestant.blocks.append(contest.run(process, contestant.options))
+    after = counter.read_bytes()
+    contestant.device_bytes.append(None if before is None or after is None else after - before)
+
+
+def _judge(contestant: Contestant, contest: Contest, counter: DeviceCounter, background_bps: float) -> RouteEvidence:
+    """All blocks of a contestant together; what a foreign road was given is the share of the files it delivered."""
+    images = sum(block.total_images for block in contestant.blocks)
+    fractions = [share for share in contestant.cache_fractions if share is not None]
+    devices = [count for count in contestant.device_bytes if count is not None]
+    whole = len(contestant.blocks)
+    return judge(
+        counter,
+        engine=contestant.label,
+        page_cache=contest.page_cache,
+        cache_fraction=float(np.mean(fractions)) if len(fractions) == whole else None,
+        delivered_bytes=round(images / contest.index.num_records * contest.num_bytes),
+        payload_bytes=images * contest.index.layout.payload_bytes,
+        raw_device_bytes=sum(devices) if len(devices) == whole else None,
+        background_bytes=background_bps * sum(block.total_s for block in contestant.blocks),
+    )

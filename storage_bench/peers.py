@@ -1,0 +1,192 @@
+"""`iobench load --peers`: our loader beside the roads others take, on the same files, for the same consumer.
+
+pilot       every way a peer can be taken, a block each -> its best            (not counted)
+contest     ours and each peer's best, in interleaved blocks                   (contest.py)
+record      a point for each road; a peer's holds our ratios to it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from ..loaders.baselines import OURS, PEERS, missing
+from ..loaders.evidence import RouteEvidence
+from ..loaders.readers import EngineName
+from ..loaders.roads import RoadOptions
+from ..results.record import Metric, Point, not_measured
+from ..results.stats import is_noisy, summarise
+from .contest import Contest, Contestant, OnBlock, best_of, interleave, open_contest, ratio
+from .evidence import cold_scope_of, doubts, read_path
+from .road_server import Consumer, RoadBlock
+from .sweep import choose_engine
+from .workload import PageCache, parse_list
+
+UNITS = {"images_per_s": "images/s", "read_gbps": "GB/s", "cpu_seconds_per_gb": "s/GB", "peak_rss_bytes": "bytes"}
+COMPARED = ("images_per_s", "cpu_seconds_per_gb")
+
+
+class PeersError(ValueError):
+    """There is nothing to compare with."""
+
+    exit_status: ClassVar[int] = 4
+
+
+class PeersUsageError(PeersError):
+    """The comparison is asked for in a way that does not work."""
+
+    exit_status: ClassVar[int] = 2
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in PEERS:
+            raise ValueError(f"{name!r} is not known; known peers are {', '.join(PEERS)}")
+    return tuple(dict.fromkeys(names))
+
+
+class PeersConfig(BaseModel):
+    """What is held side by side, and for how long.  All roads read in the order on disk, with the same threads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    peers: Annotated[tuple[str, ...], BeforeValidator(parse_list), Field(min_length=1), AfterValidator(_known)]
+    consumer: Consumer = "copy"
+    engine: EngineName = "auto"
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    shuffle: Literal["off"] = "off"
+    num_workers: Annotated[int, Field(ge=1, le=64)] = 2
+    prefetch_factor: Annotated[int, Field(ge=1, le=64)] = 2
+    page_cache: PageCache = "cold"
+    seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
+    blocks: Annotated[int, Field(ge=2, le=1000)] = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeersResult:
+    """Ours first, then each peer; what must be said of them, and why a point would not count."""
+
+    points: tuple[Point, ...]
+    sentences: tuple[str, ...]
+    warnings: tuple[str, ...]
+    invalid: tuple[str, ...]
+    roads: tuple[dict[str, str | int], ...]
+
+
+def compare_peers(path: Path, config: PeersConfig, *, on_block: OnBlock | None = None) -> PeersResult:
+    """Measure our loader and `config.peers` on `path`, interleaved.
+
+    A peer whose package is missing is named with what brings it; PeersError where that leaves none.  Raises
+    RoadProcessError for a road that fails, and what opening the shards raises.
+    """
+    absent = {name: reason for name in config.peers if (reason := missing(name))}
+    present = [name for name in config.peers if name not in absent]
+    if not present:
+        raise PeersError(f"there is no peer to compare with: {'; '.join(absent.values())}")
+    options = RoadOptions(
+        batch_size=config.batch_size,
+        threads=config.num_workers,
+        prefetch_factor=config.prefetch_factor,
+        cold=config.page_cache == "cold",
+        seed=config.seed,
+    )
+    contest = open_contest(path, options, consumer=config.consumer, seconds=config.seconds, seed=config.seed)
+    ours = Contestant(OURS, replace(options, engine=_our_engine(config, contest.paths[0])))
+    contestants = [ours, *(best_of(name, options, contest) for name in present)]
+    evidence = interleave(contestants, contest, blocks=config.blocks, on_block=on_block)
+    points = [
+        point_of(contestant, contest, evidence=seen, ours=None if contestant is ours else ours)
+        for contestant, seen in zip(contestants, evidence, strict=True)
+    ]
+    return PeersResult(
+        points=(*points, *(_absent_point(name, reason, contest) for name, reason in absent.items())),
+        sentences=tuple(sentence(point) for point in points[1:]),
+        warnings=(*absent.values(), *(text for seen in evidence for text in doubts(seen))),
+        invalid=tuple(f"{seen.engine}: {reason}" for seen in evidence if (reason := seen.invalid_reason())),
+        roads=tuple(_described(contestant) for contestant in contestants),
+    )
+
+
+def point_of(
+    contestant: Contestant, contest: Contest, *, evidence: RouteEvidence | None = None, ours: Contestant | None = None
+) -> Point:
+    """The record's point of a contestant; with `ours` it holds our ratios to it."""
+    samples = contestant.samples(contest.image_bytes)
+    metrics = {name: summarise(values, unit=UNITS[name]) for name, values in samples.items()}
+    if ours is not None:
+        for name in COMPARED:
+            metrics[f"{name}_ratio"] = ratio(ours, contestant, name)
+    options = contestant.options
+    return Point(
+        params={
+            **_params(contestant.road, contest),
+            "engine": contestant.engine,
+            "version": contestant.version,
+            "threads": options.threads,
+            "batch_size": options.batch_size,
+            "shuffle": options.shuffle,
+        },
+        read_path=None if evidence is None else read_path(evidence, cold_scope=cold_scope_of(contest.paths[0])),
+        metrics={**metrics, **_memory(contestant.blocks)},
+        flags=("noisy",) if is_noisy(metrics["images_per_s"]) else (),
+    )
+
+
+def sentence(point: Point) -> str:
+    """What a peer's point says, in one line."""
+    rate, cpu = (point.metrics[f"{name}_ratio"] for name in COMPARED)
+    return (
+        f"against {point.params['road']} ({point.params['engine']}) ours gives {_spread(rate)} times the images/s, "
+        f"for {_spread(cpu)} times the CPU seconds per GB"
+    )
+
+
+def _our_engine(config: PeersConfig, sample: Path) -> EngineName:
+    """Warm, the engine asked for; cold, one that leaves nothing in the page cache."""
+    if config.page_cache == "warm" and config.engine != "direct":
+        return config.engine
+    if config.engine == "mmap":
+        raise PeersUsageError("engine mmap: mapped pages cannot be evicted; compare it warm")
+    return "direct" if choose_engine(config.engine, sample, page_cache=config.page_cache)[0] == "direct" else "buffered"
+
+
+def _memory(blocks: Sequence[RoadBlock]) -> dict[str, Metric]:
+    peak = float(max(block.peak_rss_bytes for block in blocks))
+    known = [block.memory_bytes for block in blocks if block.memory_bytes is not None]
+    own = not_measured("bytes", "this kernel does not tell")
+    if known:
+        own = Metric(value=float(max(known)), unit="bytes", n=1, reason="without mapped files, at a block's end")
+    return {
+        "peak_rss_bytes": Metric(value=peak, unit="bytes", n=1, reason="of its processes, mapped files included"),
+        "memory_bytes": own,
+    }
+
+
+def _params(road: str, contest: Contest) -> dict[str, str | int | float | bool | None]:
+    return {"stage": "load", "road": road, "consumer": contest.consumer, "page_cache": contest.page_cache}
+
+
+def _absent_point(name: str, reason: str, contest: Contest) -> Point:
+    return Point(
+        params=_params(name, contest), metrics={metric: not_measured(UNITS[metric], reason) for metric in UNITS}
+    )
+
+
+def _described(contestant: Contestant) -> dict[str, str | int]:
+    return {
+        "road": contestant.road,
+        "version": contestant.version,
+        "engine": contestant.engine,
+        "threads": contestant.options.threads,
+        "why": contestant.why,
+    }
+
+
+def _spread(metric: Metric) -> str:
+    low, high = metric.ci95 or (metric.value, metric.value)
+    return f"{metric.value:.2f} ({low:.2f} to {high:.2f})"

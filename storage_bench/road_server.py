@@ -1,0 +1,198 @@
+"""One road in a process of its own: does what each line on its standard input says, and answers with a line each.
+
+    {"do": "open", "road": ..., "paths": [...], "options": {...}}         -> {"version": ..., "engine": ...}
+    {"do": "run", "consumer": ..., "seconds": ..., ...}                   -> RoadBlock as JSON, or {"error": ...}
+
+    a block:  [ramp | measured window | until the road has read ahead and is quiet]
+
+A road keeps what it has read ahead between blocks.  The process imports nothing but the road, so that its memory is the
+road's; CPU time and memory are those of the process, its threads and its children.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+
+from ..loaders.baselines import open_road
+from ..loaders.roads import Images, Road, RoadBatch, RoadOptions
+from .accelerators import touch
+from .guard import die_with
+
+Consumer = Literal["copy", "touch"]
+
+QUIET_SHARE = 0.03  # of one core
+QUIET_POLL_S = 0.03
+QUIET_WITHIN_S = 3.0
+_CPU_CLOCK = 2  # CPUCLOCK_SCHED of the kernel's posix-timers.h: what a process and all its threads have run
+
+
+@dataclass(frozen=True, slots=True)
+class RoadBlock:
+    """One time block: `images` in `seconds` of the window; `total_images` is with the ramp.
+
+    `memory_bytes` is anonymous and shared memory at the block's end, each page counted once; `peak_rss_bytes` is the
+    sum of each process's peak, mapped pages of files included.
+    """
+
+    images: int
+    seconds: float
+    cpu_s: float
+    total_images: int
+    total_s: float
+    peak_rss_bytes: int
+    memory_bytes: int | None
+
+
+class _Server:
+    """The road's side: does what each line says."""
+
+    def __init__(self) -> None:
+        self._road: Road | None = None
+        self._batches: Iterator[RoadBatch] = iter(())
+        self._consumers: dict[str, Callable[[Images], object]] = {}
+
+    def answer(self, told: dict[str, Any]) -> dict[str, Any]:
+        return self._open(told) if told["do"] == "open" else self._run(told)
+
+    def close(self) -> None:
+        if self._road is not None:
+            self._road.close()
+        self._road = None
+
+    def _open(self, told: dict[str, Any]) -> dict[str, Any]:
+        self.close()
+        options = RoadOptions(**told["options"])
+        self._road = open_road(told["road"], [Path(path) for path in told["paths"]], options)
+        self._batches = self._road.batches()
+        first = next(self._batches).images
+        self._consumers = {"copy": _Copy(options.batch_size, first[0].shape), "touch": _touch}
+        _wait_until_quiet()
+        return {"version": self._road.version, "engine": self._road.engine}
+
+    def _run(self, told: dict[str, Any]) -> dict[str, Any]:
+        consume, begin = self._consumers[told["consumer"]], perf_counter()
+        ramp_images, most_images = told["ramp_images"], told["most_images"] or sys.maxsize
+        ramped = _take(self._batches, consume, told["ramp_s"], least=ramp_images, most=most_images)[0]
+        processes = _tree()
+        cpu_s = _cpu_s(processes)
+        images, seconds = _take(self._batches, consume, told["seconds"], least=1, most=most_images - ramped)
+        cpu_s = _cpu_s(processes) - cpu_s
+        _wait_until_quiet()
+        block = RoadBlock(
+            images=images,
+            seconds=seconds,
+            cpu_s=cpu_s,
+            total_images=ramped + images,
+            total_s=perf_counter() - begin,
+            peak_rss_bytes=sum(_status_kib(pid, "status", ("VmHWM",)) or 0 for pid in processes) << 10,
+            memory_bytes=_memory_bytes(processes),
+        )
+        return asdict(block)
+
+
+def _take(
+    batches: Iterator[RoadBatch], consume: Callable[[Images], object], seconds: float, *, least: int, most: int
+) -> tuple[int, float]:
+    """Consume until `seconds` are over and `least` images have come, or `most` have; how many, and in what time."""
+    images, start, now = 0, perf_counter(), 0.0
+    while (now < seconds or images < least) and images < most:
+        batch = next(batches).images
+        consume(batch)
+        images += len(batch)
+        now = perf_counter() - start
+    return images, now
+
+
+class _Copy:
+    """Copies every byte of a batch into one buffer, again and again the same, as a transfer to a device would."""
+
+    def __init__(self, batch_size: int, shape: tuple[int, ...]) -> None:
+        self._target = np.zeros((batch_size, *shape), np.uint8)
+
+    def __call__(self, images: Images) -> None:
+        if isinstance(images, np.ndarray):
+            np.copyto(self._target[: len(images)], images)
+            return
+        for target, image in zip(self._target, images, strict=False):
+            np.copyto(target, image)
+
+
+def _touch(images: Images) -> None:
+    for batch in [images] if isinstance(images, np.ndarray) else [image[None] for image in images]:
+        touch(batch)
+
+
+def _tree() -> list[int]:
+    """This process and those below it."""
+    import psutil
+
+    return [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
+
+
+def _cpu_s(processes: Sequence[int]) -> float:
+    """CPU time of these processes to the nanosecond, their threads included; see clock_getcpuclockid(3)."""
+    return sum(time.clock_gettime(~pid << 3 | _CPU_CLOCK) for pid in processes)
+
+
+def _memory_bytes(processes: Sequence[int]) -> int | None:
+    parts = [_status_kib(pid, "smaps_rollup", ("Pss_Anon", "Pss_Shmem")) for pid in processes]
+    known = [part for part in parts if part is not None]
+    return sum(known) << 10 if len(known) == len(parts) else None
+
+
+def _status_kib(pid: int, file: str, names: tuple[str, ...]) -> int | None:
+    """The sum of some `Name:  1234 kB` lines of /proc/PID/`file`; None where the kernel does not have them all."""
+    try:
+        lines = Path(f"/proc/{pid}/{file}").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) for line in lines if line.partition(":")[0] in names]
+    return sum(found) if len(found) == len(names) else None
+
+
+def _wait_until_quiet() -> None:
+    """Wait until reading ahead is done, so that it does not disturb the block of another road."""
+    processes, deadline = _tree(), perf_counter() + QUIET_WITHIN_S
+    while perf_counter() < deadline:
+        before = _cpu_s(processes)
+        time.sleep(QUIET_POLL_S)
+        if _cpu_s(processes) - before < QUIET_SHARE * QUIET_POLL_S:
+            return
+
+
+def serve(parent: int, pipe: int) -> None:
+    """Answer line by line into `pipe` until standard input is closed, SIGTERM comes or `parent` dies."""
+    die_with(parent, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _leave)
+    server = _Server()
+    try:
+        for line in sys.stdin:
+            try:
+                answer = server.answer(json.loads(line))
+            except Exception as error:
+                status = getattr(error, "exit_status", 4)
+                text = str(error) if hasattr(error, "exit_status") else f"{type(error).__name__}: {error}"
+                answer = {"error": text, "exit_status": status}
+            os.write(pipe, json.dumps(answer).encode() + b"\n")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        server.close()
+
+
+def _leave(_number: int, _frame: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), int(sys.argv[2]))
