@@ -36,17 +36,18 @@ from .storage_bench.evidence import doubts
 from .storage_bench.feeding import candidate_readers, measure_rates, pilot_rates, storage_point
 from .storage_bench.generate import Generate, generate
 from .storage_bench.launch import require_ranks
-from .storage_bench.load import LoadConfig, measure_load
-from .storage_bench.staging import StageResult, on_same_device, remove_stage, room_for, stage
-from .storage_bench.sweep import choose_engine
-from .storage_bench.workload import Bytes, Engine, StorageConfig
+from .storage_bench.load import LoadConfig, LoadResult, measure_load
+from .storage_bench.staging import StageResult, on_same_device, remove_stage, require_folder, room_for, stage
+from .storage_bench.sweep import WARM_RAM_SHARE, choose_engine, ram_bytes
+from .storage_bench.workload import Bytes, Engine, StorageConfig, data_files
 from .training_bench.loop import Source
 from .training_bench.summary import find_point
 from .training_bench.train import TrainConfig, TrainRun, expected_seconds, fitting_ranks, train
 
 LOAD_BLOCKS, LOAD_SECONDS = 8, 0.75
 START_S = 8.0
-CACHE_SHARE = 0.5
+CACHE_SHARE = 0.5  # of memory: a data set up to this size stays in the page cache from epoch to epoch
+COPY_SHARE = 0.25
 Show = Callable[[str, float, str], None]
 
 
@@ -118,6 +119,7 @@ class _Run:
     layout: RecordLayout | None = None
     record_bytes: int = 0
     num_images: int = 0
+    num_shards: int = 0
     total_bytes: int = 0
     points: list[Point] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -125,6 +127,18 @@ class _Run:
     measured_s: float = 0.0
     measured_bytes: int = 0
     peak_rss_bytes: int = 0
+    warm_rate: Metric | None = None
+    copy_invalid: str | None = None
+
+    @property
+    def real_bytes(self) -> int:
+        """Bytes of the data set that is asked about; the one here may be a sample of it."""
+        return self.config.copy_.dataset_bytes or self.total_bytes
+
+    @property
+    def cache_holds(self) -> bool:
+        """Whether later epochs of that data set come from this host's page cache."""
+        return self.real_bytes <= CACHE_SHARE * ram_bytes()
 
     @property
     def demand_gbps(self) -> float:
@@ -159,6 +173,8 @@ def qualify(
     run = _Run(path, local, config, accelerator, show)
     _ensure_data(run)
     _open_data(run)
+    if not on_same_device(path, local):
+        require_folder(local)
     show("plan", 1.0, announce(run))
     predicted = _predict(run)
     _measure_loader(run)
@@ -200,9 +216,10 @@ def _open_data(run: _Run) -> None:
     run.show("index", 0.0, "")
     shards = ShardSet.open(run.path)
     run.layout = shards.index.layout
-    run.record_bytes = shards.index.layout.stride_bytes
     run.num_images = len(shards)
+    run.num_shards = len(shards.paths)
     run.total_bytes = sum(stamp.size_bytes for stamp in shards.index.stamps)
+    run.record_bytes = run.total_bytes // run.num_images
     run.engine, run.engine_reason = choose_engine(run.config.engine, shards.paths[0])
     batch_bytes = run.accelerator.batch_size * run.record_bytes
     run.max_ranks = fitting_ranks(run.config.max_ranks, batch_bytes, run.config.train.prefetch_depth)
@@ -212,6 +229,9 @@ def _open_data(run: _Run) -> None:
         )
     if run.max_ranks < run.config.max_ranks:
         run.warnings.append(f"memory allows {run.max_ranks} ranks, not the {run.config.max_ranks} of max_ranks")
+    if run.num_images < run.max_ranks:
+        run.warnings.append(f"{run.num_images} images give work to as many ranks, not to {run.max_ranks}")
+        run.max_ranks = run.num_images
     run.show("index", 1.0, shards.index.status)
 
 
@@ -224,38 +244,57 @@ def _predict(run: _Run) -> Fed:
         blocks=config.storage.blocks,
         batch_size=run.accelerator.batch_size,
     )
-    threads = config.train.reader_threads
     with run.measuring():
         run.show("storage", 0.0, "pilot")
-        pilot = pilot_rates(run.path, rates, engine=run.engine, reads_in_flight=threads, max_readers=run.max_ranks)
-        readers = candidate_readers(
-            pilot, demand_gbps=run.demand_gbps, threshold=config.au_threshold, max_readers=run.max_ranks
+        known = pilot_rates(
+            run.path,
+            rates,
+            engine=run.engine,
+            reads_in_flight=config.train.reader_threads,
+            max_readers=run.max_ranks,
         )
+    measured: dict[int, Metric] = {}
+    while True:
+        readers = candidate_readers(
+            known, demand_gbps=run.demand_gbps, threshold=config.au_threshold, max_readers=run.max_ranks
+        )
+        points = _measure_readers(run, rates, [count for count in readers if count not in measured])
+        measured |= {int(point.params["threads"] or 0): point.metrics["read_gbps"] for point in points}
+        known |= {count: rate.value or 0.0 for count, rate in measured.items()}
+        fed = predict_fed(measured, demand_gbps=run.demand_gbps, threshold=config.au_threshold)
+        bracketed = fed.value is not None and not fed.is_at_least
+        if bracketed or not points or run.left_s < config.measure_seconds / 2:
+            return fed
+
+
+def _measure_readers(run: _Run, rates: StorageConfig, readers: Sequence[int]) -> list[Point]:
+    """Blocks at these numbers of readers; notes what counters say against them."""
+    if not readers:
+        return []
+    with run.measuring():
         results = measure_rates(
             run.path,
             rates,
             engine=run.engine,
             reason=run.engine_reason,
-            reads_in_flight=threads,
-            readers=readers,
+            reads_in_flight=run.config.train.reader_threads,
+            readers=tuple(readers),
             on_block=lambda done, total, point, block: run.show(
                 "storage", done / total, f"{point.threads} readers {block.gbps:.2f} GB/s"
             ),
         )
     for result in results:
-        run.points.append(storage_point(result, run.path))
         run.measured_bytes += sum(block.delivered_bytes for block in result.blocks)
         if result.evidence is not None:
             run.invalid += [f"storage: {text}" for text in [result.evidence.invalid_reason()] if text]
             run.warnings += [f"storage: {text}" for text in doubts(result.evidence)]
-    measured = {
-        int(result.point.threads): point.metrics["read_gbps"] for result, point in zip(results, run.points, strict=True)
-    }
-    return predict_fed(measured, demand_gbps=run.demand_gbps, threshold=config.au_threshold)
+    points = [storage_point(result, run.path) for result in results]
+    run.points += points
+    return points
 
 
 def _measure_loader(run: _Run) -> None:
-    def measure(page_cache: str, blocks: int) -> None:
+    def measure(page_cache: str, blocks: int) -> LoadResult:
         load = LoadConfig.model_validate(
             {
                 "engine": "buffered" if page_cache == "warm" else run.engine,
@@ -277,12 +316,17 @@ def _measure_loader(run: _Run) -> None:
         run.points.append(result.point)
         path = result.point.read_path
         run.measured_bytes += (path.delivered_bytes or 0) if path else 0
-        run.invalid += [f"load: {text}" for text in [result.invalid] if text]
         run.warnings += [f"load: {text}" for text in result.warnings]
+        return result
 
-    measure("cold", LOAD_BLOCKS)
-    if _cache_holds(run) and not on_same_device(run.path, run.local):
-        measure("warm", LOAD_BLOCKS // 2)
+    if text := measure("cold", LOAD_BLOCKS).invalid:
+        run.invalid.append(f"load: {text}")
+    if run.cache_holds and not on_same_device(run.path, run.local) and run.total_bytes <= WARM_RAM_SHARE * ram_bytes():
+        result = measure("warm", LOAD_BLOCKS // 2)
+        if result.invalid:  # the verdict does not rest on it
+            run.warnings.append(f"load: {result.invalid}")
+        else:
+            run.warm_rate = result.point.metrics["images_per_s"]
 
 
 def _make_copy(run: _Run) -> tuple[StageResult | None, CopyChoice | None]:
@@ -292,9 +336,14 @@ def _make_copy(run: _Run) -> tuple[StageResult | None, CopyChoice | None]:
             f"A local copy in {public_path(run.local)} would lie on the same device as the data; name another --local."
         )
         return None, CopyChoice("same device: not applicable", text, None)
-    limit = min(run.total_bytes, run.config.disk_bytes)
-    if reason := room_for(limit, run.local):
-        return None, CopyChoice("does not fit", reason, None)
+    where, sample = public_path(run.local), min(run.total_bytes, run.config.disk_bytes)
+    if reason := room_for(max(run.real_bytes, sample), run.local):
+        return None, CopyChoice("does not fit", f"{where}: {reason}", None)
+    smallest = data_files(run.path)[0].size_bytes  # copies are of whole shards, from the first one on
+    if smallest > sample:
+        text = f"{where}: one shard takes {smallest / 1e9:.2f} GB, more than disk_bytes = {sample / 1e9:.2f} GB allow"
+        return None, CopyChoice("does not fit", text, None)
+    limit = min(sample, max(smallest, _affordable_bytes(run)))
     target = run.local / f"staged-{new_run_id('stage')}"
     try:
         with run.measuring():
@@ -311,6 +360,12 @@ def _make_copy(run: _Run) -> tuple[StageResult | None, CopyChoice | None]:
     run.measured_bytes += result.copied_bytes
     run.points.append(stage_point(result))
     return result, None
+
+
+def _affordable_bytes(run: _Run) -> int:
+    """What can be copied, and read back, in its share of the time at the storage's rate."""
+    rates = [point.metrics["read_gbps"].value or 0.0 for point in run.points if point.params["stage"] == "storage"]
+    return round(max(rates, default=0.0) * 1e9 * COPY_SHARE * run.config.measure_seconds / 2)
 
 
 def stage_point(result: StageResult) -> Point:
@@ -332,7 +387,7 @@ def stage_point(result: StageResult) -> Point:
 def _run_ranks(run: _Run, predicted: Fed, staged: StageResult | None) -> Fed:
     """Really run N-1, N, N+1 ranks; once more around what was seen where that does not settle it."""
     config = run.config
-    centre = predicted.value or 0
+    centre = max(1, (predicted.high or 2) - 1) if predicted.value is None else predicted.value
     seen: dict[int, Metric] = {}
     unusable: dict[int, str] = {}
     fed = Fed(None, reason="no ranks were run")
@@ -405,57 +460,69 @@ def _launch(run: _Run, cells: Sequence[tuple[Source, int]], staged: StageResult 
     run.measured_bytes += result.read_bytes
     run.peak_rss_bytes = max(run.peak_rss_bytes, result.peak_rss_bytes)
     run.warnings += result.warnings
-    run.invalid += [f"ranks: {text}" for text in result.invalid]
+    for source, text in result.invalid:
+        told = f"ranks: {text}"
+        if source == "staged":  # the verdict does not rest on the copy
+            run.copy_invalid = told
+            run.warnings.append(told)
+        else:
+            run.invalid.append(told)
     run.points += result.points
     return result.points
 
 
-def _cache_holds(run: _Run) -> bool:
-    """Whether later epochs of the real data set would come from this host's page cache."""
-    ram = _memory_bytes()
-    return (run.config.copy_.dataset_bytes or run.total_bytes) <= CACHE_SHARE * ram and run.total_bytes <= ram / 4
-
-
 def _choose_copy(run: _Run, staged: StageResult | None, refused: CopyChoice | None) -> CopyChoice:
+    """Whether a copy pays, from epochs at the rates that the required number of ranks had."""
     if refused is not None or staged is None:
         return refused or CopyChoice("not distinguishable", "No copy was made.", None)
     asked = min(run.config.required_gpus, run.max_ranks)
-    direct, copied = (find_point(run.points, source, asked) for source in ("direct", "staged"))
-    control = find_point(run.points, "synthetic", asked)
-    if direct is None or copied is None or staged.copy_gbps is None:
-        return CopyChoice("not distinguishable", "The sources were not run at the required number of ranks.", None)
-    size = run.config.copy_.dataset_bytes or run.total_bytes
-    images = size / run.record_bytes
-    first = {name: _epoch_s(images, point.metrics["images_per_s"]) for name, point in (("d", direct), ("s", copied))}
-    if first["d"] is None or first["s"] is None:
-        return CopyChoice("not distinguishable", "Too few steps were made within the time allowed.", None)
-    later = dict(first)
-    warm = next((point for point in run.points if point.params.get("page_cache") == "warm"), None)
-    if _cache_holds(run) and warm is not None and control is not None:
-        rates = [warm.metrics["images_per_s"], control.metrics["images_per_s"]]
-        fastest = min(rates, key=lambda metric: metric.value or float("inf"))
-        later = dict.fromkeys(("d", "s"), _epoch_s(images, fastest))
+    if run.copy_invalid or staged.copy_gbps is None:
+        return CopyChoice("not distinguishable", f"The copy was not measured: {run.copy_invalid or 'no bytes'}", None)
+    images = run.real_bytes / run.record_bytes
+    first = {source: _epoch_s(images, find_point(run.points, source, asked)) for source in ("direct", "staged")}
+    direct, copied = first["direct"], first["staged"]
+    if direct is None or copied is None:
+        text = f"Too few steps were made by {asked} ranks within the time allowed to compare the two sources."
+        return CopyChoice("not distinguishable", text, None)
+    later = direct, copied
+    if run.cache_holds:
+        cached = _cached_epoch_s(run, images, asked)
+        if cached is None:
+            text = "Later epochs would come from the page cache, whose rate was not measured."
+            return CopyChoice("not distinguishable", text, None)
+        later = cached, cached
     return choose_copy(
-        copy_s=size / 1e9 / staged.copy_gbps,
-        direct_first_s=first["d"],
-        direct_later_s=later["d"] or first["d"],
-        staged_first_s=first["s"],
-        staged_later_s=later["s"] or first["s"],
+        copy_s=run.real_bytes / 1e9 / staged.copy_gbps,
+        direct_first_s=direct,
+        direct_later_s=later[0],
+        staged_first_s=copied,
+        staged_later_s=later[1],
         epochs=run.config.copy_.epochs,
     )
 
 
-def _epoch_s(images: float, rate: Metric) -> tuple[float, float, float] | None:
-    if not rate.value:
+def _epoch_s(images: float, point: Point | None) -> tuple[float, float, float] | None:
+    """Seconds of an epoch at a point's rate, with its interval; None where there is none that means something."""
+    rate = None if point is None or "insufficient" in point.flags else point.metrics["images_per_s"]
+    if rate is None or not rate.value or rate.ci95 is None or rate.ci95[0] <= 0:
         return None
-    low, high = rate.ci95 if rate.ci95 and rate.ci95[0] > 0 else (rate.value, rate.value)
+    low, high = rate.ci95
     return images / rate.value, images / high, images / low
 
 
-def _memory_bytes() -> int:
-    import psutil
+def _cached_epoch_s(run: _Run, images: float, num_ranks: int) -> tuple[float, float, float] | None:
+    """Seconds of an epoch from the page cache: as fast as the loader reads, or as the accelerators compute.
 
-    return int(psutil.virtual_memory().total)
+    It costs the same whichever way the first epoch was read, so that its uncertainty cancels and is left out.
+    """
+    control = find_point(run.points, "synthetic", num_ranks)
+    if run.warm_rate is None or not run.warm_rate.value or control is None:
+        return None
+    computed = control.metrics["images_per_s"].value
+    if not computed:
+        return None
+    seconds = images / min(run.warm_rate.value * num_ranks, computed)
+    return seconds, seconds, seconds
 
 
 def _record(
@@ -528,7 +595,12 @@ def _workload(run: _Run, choice: CopyChoice, preset: str | None) -> dict[str, An
         "engine": run.engine,
         "engine_reason": run.engine_reason,
         "local": public_path(run.local),
-        "dataset": {"num_images": run.num_images, "bytes": run.total_bytes},
+        "dataset": {
+            "num_images": run.num_images,
+            "num_shards": run.num_shards,
+            "bytes": run.total_bytes,
+            "shape": None if run.layout is None else list(run.layout.shape),
+        },
         "copy_or_not": {
             "outcome": choice.outcome,
             "sentence": choice.sentence,

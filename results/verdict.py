@@ -78,7 +78,8 @@ def predict_fed(rates: Mapping[int, Metric], *, demand_gbps: float, threshold: f
         return Fed(None, reason="no number of readers was measured")
     value, least, most = largest(None), min(rates), max(rates)
     if value == 0 and least > 1:
-        return Fed(None, reason=f"fewer than {least}: the smallest number of readers that was measured is not fed")
+        reason = f"fewer than {least}: the smallest number of readers that was measured is not fed"
+        return Fed(None, high=least - 1, reason=reason)
     if value == most:
         return Fed(value, _known(largest(0), least), None, f"at least: more than {most} readers were not measured")
     return Fed(value, _known(largest(0), least), largest(1))
@@ -100,7 +101,8 @@ def decide_fed(utilisation: Mapping[int, Metric], *, threshold: float, unusable:
 
     value = largest(None)
     if value == 0 and min(usable) > 1:
-        return Fed(None, reason=f"fewer than {min(usable)}: the smallest number of ranks that ran was not fed")
+        reason = f"fewer than {min(usable)}: the smallest number of ranks that ran was not fed"
+        return Fed(None, high=min(usable) - 1, reason=reason)
     failed = min((count for count in usable if count > value), default=None)
     low = _known(largest(0), min(usable))
     undecided = [count for count in sorted(unusable) if count > value and (failed is None or count < failed)]
@@ -165,11 +167,13 @@ def judge_requirement(fed: Fed, *, required: int, what: str, invalid: Sequence[s
     outcome: Outcome
     if invalid:
         outcome, passed = "invalid", None
-    elif fed.value is None or (fed.is_at_least and fed.value < required and (fed.high is None or required <= fed.high)):
-        outcome, passed = "insufficient", None
+    elif fed.value is not None and fed.value >= required:
+        outcome, passed = "pass", True
+    elif fed.is_at_least or fed.value is None:
+        missed = fed.high is not None and fed.high < required  # whatever the number is, it is less
+        outcome, passed = ("fail", False) if missed else ("insufficient", None)
     else:
-        passed = fed.value >= required
-        outcome = "pass" if passed else "fail"
+        outcome, passed = "fail", False
     measured = None if fed.value is None else float(fed.value)
     return outcome, Requirement(
         name="gpus_fed_measured",
@@ -195,7 +199,9 @@ def compose_verdict(
 ) -> Verdict:
     """The verdict with its one sentence, which names the terms every "feeds N" depends on."""
     if outcome in ("pass", "fail"):
-        count = f"at least {fed.value}" if fed.is_at_least else str(fed.value)
+        count = (
+            f"at least {fed.value}" if fed.is_at_least else f"at most {fed.high}" if fed.value is None else fed.value
+        )
         known = fed.low is not None and fed.high is not None and fed.low != fed.high
         spread = f" ({fed.low} to {fed.high} by the interval)" if known else ""
         sentence = f"{subject} feeds {count} {what}{spread}; {requirement.required:.0f} required. {terms}"

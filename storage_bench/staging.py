@@ -77,12 +77,12 @@ def on_same_device(source: Path, target: Path) -> bool:
 
 
 def room_for(total_bytes: int, target: Path) -> str | None:
-    """Why `total_bytes` do not fit below `target`, or None."""
+    """Why `total_bytes` do not fit below `target`, or None; without its name, which may be nobody's business."""
     free = shutil.disk_usage(_existing_parent(target)).free
     if total_bytes + RESERVE_BYTES <= free:
         return None
     return (
-        f"{target}: the copy needs {total_bytes / 1e6:.0f} MB and a reserve of {RESERVE_BYTES / 1e6:.0f} MB, "
+        f"the copy needs {total_bytes / 1e6:.0f} MB and a reserve of {RESERVE_BYTES / 1e6:.0f} MB, "
         f"{free / 1e6:.0f} MB are free; name a folder on another disk"
     )
 
@@ -111,7 +111,7 @@ def stage(
     try:
         present = sum(path.stat().st_size for path in shards if _may_be_there(path, target, digests))
         if reason := room_for(total - present, target):
-            raise StagingError(reason)
+            raise StagingError(f"{target}: {reason}")
         target.mkdir(parents=True, exist_ok=True)
         _remove_temporaries(target)
     except OSError as error:
@@ -136,6 +136,15 @@ def remove_stage(target: Path) -> None:
         for path in target.iterdir():
             path.unlink(missing_ok=True)
         target.rmdir()
+
+
+def require_folder(target: Path) -> None:
+    """Raise StagingError where no folder `target` can be made and written, before anything is measured for it."""
+    place = _existing_parent(target)
+    if not place.is_dir():
+        raise StagingError(f"{target}: {place} is no folder; name another one")
+    if not os.access(place, os.W_OK | os.X_OK):  # false on a read-only file system too, whoever asks
+        raise StagingError(f"{target}: cannot be written ({place} is read-only for this user); name another folder")
 
 
 class _Run:

@@ -229,12 +229,17 @@ def choose_engine(engine: str, sample: Path, *, page_cache: PageCache = "cold") 
     return "buffered", f"auto: buffered, because {refused}"
 
 
+def ram_bytes() -> int:
+    """Memory of this host."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def require_room_to_warm(total_bytes: int) -> None:
     """Raise WorkloadError where data are too many to stay in the page cache while they are read."""
-    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if total_bytes > WARM_RAM_SHARE * ram:
+    limit = WARM_RAM_SHARE * ram_bytes()
+    if total_bytes > limit:
         raise WorkloadError(
-            f"warm reads need data of at most a quarter of memory ({WARM_RAM_SHARE * ram / 1e9:.1f} GB), "
+            f"warm reads need data of at most a quarter of memory ({limit / 1e9:.1f} GB), "
             f"these are {total_bytes / 1e9:.1f} GB; name fewer files"
         )
 

@@ -92,4 +92,4 @@ def run_train(
         "engine_reason": reason,
         "record_bytes": shards.index.layout.stride_bytes,
     }
-    return TrainOutcome(result.points, best, workload, result.warnings, result.invalid)
+    return TrainOutcome(result.points, best, workload, result.warnings, tuple(text for _, text in result.invalid))

@@ -1,7 +1,7 @@
 """The rank's side: one process per accelerator, which runs the blocks it is told to, step by step.
 
     for each round: for each block, in an order all ranks know:
-        barrier -> [counters] -> ranks 0..n-1: the measured loop -> readers closed -> barrier -> [counters]
+        [evict, counters] -> barrier -> ranks 0..n-1: the measured loop -> readers closed -> barrier -> [counters]
 
     the measured loop   asked |--data wait--| got |--compute--| computed |--sync wait--| met |--overhead--| asked ...
 
@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict
 
 from ..loaders.buffers import Buffer, BufferPool
 from ..loaders.evidence import counter_for
-from ..loaders.page_cache import evict
+from ..loaders.page_cache import cache_fraction, evict
 from ..loaders.plan import ShuffleMode, endless_batches
+from ..loaders.prefetch import Tally
 from ..loaders.readers import open_reader
 from ..loaders.shards import ShardSet
 from ..storage_bench.accelerators import Accelerator
@@ -105,10 +106,8 @@ def _run_block(
     block = plan.blocks[which]
     source = sources[block.source]
     mine = ranks.rank < block.num_ranks
-    if ranks.rank == 0:
-        source.prepare()
+    resident, before = source.prepare() if ranks.rank == 0 else (None, None)
     ranks.barrier()
-    before = source.counters() if ranks.rank == 0 else None
     if mine:
         with source.batches(rank=ranks.rank, num_ranks=block.num_ranks, seed=plan.seed + 7919 * number) as batches:
             steps = measured_steps(batches, block, accelerator, ranks)
@@ -116,12 +115,15 @@ def _run_block(
     if not mine:
         return None
     after = source.counters() if ranks.rank == 0 else None
+    delivered, payload = source.take_bytes()
     return {
         "block": which,
         "round": number,
         "steps_ns": steps.tolist(),
-        "delivered_bytes": source.take_delivered(),
+        "delivered_bytes": delivered,
+        "payload_bytes": payload,
         "device_bytes": None if before is None or after is None else after - before,
+        "cache_fraction": resident,
     }
 
 
@@ -150,8 +152,9 @@ def measured_steps(
 class _Source:
     """Where a block's batches come from."""
 
-    def prepare(self) -> None:
-        """Make the start clean (rank 0 only)."""
+    def prepare(self) -> tuple[float | None, int | None]:
+        """Make the start clean (rank 0, while nobody reads); the resident share, and the counters before."""
+        return None, None
 
     def counters(self) -> int | None:
         """Bytes the devices under this source have read, None where nothing counts them."""
@@ -162,9 +165,9 @@ class _Source:
         """Endless batches (B, H, W, C) for this rank."""
         raise NotImplementedError
 
-    def take_delivered(self) -> int:
-        """Bytes delivered since the last call."""
-        return 0
+    def take_bytes(self) -> tuple[int, int]:
+        """Bytes delivered, and bytes of pixels handed out, since the last call."""
+        return 0, 0
 
 
 class _Synthetic(_Source):
@@ -196,10 +199,12 @@ class _Shards(_Source):
         self._shards = ShardSet(found.paths, found.index, self._reader)
         self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=plan.prefetch_depth)
         self._counter = counter_for(found.paths)
-        self._seen = 0
+        self._tally = Tally()
+        self._seen = 0, 0
 
-    def prepare(self) -> None:
+    def prepare(self) -> tuple[float | None, int | None]:
         evict(self._shards.paths)
+        return cache_fraction(self._shards.paths), self.counters()
 
     def counters(self) -> int | None:
         return self._counter.read_bytes()
@@ -222,16 +227,18 @@ class _Shards(_Source):
             num_threads=plan.reader_threads,
             depth=plan.prefetch_depth,
             pool=self._pool,
+            tally=self._tally,
         )
         try:
             yield (batch.images for batch in prefetcher)
         finally:
             prefetcher.close()
 
-    def take_delivered(self) -> int:
-        delivered = self._reader.delivered_bytes - self._seen
-        self._seen += delivered
-        return delivered
+    def take_bytes(self) -> tuple[int, int]:
+        now = self._reader.delivered_bytes, self._tally.payload_bytes
+        delivered, payload = now[0] - self._seen[0], now[1] - self._seen[1]
+        self._seen = now
+        return delivered, payload
 
 
 if __name__ == "__main__":

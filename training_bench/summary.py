@@ -7,20 +7,21 @@ step: compute, data wait, sync wait, overhead.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..loaders.evidence import DeviceCounter, RouteEvidence, judge
-from ..results.record import Metric, Point, RankReport
+from ..results.record import ColdScope, Metric, Point, RankReport
 from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import accelerator_utilisation
-from ..storage_bench.evidence import read_path
-from .loop import Block, RankPlan
+from ..storage_bench.evidence import cold_scope_of, read_path
+from .loop import Block, RankPlan, Source
 
 CONTROL_MINIMUM = 0.98
 STEPS_PER_DEPTH = 10
@@ -46,7 +47,9 @@ class _Pile:
     per_rank: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     num_steps: int = 0
     delivered_bytes: int = 0
+    payload_bytes: int = 0
     device_bytes: int = 0
+    resident: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
     counted: bool = True
 
@@ -56,24 +59,25 @@ def summarise_ranks(
     accelerator: Accelerator,
     results: Sequence[dict[str, Any]],
     *,
-    counters: dict[str, DeviceCounter],
-    background_bps: float,
-) -> tuple[list[Point], tuple[str, ...]]:
-    """One point per (source, number of ranks), controls included, and why some are not valid.
+    counters: Mapping[str, DeviceCounter],
+    background_bps: Mapping[str, float],
+) -> tuple[list[Point], tuple[tuple[Source, str], ...]]:
+    """One point per (source, number of ranks), controls included, and which sources are not valid and why.
 
-    A point's flags say what it is not good for.
+    A point's flags say what it is not good for.  `counters` and `background_bps` are by source.
     """
     piles: dict[int, _Pile] = defaultdict(_Pile)
     for result in results:
         for log in result["blocks"]:
             _add(piles[log["block"]], plan.blocks[log["block"]], plan, int(result["rank"]), log)
-    points, invalid = [], []
+    points: list[Point] = []
+    invalid: list[tuple[Source, str]] = []
     for which, pile in sorted(piles.items()):
         block = plan.blocks[which]
         evidence = _evidence(plan, block, pile, counters, background_bps)
         points.append(_point(plan, accelerator, block, pile, results, evidence))
         if evidence is not None and (reason := evidence.invalid_reason()):
-            invalid.append(f"{block.source}, {block.num_ranks} ranks: {reason}")
+            invalid.append((block.source, f"{block.source}, {block.num_ranks} ranks: {reason}"))
     return [_flag(point, points) for point in points], tuple(invalid)
 
 
@@ -88,8 +92,10 @@ def find_point(points: Sequence[Point], source: str, num_ranks: int) -> Point | 
 def _add(pile: _Pile, block: Block, plan: RankPlan, rank: int, log: dict[str, Any]) -> None:
     steps = np.array(log["steps_ns"], dtype=np.int64)
     pile.delivered_bytes += log["delivered_bytes"]
+    pile.payload_bytes += log["payload_bytes"]
     pile.seconds += (steps[-1, 3] - steps[0, 0]) / 1e9
     if rank == 0:
+        pile.resident.append(log["cache_fraction"])
         if log["device_bytes"] is None:
             pile.counted = False
         else:
@@ -148,11 +154,15 @@ def _point(
             "step_time_s": plan.step_time_s,
             "counted_steps": pile.num_steps,
         },
-        read_path=None if evidence is None else read_path(evidence),
+        read_path=None if evidence is None else read_path(evidence, cold_scope=_cold_scope(plan, block.source)),
         metrics=metrics,
         ranks=tuple(_rank_report(results[rank], rows) for rank, rows in sorted(pile.per_rank.items())),
         flags=() if enough else ("insufficient",),
     )
+
+
+def _cold_scope(plan: RankPlan, source: Source) -> ColdScope:
+    return cold_scope_of(Path(plan.folders[source]))
 
 
 def _rank_report(result: dict[str, Any], rows: dict[str, list[float]]) -> RankReport:
@@ -166,20 +176,25 @@ def _rank_report(result: dict[str, Any], rows: dict[str, list[float]]) -> RankRe
 
 
 def _evidence(
-    plan: RankPlan, block: Block, pile: _Pile, counters: dict[str, DeviceCounter], background_bps: float
+    plan: RankPlan,
+    block: Block,
+    pile: _Pile,
+    counters: Mapping[str, DeviceCounter],
+    background_bps: Mapping[str, float],
 ) -> RouteEvidence | None:
     counter = counters.get(block.source)
     if counter is None:
         return None
+    resident = [share for share in pile.resident if share is not None]
     return judge(
         counter,
         engine=plan.engines[block.source],
         page_cache="cold",
-        cache_fraction=None,
+        cache_fraction=float(np.mean(resident)) if resident and len(resident) == len(pile.resident) else None,
         delivered_bytes=pile.delivered_bytes,
-        payload_bytes=pile.delivered_bytes,
+        payload_bytes=pile.payload_bytes,
         raw_device_bytes=pile.device_bytes if pile.counted else None,
-        background_bytes=background_bps * pile.seconds / max(1, block.num_ranks),
+        background_bytes=background_bps.get(block.source, 0.0) * pile.seconds / block.num_ranks,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -72,7 +72,7 @@ class TrainResult:
     wall_s: float
     read_bytes: int
     num_rounds: int
-    invalid: tuple[str, ...]
+    invalid: tuple[tuple[Source, str], ...]
     warnings: tuple[str, ...]
 
 
@@ -178,9 +178,10 @@ def _block(source: Source, num_ranks: int, run: TrainRun) -> Block:
     )
 
 
-def _background(counters: dict[str, DeviceCounter]) -> float:
-    distinct = {counter.leaves: counter for counter in counters.values()}
-    return sum(background_rate(counter) or 0.0 for counter in distinct.values())
+def _background(counters: Mapping[str, DeviceCounter]) -> dict[str, float]:
+    """What others read from the devices under each source, in bytes per second; a device is watched once."""
+    rates = {counter.leaves: background_rate(counter) or 0.0 for counter in counters.values()}
+    return {source: rates[counter.leaves] for source, counter in counters.items()}
 
 
 def _warnings(plan: RankPlan, rounds: int) -> tuple[str, ...]:

@@ -192,6 +192,8 @@ def test_a_higher_threshold_never_feeds_more(values, threshold):
         (Fed(2, 2, 3, "at least: 3 ranks gave no verdict (noisy)"), 3, "insufficient"),
         (Fed(2, 2, 3, "at least: 3 ranks gave no verdict (noisy)"), 4, "fail"),
         (Fed(None, reason="no ranks were run"), 1, "insufficient"),
+        (Fed(None, high=3, reason="fewer than 4: ..."), 3, "insufficient"),
+        (Fed(None, high=3, reason="fewer than 4: ..."), 4, "fail"),
     ],
 )
 def test_only_what_the_ranks_decide_passes_or_fails(fed, required, expected):
@@ -225,6 +227,7 @@ def test_the_sentence_names_the_number_its_range_what_is_required_and_the_terms(
     said = compose("pass", Fed(3, 2, 4)).sentence
     assert said == "data feeds 3 emulated H100 (2 to 4 by the interval); 2 required. Each asks for 0.5 GB/s."
     assert "at least 3 emulated" in compose("pass", Fed(3, 3, None, "at least: more were not run")).sentence
+    assert "feeds at most 1 emulated" in compose("fail", Fed(None, high=1, reason="fewer than 2: ...")).sentence
 
 
 def test_a_sentence_without_a_verdict_says_why():
