@@ -27,9 +27,9 @@ import numpy.typing as npt
 from .buffers import Buffer, BufferPool
 from .decode import Placement, ReadOp, buffer_bytes, place_batch, view_geometry
 from .index import ShardIndex
-from .mapped import MappedReader
+from .mapped import MappedReader, Mapping
 from .plan import Indices, batch_runs
-from .readers import Reader
+from .readers import Reader, read_all
 
 JOIN_TIMEOUT_S = 2.0
 DEFAULT_READ_BYTES = 4 << 20
@@ -65,11 +65,11 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch on its way: `gate` is held until the last task is done.  It comes into `buffer`, or is seen in `view`."""
+    """A batch on its way, into `buffer` or seen in `mapping`; `gate` is held until the last task is done."""
 
     records: Indices
     buffer: Buffer | None
-    view: memoryview | None
+    mapping: Mapping | None
     placement: Placement
     remaining: int
     gate: threading.Lock = field(default_factory=threading.Lock)
@@ -205,14 +205,16 @@ class Prefetcher:
         runs = batch_runs(records, index.first_records)
         alignment, scatters = reader.alignment_bytes, reader.scatters
         placement = place_batch(runs, index, alignment=alignment, scatters=scatters, read_bytes=self._read_bytes)
-        buffer, view = None, None
+        buffer, mapping = None, None
         if self._mapped is not None and len(runs) == 1 and (stride := index.layout.stride_bytes) is not None:
-            path, run = self._source.paths[runs[0].shard], runs[0]
-            view = self._mapped.view(path, run.first * stride, run.num_records * stride)
+            run = runs[0]
+            path = self._source.paths[run.shard]
+            mapping = self._mapped.map(path, run.first * stride, run.num_records * stride)
+            self._mapped.count(run.num_records * stride)
         else:
             buffer = self._pool.acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment))
         tasks = _tasks(placement.reads, self._read_bytes)
-        batch = _Batch(records, buffer, view, placement, len(tasks))
+        batch = _Batch(records, buffer, mapping, placement, len(tasks))
         batch.gate.acquire()
         if self._threads:
             for ops in tasks:
@@ -231,10 +233,11 @@ class Prefetcher:
         shape, strides, offset = view_geometry(index.layout, len(batch.records), placement.first_record)
         dtype = index.layout.dtype
         images: npt.NDArray[Any]
-        if batch.buffer is None:
-            images = np.ndarray(shape, dtype, buffer=batch.view, offset=offset, strides=strides)
-        else:
+        if batch.buffer is not None:
             images = self._pool.hand_out(batch.buffer, shape=shape, dtype=dtype, strides=strides, offset=offset)
+        else:
+            assert batch.mapping is not None  # a batch has the one or the other
+            images = np.ndarray(shape, dtype, buffer=batch.mapping.memory, offset=offset, strides=strides)
         tally.num_batches += 1
         tally.num_records += len(batch.records)
         tally.num_reads += len(placement.reads)
@@ -280,17 +283,22 @@ def _tasks(reads: Sequence[ReadOp], read_bytes: int) -> list[Sequence[ReadOp]]:
 
 def _work(reader: Reader, paths: Sequence[Path], batch: _Batch, ops: Sequence[ReadOp]) -> int:
     """Do one task; returns the bytes delivered."""
-    delivered = 0
-    for shard, offset, length, need, place, parts in ops:
-        if batch.buffer is None:
-            assert isinstance(reader, MappedReader)  # only its batches have no buffer
-            delivered += reader.populate(paths[shard], offset, need)
-        elif parts is None:
-            delivered += reader.read(paths[shard], offset, batch.buffer.memory[place : place + length], need=need)
-        else:
-            memory = batch.buffer.memory
-            delivered += reader.scatter(paths[shard], offset, [memory[at : at + size] for at, size in parts])
-    return delivered
+    if batch.mapping is not None:
+        return sum(batch.mapping.populate(op.buffer_offset, op.need) for op in ops)
+    assert batch.buffer is not None  # a batch has the one or the other
+    memory = batch.buffer.memory
+    return read_all(
+        reader,
+        [
+            (
+                paths[shard],
+                offset,
+                [memory[place : place + length]] if parts is None else [memory[at : at + size] for at, size in parts],
+                need,
+            )
+            for shard, offset, length, need, place, parts in ops
+        ],
+    )
 
 
 def _move(buffer: Buffer, placement: Placement) -> None:

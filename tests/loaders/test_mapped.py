@@ -22,48 +22,49 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 50_000), (1, 4095), (4097, 20_000), (49_999, 1)])
-def test_a_view_shows_the_file_and_a_read_copies_it(file, offset, length):
+def test_a_mapping_shows_the_file_and_a_read_copies_it(file, offset, length):
     reader, wanted = MappedReader(), file.read_bytes()[offset : offset + length]
-    assert reader.populate(file, offset, length) == length
-    assert bytes(reader.view(file, offset, length)) == wanted
+    mapping = reader.map(file, offset, length)
+    assert mapping.populate(0, length) == length
+    assert mapping.populate(length - 1, 1) == 1
+    assert bytes(mapping.memory) == wanted
     target = bytearray(length)
     assert reader.read(file, offset, memoryview(target)) == length
     assert bytes(target) == wanted
 
 
-def test_writing_to_a_view_leaves_the_file_alone(file):
-    before = file.read_bytes()
-    reader = MappedReader()
-    reader.view(file, 10, 5)[:] = b"other"
-    assert file.read_bytes() == before
-    assert bytes(reader.view(file, 10, 5)) == b"other"
+def test_writing_to_a_batch_leaves_the_file_and_later_epochs_alone(page_set):
+    shards = ShardSet.open(page_set.folder, engine="mmap")
+    for _ in range(2):
+        numbers = []
+        for images, labels in DataLoader(shards, batch_size=4, num_workers=1):
+            assert (
+                images.permute(0, 2, 3, 1).numpy() == page_set.images[len(numbers) : len(numbers) + len(labels)]
+            ).all()
+            images.zero_()
+            numbers += labels.tolist()
+        assert numbers == page_set.labels.tolist()
 
 
 def test_a_view_outlives_its_reader(file):
     reader = MappedReader()
-    view = reader.view(file, 100, 1000)
+    view = reader.map(file, 100, 1000).memory
     reader.close()
     del reader
     assert bytes(view) == file.read_bytes()[100:1100]
 
 
 def test_what_lies_beyond_the_end_is_an_error_that_names_the_file(file):
-    reader = MappedReader()
-    for reach in (reader.view, reader.populate):
-        if reach == reader.view:
-            with pytest.raises(ReadError, match="the file ends at byte 50000") as caught:
-                reach(file, 49_000, 2_000)
-            assert caught.value.filename == str(file)
-    with pytest.raises(ReadError, match="the file ends at byte 50000"):
-        reader.read(file, 49_000, memoryview(bytearray(2_000)))
+    with pytest.raises(ReadError, match="the file ends at byte 50000") as caught:
+        MappedReader().map(file, 49_000, 2_000)
+    assert caught.value.filename == str(file)
 
 
 def test_a_file_cut_under_a_mapping_is_an_error_when_it_is_populated(file):
-    reader = MappedReader()
-    reader.view(file, 0, 50_000)
+    mapping = MappedReader().map(file, 0, 50_000)
     os.truncate(file, 4096)
     with pytest.raises(ReadError, match="cut short"):
-        reader.populate(file, 0, 50_000)
+        mapping.populate(0, 50_000)
 
 
 def test_a_shard_of_another_size_is_refused_before_an_epoch(page_set, copied):
@@ -73,28 +74,28 @@ def test_a_shard_of_another_size_is_refused_before_an_epoch(page_set, copied):
         iter(DataLoader(shards, batch_size=4))
 
 
-def test_an_empty_or_missing_file_is_an_error_with_the_way_out(tmp_path):
+def test_an_empty_or_missing_file_is_an_error_that_names_it(tmp_path):
     (tmp_path / "empty").touch()
-    with pytest.raises(ReadError, match="--engine buffered"):
-        MappedReader().view(tmp_path / "empty", 0, 1)
+    with pytest.raises(ReadError, match="the file ends at byte 0"):
+        MappedReader().map(tmp_path / "empty", 0, 1)
     with pytest.raises(ReadError, match="cannot be opened"):
-        MappedReader().view(tmp_path / "missing", 0, 1)
+        MappedReader().map(tmp_path / "missing", 0, 1)
 
 
 def test_a_copy_of_a_reader_maps_for_itself(file):
     reader = MappedReader()
-    reader.view(file, 0, 10)
+    reader.map(file, 0, 10)
     again = pickle.loads(pickle.dumps(reader))
-    assert bytes(again.view(file, 0, 10)) == file.read_bytes()[:10]
+    assert bytes(again.map(file, 0, 10).memory) == file.read_bytes()[:10]
 
 
-def test_a_batch_of_one_run_is_a_view_of_the_mapping_and_takes_no_buffer(page_set):
+def test_a_batch_of_one_run_takes_no_buffer_and_counts_as_delivered(page_set):
     shards = ShardSet.open(page_set.folder, engine="mmap")
-    loader = DataLoader(shards, batch_size=4, num_workers=1)
+    loader = DataLoader(shards, batch_size=4, num_workers=1, prefetch_factor=1)
     images, _ = next(iter(loader))
-    mapping = shards.reader._mapping(shards.paths[0])
-    assert 0 <= images.data_ptr() - mapping.address < len(mapping.data)
+    assert (images.permute(0, 2, 3, 1).numpy() == page_set.images[:4]).all()
     assert loader._pool.num_allocated == 0
+    assert loader.tally.delivered_bytes == 4 * shards.index.layout.stride_bytes
 
 
 def index_of(offsets: list[list[int]], payload: int) -> ShardIndex:
