@@ -59,7 +59,7 @@ def resolve_accelerator(name: str, *, batch_size: int | None = None, model: str 
     if name in workload.step_time_s:
         size = batch_size or workload.batch_size
         scaled = size != workload.batch_size
-        step = workload.step_time_s[name] * size / workload.batch_size
+        step = workload.step_time_s[name] * (size / workload.batch_size)
         source = f"MLPerf Storage v2.0, {model}, batch {workload.batch_size}"
         return Accelerator(
             name, step, size, scaled, f"{source}, scaled per image to batch {size}" if scaled else source
