@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .dataloader import DataLoader
+    from .fields import Fields
     from .shards import ShardSet
     from .stall import StallMeter
 
-__all__ = ["DataLoader", "ShardSet", "StallMeter"]
+__all__ = ["DataLoader", "Fields", "ShardSet", "StallMeter"]
 
-_HOMES = {"DataLoader": "dataloader", "ShardSet": "shards", "StallMeter": "stall"}
+_HOMES = {"DataLoader": "dataloader", "Fields": "fields", "ShardSet": "shards", "StallMeter": "stall"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,22 +1,21 @@
-"""The index: where every record lies, its label, and the proof that all records have one layout.
+"""The index: where every record lies, its label, and the proof of the layout that this follows from.
 
-The layout is proven on the bytes, not assumed: record 0 of the set is parsed, and in every other record each byte
-around the pixels must equal record 0's, but for the values that may differ (label, text, crc).  Equal structure bytes
-mean an equal parse, so one stride and one payload offset hold for the whole set.
+    TFRecords   each record is parsed, or spelled as one that was (layout.py)      ->  places of all pixels, labels
+    tensors     dataset.json or the shape given, held against sizes and padding    ->  one stride, labels
+    all pixels at one stride?   yes: `layout` says where they are      no: `payload_offsets` has each one's place
 
-Kept in `.iobench-index.npz` beside the data, or in the user's cache where the folder cannot be written:
-a JSON header (version, each shard's name, size and mtime, the layout) and the labels.  Nothing in it is unpickled.
+One stride lets a batch be a view of what was read; without it records are gathered.  `layout_reason` tells which and
+why.  An index is kept in `.iobench-index` beside the data, or in the user's cache where the folder cannot be written,
+and used as long as names, sizes and times of the shards, and what was asked of them, stay the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,16 +23,16 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .layout import prove_layout
+from .fields import NO_LABEL, Fields, Shape, Wanted
+from .index_file import Arrays, IndexCacheError, cache_folder, read_index_file, write_index_file
+from .layout import LayoutProof, ShardLayout
 from .plan import Indices
+from .tensors import SUFFIX, TensorFormat, count_records, find_format, read_labels, verify_digests
 from .tfrecord import FRAMING_BYTES, verify_payload_crc, walk_frames
 
-INDEX_NAME = ".iobench-index.npz"
-INDEX_VERSION = 1
+INDEX_NAME = ".iobench-index"
 
-
-class IndexCacheError(ValueError):
-    """A cached index is damaged; it is built again."""
+Progress = Callable[[int, int], None]
 
 
 class ShardFormatError(ValueError):
@@ -44,7 +43,10 @@ class ShardFormatError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RecordLayout:
-    """One layout for every record of a set: `stride_bytes` from record to record, pixels at `payload_offset`."""
+    """One layout for every record of a set: `stride_bytes` from record to record, pixels at `payload_offset`.
+
+    Where records do not lie at one stride it is None, `payload_offset` is 0, and the index has `payload_offsets`.
+    """
 
     stride_bytes: int | None
     payload_offset: int
@@ -79,7 +81,10 @@ class ShardStamp:
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """Every record of a set: shard k holds records first_records[k] .. first_records[k] + shard_sizes[k] - 1."""
+    """Every record of a set: shard k holds records first_records[k] .. first_records[k] + shard_sizes[k] - 1.
+
+    `payload_offsets` (n,), exactly where the layout has no stride, is where in its shard each record's pixels start.
+    """
 
     layout: RecordLayout
     stamps: tuple[ShardStamp, ...]
@@ -87,6 +92,7 @@ class ShardIndex:
     first_records: Indices
     labels: npt.NDArray[np.int64]
     payload_offsets: npt.NDArray[np.int64] | None = None
+    layout_reason: str = ""
     status: str = "built"
     location: Path | None = None
 
@@ -95,6 +101,11 @@ class ShardIndex:
         """Records of all shards."""
         return len(self.labels)
 
+    @property
+    def record_bytes(self) -> int:
+        """Bytes on disk of one record, framing included; the mean where records differ."""
+        return sum(stamp.size_bytes for stamp in self.stamps) // max(1, self.num_records)
+
 
 def stamp(path: Path) -> ShardStamp:
     """The shard's name, size and time of change."""
@@ -102,88 +113,176 @@ def stamp(path: Path) -> ShardStamp:
     return ShardStamp(path.name, status.st_size, status.st_mtime_ns)
 
 
-def load_index(paths: Sequence[Path], *, progress: Callable[[int, int], None] | None = None) -> ShardIndex:
+def load_index(
+    paths: Sequence[Path],
+    *,
+    fields: Fields | None = None,
+    shape: Shape | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> ShardIndex:
     """The cached index where it is whole and still true, else a newly built one; `status` says which and why."""
+    wanted = _wanted(paths, fields, shape, dtype)
+    name = _index_name(None if (fields, shape, dtype) == (None, None, None) else wanted)
     stamps = tuple(stamp(path) for path in paths)
     reasons = []
-    for location in index_locations(paths[0].parent):
+    for location in index_locations(paths[0].parent, name=name):
         try:
-            cached = _read(location)
+            header, arrays = read_index_file(location)
+            cached = _unpack(header, arrays, location)
         except FileNotFoundError:
             continue
         except (IndexCacheError, OSError) as error:
             reasons.append(str(error))
             continue
-        if cached.stamps == stamps:
+        if header["wanted"] == _as_json(wanted) and cached.stamps == stamps:
             return cached
         reasons.append(_difference(cached.stamps, stamps))
-    built = build_index(paths, progress=progress)
-    return save_index(built, paths[0].parent, status=f"rebuilt: {reasons[0]}" if reasons else "built")
+    built = _build(paths, stamps, wanted, progress)
+    return save_index(
+        built, paths[0].parent, wanted, name=name, status=f"rebuilt: {reasons[0]}" if reasons else "built"
+    )
 
 
-def build_index(paths: Sequence[Path], *, progress: Callable[[int, int], None] | None = None) -> ShardIndex:
-    """Walk and prove every shard; raises ShardFormatError or TFRecordError with file, record and offset."""
-    stamps = tuple(stamp(path) for path in paths)
-    layout: RecordLayout | None = None
-    sizes: list[int] = []
-    labels: list[npt.NDArray[np.int64]] = []
-    for number, path in enumerate(paths):
-        with _opened(path) as fd:
-            found = prove_layout(fd, walk_frames(fd, stamps[number].size_bytes, path=path), path=path)
-        mine = RecordLayout(found.stride_bytes, found.payload_offset, found.shape, "uint8")
-        if layout is not None and mine != layout:
-            raise ShardFormatError(f"{path}: its records are laid out as {mine}, those of {paths[0].name} as {layout}")
-        layout = mine
-        sizes.append(len(found.labels))
-        labels.append(found.labels)
-        if progress is not None:
-            progress(number + 1, len(paths))
-    assert layout is not None  # there is at least one shard
-    firsts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
-    return ShardIndex(layout, stamps, tuple(sizes), firsts, np.concatenate(labels))
+def build_index(
+    paths: Sequence[Path],
+    *,
+    fields: Fields | None = None,
+    shape: Shape | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> ShardIndex:
+    """Walk and prove every shard; the errors name file, record and byte."""
+    return _build(paths, tuple(stamp(path) for path in paths), _wanted(paths, fields, shape, dtype), progress)
 
 
-def verify_shards(
-    paths: Sequence[Path], index: ShardIndex, *, progress: Callable[[int, int], None] | None = None
-) -> int:
-    """Check the crc of every record's payload; returns the bytes read, raises at the first wrong one."""
+def verify_shards(paths: Sequence[Path], index: ShardIndex, *, progress: Progress | None = None) -> int:
+    """Check every record's crc, or every tensor shard's digest; returns the bytes read, raises at the first wrong one.
+
+    ShardFormatError where nothing was written down that bytes could be held against.
+    """
     done, total = 0, sum(stamp.size_bytes for stamp in index.stamps)
-    for path, count in zip(paths, index.shard_sizes, strict=True):
-        stride = index.layout.stride_bytes
-        offsets = np.arange(count, dtype=np.int64) * stride
+    if paths[0].suffix == SUFFIX:
+        digests = find_format(paths, shape=index.layout.shape, dtype=index.layout.dtype).digests
+        if not digests:
+            raise ShardFormatError(
+                f"{paths[0]}: there is nothing to verify against: headerless tensor shards hold no checksum; take a "
+                f"set with a dataset.json, or leave --verify out"
+            )
+        return verify_digests(paths, digests, progress=None if progress is None else lambda at: progress(at, total))
+    for path, mark in zip(paths, index.stamps, strict=True):
         with _opened(path) as fd:
-            verify_payload_crc(fd, offsets, np.full(count, stride - FRAMING_BYTES, dtype=np.int64), path=path)
-        done += count * stride
+            verify_payload_crc(fd, *walk_frames(fd, mark.size_bytes, path=path), path=path)
+        done += mark.size_bytes
         if progress is not None:
             progress(done, total)
     return done
 
 
-def index_locations(folder: Path) -> tuple[Path, ...]:
+def index_locations(folder: Path, *, name: str = INDEX_NAME) -> tuple[Path, ...]:
     """Beside the data, and in the user's cache; without a home there is no cache."""
-    beside = folder / INDEX_NAME
     key = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=16).hexdigest()
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return (beside,)
-    return beside, cache / "iobench" / "index" / f"{key}.npz"
+    cache = cache_folder()
+    return (folder / name,) if cache is None else (folder / name, cache / "index" / f"{key}{name}")
 
 
-def save_index(index: ShardIndex, folder: Path, *, status: str) -> ShardIndex:
+def save_index(
+    index: ShardIndex, folder: Path, wanted: Wanted | TensorFormat, *, name: str = INDEX_NAME, status: str
+) -> ShardIndex:
     """Keep the index beside the data, else in the user's cache, else nowhere; `location` says where."""
     stored: Path | None = None
-    for location in index_locations(folder):
+    header, arrays = _pack(index, wanted)
+    for location in index_locations(folder, name=name):
         try:
             location.parent.mkdir(parents=True, exist_ok=True)
             # who may read the shards may read their index, nobody else
-            _write(index, location, mode=(folder / index.stamps[0].name).stat().st_mode & 0o666)
+            write_index_file(location, header, arrays, mode=(folder / index.stamps[0].name).stat().st_mode & 0o666)
         except OSError:
             continue  # a folder that cannot be written; the status tells where it was kept instead
         stored = location
         break
     where = "" if stored and stored.parent == folder else f" (kept in {'the cache' if stored else 'memory only'})"
     return replace(index, status=status + where, location=stored)
+
+
+def _wanted(
+    paths: Sequence[Path], fields: Fields | None, shape: Shape | None, dtype: str | None
+) -> Wanted | TensorFormat:
+    """What the records should be: tensor shards have no fields, TFRecords say their shape themselves."""
+    if paths[0].suffix != SUFFIX:
+        return Wanted(fields or Fields(), shape, dtype or "uint8")
+    if fields is not None:
+        raise ShardFormatError(
+            f"{paths[0]}: fields name features of TFRecords, a tensor shard has none; leave them out"
+        )
+    return find_format(paths, shape=shape, dtype=dtype)
+
+
+def _build(
+    paths: Sequence[Path], stamps: tuple[ShardStamp, ...], wanted: Wanted | TensorFormat, progress: Progress | None
+) -> ShardIndex:
+    if isinstance(wanted, TensorFormat):
+        return _build_tensors(paths, stamps, wanted, progress)
+    proof = LayoutProof(wanted)
+    found: list[ShardLayout] = []
+    for number, path in enumerate(paths):
+        with _opened(path) as fd:
+            found.append(proof.prove(fd, walk_frames(fd, stamps[number].size_bytes, path=path), path=path))
+        if progress is not None:
+            progress(number + 1, len(paths))
+    assert proof.first is not None  # there is at least one shard, and none without a record
+    layout, reason = _common_layout(found, paths, proof.first.shape, wanted.dtype)
+    offsets = np.concatenate([shard.payload_offsets for shard in found]) if layout.stride_bytes is None else None
+    labels = np.concatenate([shard.labels for shard in found])
+    sizes = tuple(len(shard.labels) for shard in found)
+    return ShardIndex(layout, stamps, sizes, _first_records(sizes), labels, offsets, reason)
+
+
+def _build_tensors(
+    paths: Sequence[Path], stamps: tuple[ShardStamp, ...], wanted: TensorFormat, progress: Progress | None
+) -> ShardIndex:
+    labels: list[npt.NDArray[np.int64]] = []
+    for number, path in enumerate(paths):
+        count = count_records(path, stamps[number].size_bytes, wanted)
+        with _opened(path) as fd:
+            labels.append(read_labels(fd, count, wanted, path=path))
+        if progress is not None:
+            progress(number + 1, len(paths))
+    layout = RecordLayout(wanted.record_bytes, 0, wanted.shape, wanted.dtype)
+    reason = (
+        "constant stride, as dataset.json says; the padding of every record agrees"
+        if wanted.labelled
+        else "constant stride, from the shape and dtype given; headerless shards prove nothing but their size"
+    )
+    sizes = tuple(map(len, labels))
+    return ShardIndex(layout, stamps, sizes, _first_records(sizes), np.concatenate(labels), None, reason)
+
+
+def _common_layout(
+    found: Sequence[ShardLayout], paths: Sequence[Path], shape: Shape, dtype: str
+) -> tuple[RecordLayout, str]:
+    """One stride where all records have the same length, pixels at the same place, and elements at whole addresses."""
+    stride = int(found[0].frames.lengths[0]) + FRAMING_BYTES
+    place, item = int(found[0].payload_offsets[0]), np.dtype(dtype).itemsize
+    apart = RecordLayout(None, 0, shape, dtype)
+    for shard, path in zip(found, paths, strict=True):
+        places = shard.payload_offsets - shard.frames.offsets
+        other = (shard.frames.lengths != stride - FRAMING_BYTES) | (places != place)
+        if other.any():
+            number = int(other.argmax())
+            length = int(shard.frames.lengths[number]) + FRAMING_BYTES
+            mine = f"{length} bytes, its pixels from byte {places[number]} on"
+            return apart, (
+                f"varying stride: record {number} of {path.name} takes {mine}; record 0 of {paths[0].name} {stride}, "
+                f"from byte {place} on"
+            )
+    if stride % item or place % item:
+        return apart, f"records of {stride} bytes with pixels from byte {place} on do not keep {dtype} aligned"
+    return RecordLayout(stride, place, shape, dtype), "constant stride, proven on the bytes"
+
+
+def _first_records(sizes: Sequence[int]) -> Indices:
+    return np.cumsum([0, *sizes[:-1]], dtype=np.int64)
 
 
 @contextmanager
@@ -195,58 +294,73 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _write(index: ShardIndex, location: Path, *, mode: int) -> None:
+def _as_json(wanted: Wanted | TensorFormat) -> Any:
+    """What was asked for, as a kept index repeats it."""
+    asked = asdict(wanted) | {"kind": type(wanted).__name__, "digests": None}
+    return json.loads(json.dumps(asked))
+
+
+def _index_name(wanted: Wanted | TensorFormat | None) -> str:
+    """Where something particular is asked of the records, the index of that has a name of its own."""
+    if wanted is None:
+        return INDEX_NAME
+    text = json.dumps(_as_json(wanted), sort_keys=True)
+    return f"{INDEX_NAME}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+
+def _pack(index: ShardIndex, wanted: Wanted | TensorFormat) -> tuple[dict[str, Any], Arrays]:
     header = {
-        "version": INDEX_VERSION,
+        "wanted": _as_json(wanted),
         "layout": asdict(index.layout),
+        "layout_reason": index.layout_reason,
         "stamps": [asdict(stamp) for stamp in index.stamps],
         "shard_sizes": index.shard_sizes,
     }
-    handle, temporary = tempfile.mkstemp(prefix=".iobench-", suffix=".tmp", dir=location.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-            np.savez(file, header=text, labels=index.labels)
-            file.flush()
-            with suppress(OSError):  # a file system without modes
-                os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(temporary, location)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    arrays: Arrays = {}
+    if (index.labels != NO_LABEL).any():
+        arrays["labels"] = index.labels
+    if index.payload_offsets is not None:
+        arrays["payload_offsets"] = index.payload_offsets
+    return header, arrays
 
 
-def _read(location: Path) -> ShardIndex:
-    content = location.read_bytes()
+def _unpack(header: dict[str, Any], arrays: Arrays, location: Path) -> ShardIndex:
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            header: dict[str, Any] = json.loads(arrays["header"].tobytes())
-            labels = arrays["labels"]
-        if header["version"] != INDEX_VERSION:
-            raise IndexCacheError(f"{location.name} has version {header['version']}, not {INDEX_VERSION}")
         sizes = tuple(int(size) for size in header["shard_sizes"])
         fields = header["layout"]
         layout = RecordLayout(**{**fields, "shape": tuple(fields["shape"])})
         stamps = tuple(ShardStamp(**fields) for fields in header["stamps"])
-    except IndexCacheError:
-        raise
+        offsets = arrays.get("payload_offsets")
+        labels = arrays["labels"] if "labels" in arrays else np.broadcast_to(np.int64(NO_LABEL), sum(sizes))
+        reason = str(header["layout_reason"])
+        index = ShardIndex(layout, stamps, sizes, _first_records(sizes), labels, offsets, reason, "cached", location)
+        agrees = "wanted" in header and _agrees(index)
     except Exception as error:
         raise IndexCacheError(f"{location.name} is damaged ({type(error).__name__})") from error
-    expected = tuple(size * layout.stride_bytes for size in sizes)
-    if (
-        labels.dtype != np.int64
-        or labels.shape != (sum(sizes),)
-        or expected != tuple(stamp.size_bytes for stamp in stamps)
-        or layout.payload_offset + layout.payload_bytes > layout.stride_bytes
-    ):
+    if not agrees:
         raise IndexCacheError(f"{location.name} is damaged (counts do not agree)")
-    firsts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
-    return ShardIndex(layout, stamps, sizes, firsts, labels, status="cached", location=location)
+    return index
+
+
+def _agrees(index: ShardIndex) -> bool:
+    """Whether labels and places are as many as records, and lie inside the shards."""
+    layout, offsets = index.layout, index.payload_offsets
+    bounds = np.array([stamp.size_bytes for stamp in index.stamps], dtype=np.int64)
+    counts = np.array(index.shard_sizes, dtype=np.int64)
+    if index.labels.shape != (counts.sum(),) or len(counts) != len(bounds) or counts.min() < 1:
+        return False
+    if layout.stride_bytes is not None:
+        inside = 0 <= layout.payload_offset <= layout.stride_bytes - layout.payload_bytes
+        return offsets is None and inside and bool((counts * layout.stride_bytes == bounds).all())
+    if offsets is None or offsets.shape != index.labels.shape or layout.payload_offset:
+        return False
+    lowest = np.minimum.reduceat(offsets, index.first_records)
+    highest = np.maximum.reduceat(offsets, index.first_records)
+    return bool((lowest >= 0).all() and (highest + layout.payload_bytes <= bounds).all())
 
 
 def _difference(cached: Sequence[ShardStamp], present: Sequence[ShardStamp]) -> str:
     if [stamp.name for stamp in cached] != [stamp.name for stamp in present]:
         return "the cached index is of other shards"
-    changed = next(now.name for was, now in zip(cached, present, strict=True) if was != now)
-    return f"{changed} has changed since it was indexed"
+    changed = next((now.name for was, now in zip(cached, present, strict=True) if was != now), None)
+    return f"{changed} has changed since it was indexed" if changed else "the cached index is of another description"

@@ -1,140 +1,225 @@
-"""The proof of a layout: that every record of a shard is spelled as its first one, so that pixels lie at one stride.
+"""The proof of where pixels lie: each record of a shard is parsed, or spelled as one that was parsed.
 
-    record 0 is parsed; each bit of it around the pixels is then fixed, or free to differ from record to record:
+    a payload of L bytes, P of them pixels     |tags, names, sizes|.... PIXELS ....|label, text, more tags|
+                                               |<-- head: L - P -->|      |<------- tail: L - P ------->|
 
-        |head|tags, names, lengths|PIXELS|tags...|label varint|text|crc|
-         fixed      fixed           free   fixed   low 7 bits  free free
+Whatever the order of the features, all that is no pixel lies in the first or the last L - P bytes.  These are read of
+every record, one read per boundary between two records.  A parsed record is a spelling: each of its bits is fixed, or
+free to differ from record to record:
 
-Records whose fixed bits all equal record 0's parse exactly as it does.  Equal lengths alone prove nothing: the order
-of a tf.Example's features is not fixed.
+    |tags, names, lengths|PIXELS|tags...|label and other numbers|text|crc|
+     fixed                free   fixed   low 7 bits free         free free
+
+A record of the same length whose fixed bits are equal parses exactly as that one does.  Equal lengths alone prove
+nothing: the order of a tf.Example's features is not fixed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .tfrecord import FOOT_BYTES, FRAMING_BYTES, HEAD_BYTES, Feature, Frames, walk_example
+from .fields import NO_LABEL, First, LayoutError, Parsed, Wanted, parse_record
+from .tfrecord import FRAMING_BYTES, HEAD_BYTES, Feature, Frames, TFRecordError
 
-IMAGE, LABEL, FORMAT = "image/encoded", "image/class/label", "image/format"
-DIMENSIONS = ("image/height", "image/width", "image/channels")
 _FIXED, _FREE, _VARINT_FREE = 0xFF, 0x00, 0x80
+_EDGE_BYTES = 16 << 20  # of heads and tails that are held at once
+_MAX_SPELLINGS = 32  # of one length; where records differ more than that, each is parsed
+
+Int64s = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
 
 
-class LayoutError(ValueError):
-    """Records that cannot be read as a strided view, and why."""
+class ShardLayout(NamedTuple):
+    """What was proven of one shard: its frames, where in the file each record's pixels lie, and labels, int64 (n,)."""
 
-    exit_status: ClassVar[int] = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ShardLayout:
-    """What was proven of one shard: stride and payload offset in bytes, shape (H, W, C), labels int64 (n,)."""
-
-    stride_bytes: int
-    payload_offset: int
-    shape: tuple[int, int, int]
-    labels: npt.NDArray[np.int64]
+    frames: Frames
+    payload_offsets: Int64s
+    labels: Int64s
 
 
-def prove_layout(fd: int, frames: Frames, *, path: Path) -> ShardLayout:
-    """Parse record 0 and hold every other record's bytes around the pixels against it."""
-    stride = _stride(frames)
-    if stride is None:
-        raise LayoutError(
-            f"{path}: {'its records differ in length' if len(frames.lengths) else 'no record in it'}; only raw images "
-            f"of one size at a constant stride are read in place: write the shards with `iobench generate`"
-        )
-    record = memoryview(bytearray(stride))
-    _read_exactly(fd, record, 0, path)
-    features = walk_example(record[HEAD_BYTES : stride - FOOT_BYTES], where=f"{path}: record 0")
-    shape = _image_shape(features, record, path)
-    label_at, label_bytes = _label_span(features, path)
-    image = features[IMAGE].spans[0]
-    start, stop = HEAD_BYTES + image[0], HEAD_BYTES + image[0] + image[1]
-    mask = _fixed_bits(features, stride)
-    around = _read_around(fd, len(frames.offsets), stride, start, stop, path=path)
-    kept = np.concatenate((mask[:start], mask[stop:]))
-    wrong = ((around ^ around[0]) & kept).any(axis=1)
-    if wrong.any():
-        number = int(wrong.argmax())
-        raise LayoutError(
-            f"{path}: record {number} (byte {number * stride}) is not spelled as record 0 is, so pixels do not lie at "
-            f"a constant stride; write the shards with `iobench generate`"
-        )
-    column = label_at if label_at < start else label_at - (stop - start)
-    return ShardLayout(stride, start, shape, _decode_varints(around[:, column : column + label_bytes]))
+class _Spelling(NamedTuple):
+    """A parsed record's fixed bits, over the row of its edges; and what lies where in all that are spelled alike."""
+
+    row: Bytes
+    mask: Bytes
+    image_at: int
+    label_columns: slice | None
 
 
-def _stride(frames: Frames) -> int | None:
-    """Bytes from one record to the next where that is the same for all, framing included."""
-    lengths = frames.lengths
-    return int(lengths[0]) + FRAMING_BYTES if len(lengths) and (lengths == lengths[0]).all() else None
+class _Edges(NamedTuple):
+    """Heads and tails of consecutive records, framing included: record i's row starts at `starts[i]` of `flat`."""
+
+    frames: Frames
+    heads: Int64s
+    tails: Int64s
+    starts: Int64s
+    flat: Bytes
+
+    def rows(self, members: Int64s) -> Bytes:
+        """The rows of records of one length, (n, width)."""
+        width = int(self.heads[members[0]] + self.tails[members[0]]) + FRAMING_BYTES
+        if len(members) * width == len(self.flat):
+            return self.flat.reshape(len(members), width)
+        chosen: Bytes = np.lib.stride_tricks.sliding_window_view(self.flat, width)[self.starts[members]]
+        return chosen
 
 
-def _image_shape(features: Mapping[str, Feature], record: memoryview, path: Path) -> tuple[int, int, int]:
-    for name in (IMAGE, *DIMENSIONS):
-        if name not in features:
-            there = ", ".join(sorted(features))
-            raise LayoutError(f"{path}: record 0 has no feature {name!r}; it has {there or 'none'}")
-    if features[IMAGE].kind != "bytes" or len(features[IMAGE].spans) != 1:
-        raise LayoutError(f"{path}: {IMAGE!r} of record 0 is {features[IMAGE].kind}, not one bytes value")
-    sizes = [features[name].ints for name in DIMENSIONS]
-    if any(len(size) != 1 or size[0] < 1 for size in sizes):
-        raise LayoutError(f"{path}: {', '.join(DIMENSIONS)} of record 0 are {sizes}, not one positive number each")
-    height, width, channels = (size[0] for size in sizes)
-    offset, length = features[IMAGE].spans[0]
-    if height * width * channels != length:
-        kind = "JPEG" if bytes(record[HEAD_BYTES + offset :][:2]) == b"\xff\xd8" else "not raw pixels"
-        raise LayoutError(
-            f"{path}: {IMAGE!r} of record 0 has {length} bytes, not {height} x {width} x {channels} ({kind}); only raw "
-            f"images are read so far"
-        )
-    return height, width, channels
+class LayoutProof:
+    """Proves one shard after the other; what was learnt of one holds for the next.
+
+    `first` is the first record's shape (H, W, C), which the images of all others must have too.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.first: First | None = None
+        self._spellings: dict[int, list[_Spelling]] = {}
+
+    def prove(self, fd: int, frames: Frames, *, path: Path) -> ShardLayout:
+        """Find pixels and label of every record; LayoutError or TFRecordError names the first that does not fit."""
+        lengths = frames.lengths
+        if not len(lengths):
+            raise LayoutError(f"{path}: no record in it; take it out of the data folder, or create it again")
+        self.first = self.first or self._read_first(fd, int(lengths[0]), path)
+        pixels = self.wanted.image_bytes(self.first.shape)
+        heads = np.where(lengths >= pixels, lengths - pixels, lengths)
+        tails = np.minimum(heads, lengths - heads)
+        found = ShardLayout(frames, np.empty_like(lengths), np.full_like(lengths, NO_LABEL))
+        for start, stop in _chunks(heads + tails + FRAMING_BYTES):
+            part = slice(start, stop)
+            edges = _read_edges(fd, Frames(frames.offsets[part], lengths[part]), heads[part], tails[part], path)
+            views = ShardLayout(edges.frames, found.payload_offsets[part], found.labels[part])
+            self._prove_part(fd, edges, views, start, path)
+        return found
+
+    def _read_first(self, fd: int, length: int, path: Path) -> First:
+        payload = memoryview(bytearray(length))
+        read_exactly(fd, payload, HEAD_BYTES, path)
+        shape = parse_record(payload, self.wanted, where=f"{path}: record 0").shape
+        return First(shape, f"record 0 of {path.name}")
+
+    def _prove_part(self, fd: int, edges: _Edges, found: ShardLayout, start: int, path: Path) -> None:
+        """Compare with the spellings that are known; parse what is left in file order, and compare with that."""
+        unknown = np.ones(len(edges.starts), dtype=bool)
+        lengths = edges.frames.lengths
+        groups = {int(lengths[members[0]]): members for members in _by_value(lengths)}
+        rows = {length: edges.rows(members) for length, members in groups.items()}
+        for length, members in groups.items():
+            for spelling in self._spellings.get(length, ()):
+                _settle(spelling, rows[length], members, unknown, found)
+        record = 0
+        while unknown[record:].any():
+            record += int(unknown[record:].argmax())
+            place, length = int(edges.frames.offsets[record]), int(lengths[record])
+            parsed = self._parse(fd, edges, record, f"{path}: record {start + record} (byte {place})", path)
+            found.payload_offsets[record] = place + HEAD_BYTES + parsed.image_at
+            found.labels[record] = parsed.label
+            unknown[record] = False
+            known = self._spellings.setdefault(length, [])
+            if len(known) < _MAX_SPELLINGS:
+                known.append(self._spelling(parsed, edges, record))
+                _settle(known[-1], rows[length], groups[length], unknown, found)
+
+    def _parse(self, fd: int, edges: _Edges, record: int, where: str, path: Path) -> Parsed:
+        """Parse a record from its edges, with zeros for pixels; where they do not lie between, from all its bytes."""
+        length, head, tail = (int(column[record]) for column in (edges.frames.lengths, edges.heads, edges.tails))
+        payload = memoryview(bytearray(length))
+        start = int(edges.starts[record]) + HEAD_BYTES
+        payload[:head] = edges.flat[start : start + head].data
+        payload[length - tail :] = edges.flat[start + head : start + head + tail].data
+        if head + tail < length:
+            # An image of the right size covers all the zeros, wherever it lies: no tag or number was among them.
+            with suppress(TFRecordError, LayoutError):
+                return parse_record(payload, self.wanted, where=where, first=self.first)
+            read_exactly(fd, payload, int(edges.frames.offsets[record]) + HEAD_BYTES, path)
+        return parse_record(payload, self.wanted, where=where, first=self.first)
+
+    def _spelling(self, parsed: Parsed, edges: _Edges, record: int) -> _Spelling:
+        length, head, tail = (int(column[record]) for column in (edges.frames.lengths, edges.heads, edges.tails))
+        gap_bytes = length - head - tail
+        bits = _fixed_bits(parsed.features, self.wanted, length)
+        mask = np.zeros(head + tail + FRAMING_BYTES, dtype=np.uint8)  # the walk over frames has looked at framing
+        mask[HEAD_BYTES : HEAD_BYTES + head] = bits[:head]
+        mask[HEAD_BYTES + head : HEAD_BYTES + head + tail] = bits[length - tail :]
+        columns = None
+        if (name := self.wanted.fields.label) is not None:
+            at, size = parsed.features[name].spans[0]
+            column = HEAD_BYTES + (at if at < head else at - gap_bytes)
+            columns = slice(column, column + size)
+        start = int(edges.starts[record])
+        return _Spelling(edges.flat[start : start + len(mask)] & mask, mask, parsed.image_at, columns)
 
 
-def _label_span(features: Mapping[str, Feature], path: Path) -> tuple[int, int]:
-    label = features.get(LABEL)
-    if label is None or label.kind != "int64" or len(label.spans) != 1 or len(label.ints) != 1:
-        there = ", ".join(sorted(features))
-        raise LayoutError(f"{path}: record 0 has no feature {LABEL!r} with one int64; it has {there}")
-    return HEAD_BYTES + label.spans[0][0], label.spans[0][1]
+def _settle(
+    spelling: _Spelling, rows: Bytes, members: Int64s, unknown: npt.NDArray[np.bool_], found: ShardLayout
+) -> None:
+    """Enter every record still unknown among `members`, which have these rows, that is spelled this way."""
+    left = unknown[members]
+    if not left.all():
+        rows, members = rows[left], members[left]
+    same = ((rows & spelling.mask) == spelling.row).all(axis=1)
+    members = members[same]
+    found.payload_offsets[members] = found.frames.offsets[members] + HEAD_BYTES + spelling.image_at
+    if spelling.label_columns is not None:
+        found.labels[members] = _decode_varints(rows[same, spelling.label_columns])
+    unknown[members] = False
 
 
-def _fixed_bits(features: Mapping[str, Feature], stride: int) -> npt.NDArray[np.uint8]:
-    """For each byte of a record which bits must equal record 0's."""
-    mask = np.full(stride, _FIXED, dtype=np.uint8)
+def _fixed_bits(features: Mapping[str, Feature], wanted: Wanted, length: int) -> Bytes:
+    """For each byte of a payload which bits decide how it is parsed, and what shape its image has."""
+    fields = wanted.fields
+    sizes = () if wanted.shape else (fields.height, fields.width, fields.channels)
+    mask = np.full(length, _FIXED, dtype=np.uint8)
     for name, feature in features.items():
-        freedom = _FREE if feature.kind in ("bytes", "float") else _VARINT_FREE if name == LABEL else _FIXED
-        for offset, length in feature.spans:
-            if name != FORMAT:
-                mask[HEAD_BYTES + offset : HEAD_BYTES + offset + length] = freedom
-    mask[stride - FOOT_BYTES :] = _FREE
+        if name in sizes:
+            continue
+        freedom = _VARINT_FREE if feature.kind == "int64" else _FREE
+        for offset, size in feature.spans:
+            mask[offset : offset + size] = freedom
     return mask
 
 
-def _read_around(fd: int, num_records: int, stride: int, start: int, stop: int, *, path: Path) -> npt.NDArray[np.uint8]:
-    """The bytes before and after the pixels of every record, (n, start + stride - stop); one read per boundary."""
-    rows = np.empty((num_records, start + stride - stop), dtype=np.uint8)
-    flat = memoryview(rows.data).cast("B")
-    tail = stride - stop
-    width = rows.shape[1]
-    _read_exactly(fd, flat[:start], 0, path)
-    for record in range(num_records):
-        # the end of this record and the start of the next lie side by side, in the file and in `rows`
-        at = record * width + start
-        length = tail + (start if record + 1 < num_records else 0)
-        _read_exactly(fd, flat[at : at + length], record * stride + stop, path)
-    return rows
+def _chunks(sizes: Int64s) -> Iterator[tuple[int, int]]:
+    """Ranges of records whose sizes add up to about _EDGE_BYTES."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        done = int(ends[start] - sizes[start])
+        stop = max(start + 1, int(np.searchsorted(ends, done + _EDGE_BYTES, side="right")))
+        yield start, stop
+        start = stop
 
 
-def _read_exactly(fd: int, target: memoryview, offset: int, path: Path) -> None:
+def _by_value(values: Int64s) -> list[Int64s]:
+    """Positions of equal values, each list of them in ascending order."""
+    order = np.argsort(values, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
+
+
+def _read_edges(fd: int, frames: Frames, heads: Int64s, tails: Int64s, path: Path) -> _Edges:
+    sizes = heads + tails + FRAMING_BYTES
+    starts = np.cumsum(sizes) - sizes
+    flat = np.empty(int(sizes.sum()), dtype=np.uint8)
+    # the tail of a record and the head of the next lie side by side, in the file and in `flat`
+    cuts: Sequence[int] = (starts + HEAD_BYTES + heads).tolist()
+    sources: Sequence[int] = (frames.offsets + HEAD_BYTES + frames.lengths - tails).tolist()
+    begin, source = 0, int(frames.offsets[0])
+    for cut, following in zip(cuts, sources, strict=True):
+        read_exactly(fd, flat.data[begin:cut], source, path)
+        begin, source = cut, following
+    read_exactly(fd, flat.data[begin:], source, path)
+    return _Edges(frames, heads, tails, starts, flat)
+
+
+def read_exactly(fd: int, target: memoryview, offset: int, path: Path) -> None:
+    """Fill `target` from `offset` of the file; LayoutError where the file ends before."""
     done = 0
     while done < len(target):
         count = os.preadv(fd, [target[done:]], offset + done)
@@ -143,8 +228,8 @@ def _read_exactly(fd: int, target: memoryview, offset: int, path: Path) -> None:
         done += count
 
 
-def _decode_varints(columns: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def _decode_varints(columns: Bytes) -> Int64s:
     shifts = np.arange(columns.shape[1], dtype=np.uint64) * np.uint64(7)
     parts = (columns & 0x7F).astype(np.uint64) << shifts
-    values: npt.NDArray[np.int64] = np.bitwise_or.reduce(parts, axis=1).view(np.int64)
+    values: Int64s = np.bitwise_or.reduce(parts, axis=1).view(np.int64)
     return values

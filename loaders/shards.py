@@ -2,7 +2,9 @@
 
     path | glob | list -> shard files -> ShardIndex -> ShardSet: len, [i], __getitems__
 
-In a data folder dotfiles and dataset.json are not shards; anything else that is no shard is an error.
+In a data folder dotfiles and dataset.json are not shards; anything else that is no shard is an error.  Shards are
+TFRecords (`.tfrecord`, or numbered as TensorFlow does: `train-00000-of-00008`; plain, gzip or zlib) or tensor shards
+(`.tensors`), one of the two in a set.
 """
 
 from __future__ import annotations
@@ -10,25 +12,42 @@ from __future__ import annotations
 import glob
 import json
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, get_args
 
 import numpy as np
 
 from .buffers import BufferPool
+from .compressed import plain_shards
 from .decode import buffer_bytes
-from .index import ShardFormatError, ShardIndex, load_index
+from .fields import Fields, Shape
+from .index import Progress, ShardFormatError, ShardIndex, load_index
 from .plan import SHUFFLE_MODES, Indices, ShuffleMode
 from .prefetch import Prefetcher, RawBatch, Tally
 from .readers import EngineName, Reader, open_reader
+from .tensors import DESCRIPTION_NAME, SUFFIX
 
 if TYPE_CHECKING:
     import torch
 
-DESCRIPTION_NAME = "dataset.json"
-SHARD_SUFFIXES = (".tfrecord", ".tfrecords")
+__all__ = [
+    "BLOCK_BYTES",
+    "DESCRIPTION_NAME",
+    "SHARD_SUFFIXES",
+    "ShardSet",
+    "ShardSetError",
+    "find_shards",
+    "is_shard_name",
+    "open_index",
+]
+
+SHARD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz", SUFFIX)
 BLOCK_BYTES = 8 << 20
+
+_NUMBERED = re.compile(r"-\d{5,}-of-\d{5,}(\.gz)?$")
 
 
 class ShardSetError(ValueError):
@@ -69,7 +88,7 @@ class ShardSet:
         self.rank = rank
         self.world_size = world_size
         self.transform = transform
-        self.block_records = max(1, BLOCK_BYTES // index.layout.stride_bytes)
+        self.block_records = max(1, BLOCK_BYTES // index.layout.slot_bytes)
 
     @classmethod
     def open(
@@ -82,15 +101,19 @@ class ShardSet:
         rank: int = 0,
         world_size: int = 1,
         transform: Callable[[Any], Any] | None = None,
+        fields: Fields | None = None,
+        shape: Shape | None = None,
+        dtype: str | None = None,
     ) -> ShardSet:
         """Open the shards of a folder, a glob, one file or a list of files; builds the index on first use.
 
-        `transform` takes a batch of images (B, C, H, W) and runs once per batch.  Raises ShardSetError,
-        ShardFormatError, LayoutError or TFRecordError with the file and the way out; DirectRefusedError where
-        `direct` is not possible.
+        `transform` takes a batch of images (B, C, H, W) and runs once per batch.  `fields` names the features of
+        TFRecords where they are not TensorFlow's own; `shape` (H, W, C) is needed where the shards do not say it, and
+        `dtype` is that of the pixels, uint8 unless given or said by dataset.json.  Raises ShardSetError,
+        ShardFormatError, LayoutError, TensorShardError, CompressedShardError or TFRecordError with the file and the
+        way out; DirectRefusedError where `direct` is not possible.
         """
-        paths = find_shards(source)
-        index = load_index(paths)
+        paths, index = open_index(source, fields=fields, shape=shape, dtype=dtype)
         reason = "handed in"
         if isinstance(engine, str):
             if engine not in get_args(EngineName):
@@ -114,7 +137,7 @@ class ShardSet:
         return self.index.num_records
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
-        """Image (C, H, W) uint8 and label of one record."""
+        """Image (C, H, W) and label of one record; -1 where there are no labels."""
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
@@ -178,6 +201,20 @@ class ShardSet:
         self.reader.close()
 
 
+def open_index(
+    source: str | Path | Sequence[str | Path],
+    *,
+    fields: Fields | None = None,
+    shape: Shape | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Path], ShardIndex]:
+    """The files to read and their index; of compressed shards these are plain copies, which the status says."""
+    paths, said = plain_shards(find_shards(source))
+    index = load_index(paths, fields=fields, shape=shape, dtype=dtype, progress=progress)
+    return paths, replace(index, status=f"{index.status}; {said}") if said else index
+
+
 def find_shards(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """The shard files of a folder, a glob, one file or a list; anything else in a folder is an error."""
     if not isinstance(source, str | Path):
@@ -200,6 +237,17 @@ def _checked(paths: list[Path], name: str) -> list[Path]:
     for path in paths:
         if not path.is_file():
             raise ShardFormatError(f"{path}: {_kind(path)}, not a shard; name files only")
+    return _of_one_format(paths)
+
+
+def _of_one_format(paths: list[Path]) -> list[Path]:
+    tensors = [path for path in paths if path.suffix == SUFFIX]
+    if 0 < len(tensors) < len(paths):
+        other = next(path for path in paths if path.suffix != SUFFIX)
+        raise ShardFormatError(
+            f"{tensors[0]}: a tensor shard, and {other.name} is none; a set has one format: give each a folder, or "
+            f"name those of one format with a glob"
+        )
     return paths
 
 
@@ -215,7 +263,7 @@ def _folder_shards(folder: Path) -> list[Path]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     shards = [entry for entry in entries if entry.name != DESCRIPTION_NAME]
     for entry in shards:
-        if not entry.is_file() or not entry.name.endswith(SHARD_SUFFIXES):
+        if not entry.is_file() or not is_shard_name(entry.name):
             kind = "a file" if entry.is_file() else _kind(entry)
             raise ShardFormatError(
                 f"{entry}: {kind} that is no shard ({', '.join(SHARD_SUFFIXES)}); move it out of the data folder, "
@@ -225,7 +273,12 @@ def _folder_shards(folder: Path) -> list[Path]:
         raise ShardSetError(f"{folder}: no shards in this folder; make some with `iobench generate {folder}`")
     if (folder / DESCRIPTION_NAME).is_file():
         _check_description(folder / DESCRIPTION_NAME, shards)
-    return shards
+    return _of_one_format(shards)
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file of this name in a data folder is a shard."""
+    return name.endswith(SHARD_SUFFIXES) or _NUMBERED.search(name) is not None
 
 
 def _check_description(description: Path, shards: Sequence[Path]) -> None:

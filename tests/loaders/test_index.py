@@ -1,9 +1,11 @@
 """The index is built once, kept where it can be kept, and not trusted longer than the shards stay as they were."""
 
+import io
 import os
 import shutil
 import stat
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iobench.loaders.index import INDEX_NAME, ShardFormatError, build_index, load_index, verify_shards
+from iobench.loaders.fields import Fields, LayoutError
+from iobench.loaders.index import INDEX_NAME, build_index, load_index, verify_shards
+from iobench.loaders.index_file import read_index_file, write_index_file
 from iobench.loaders.tfrecord import TFRecordError
 
 NOBODY = 65534
@@ -97,58 +101,67 @@ def test_part_of_a_folder_has_an_index_of_its_own(known):
     assert (part.labels == known.labels[24:]).all()
 
 
-def damage(location: Path, how: str) -> None:
-    content = bytearray(location.read_bytes())
-    if how == "cut":
-        location.write_bytes(content[: len(content) // 2])
-    elif how == "flipped":
-        content[len(content) // 2] ^= 0xFF
-        location.write_bytes(content)
-    elif how == "empty":
-        location.write_bytes(b"")
-    elif how == "text":
-        location.write_text("no index at all")
-    else:
-        with np.load(location) as arrays:
-            kept = dict(arrays)
-        if how == "too few labels":
-            kept["labels"] = kept["labels"][:-1]
-        elif how == "pickled":
-            kept["labels"] = np.array([print], dtype=object)
-        elif how == "float labels":
-            kept["labels"] = kept["labels"].astype(float)
-        elif how == "no header":
-            del kept["header"]
-        elif how == "other version":
-            kept["header"] = np.frombuffer(kept["header"].tobytes().replace(b'"version": 1', b'"version": 0'), np.uint8)
-        elif how == "sizes shifted":
-            kept["header"] = np.frombuffer(kept["header"].tobytes().replace(b"[23, 1,", b"[22, 2,"), np.uint8)
-        with location.open("wb") as file:
-            np.savez(file, **kept)
+def zipped(content: bytes) -> bytes:
+    """What an index was in version 1: arrays in a zip."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as file:
+        file.writestr("labels.npy", content)
+    return whole.getvalue()
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "cut",
-        "flipped",
-        "empty",
-        "text",
-        "too few labels",
-        "pickled",
-        "float labels",
-        "no header",
-        "other version",
-        "sizes shifted",
-    ],
-)
+BROKEN_BYTES = {
+    "cut": (lambda content: content[: len(content) // 2], "is damaged"),
+    "without its end": (lambda content: content[:-8], "is damaged (792 bytes of arrays, {'labels': 100} said)"),
+    "longer": (lambda content: content + bytes(8), "is damaged (808 bytes of arrays, {'labels': 100} said)"),
+    "a label flipped": (lambda content: content[:-1] + b"\1", "is damaged (its checksum is wrong)"),
+    "a name changed": (lambda content: content.replace(b"part-1", b"part-7"), "is damaged (its checksum is wrong)"),
+    "empty": (lambda content: b"", "is no index of this program"),
+    "text": (lambda content: b"no index at all, but more than sixteen bytes", "is no index of this program"),
+    "an older format": (zipped, "is no index of this program"),
+    "a huge header": (lambda content: content[:12] + b"\xff" * 4 + content[16:], "is damaged (cut in its header)"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_BYTES)
 def test_a_damaged_index_is_built_again(known, how):
     location = load_index(known.shards).location
-    damage(location, how)
+    damage, told = BROKEN_BYTES[how]
+    location.write_bytes(damage(location.read_bytes()))
     index = load_index(known.shards)
-    assert index.status.startswith(f"rebuilt: {INDEX_NAME} ")
+    assert index.status.startswith(f"rebuilt: {INDEX_NAME} {told}")
     assert_whole(index, known)
     assert load_index(known.shards).status == "cached"
+
+
+FALSE_WORDS = {
+    "another version": ({"version": 1}, "has version 1, not 2"),
+    "no layout": ({"layout": None}, "is damaged (TypeError)"),
+    "sizes shifted": ({"shard_sizes": [22, 2, 40, 36]}, "is damaged (counts do not agree)"),
+    "sizes of fewer shards": ({"shard_sizes": [23, 77]}, "is damaged (counts do not agree)"),
+    "an empty shard": ({"shard_sizes": [24, 0, 40, 36]}, "is damaged (counts do not agree)"),
+    "too few labels": ({"labels": np.zeros(99, np.int64)}, "is damaged (counts do not agree)"),
+    "a stride and places": ({"payload_offsets": np.zeros(100, np.int64)}, "is damaged (counts do not agree)"),
+    "pixels past the end": ({"layout": {"payload_offset": 5000}}, "is damaged (counts do not agree)"),
+    "no stride and no places": ({"layout": {"stride_bytes": None}}, "is damaged (counts do not agree)"),
+}
+
+
+@pytest.mark.parametrize("how", FALSE_WORDS)
+def test_an_index_that_contradicts_itself_is_built_again(known, how):
+    """With a checksum that is right."""
+    location = load_index(known.shards).location
+    header, arrays = read_index_file(location)
+    del header["arrays"]
+    changes, told = FALSE_WORDS[how]
+    for name, value in changes.items():
+        if isinstance(value, np.ndarray):
+            arrays[name] = value
+        else:
+            header[name] = {**header[name], **value} if isinstance(value, dict) else value
+    write_index_file(location, header, arrays, mode=0o644)
+    index = load_index(known.shards)
+    assert index.status == f"rebuilt: {INDEX_NAME} {told}"
+    assert_whole(index, known)
 
 
 def test_an_index_that_is_a_folder_does_not_stop_anybody(known, cache):
@@ -235,12 +248,49 @@ def test_whoever_may_read_the_shards_may_read_their_index(known):
     assert stat.S_IMODE(location.stat().st_mode) == 0o640
 
 
-def test_a_shard_of_another_layout_is_refused(known, write_set):
+def test_a_shard_of_images_of_another_size_is_refused(known, write_set):
     other = write_set((31, 18, 3), [2], name="other").shards[0]
     shutil.copy(other, known.folder / "zz.tfrecord")
-    with pytest.raises(ShardFormatError, match=r"zz.tfrecord: its records are laid out as .* those of part-0.tfrecord"):
+    message = (
+        r"zz.tfrecord: record 0 \(byte 0\): its image is 31 x 18 x 3, that of record 0 of part-0.tfrecord is 31 x 17"
+    )
+    with pytest.raises(LayoutError, match=message):
         load_index(known.shards)
     assert not (known.folder / INDEX_NAME).exists()
+
+
+def test_one_stride_is_told_as_proven(known):
+    for index in (load_index(known.shards), load_index(known.shards)):
+        assert index.layout_reason == "constant stride, proven on the bytes"
+        assert index.payload_offsets is None
+        assert index.record_bytes == index.layout.stride_bytes == index.layout.slot_bytes
+
+
+def test_what_is_asked_of_the_records_has_an_index_of_its_own(known):
+    """Two users of one folder, one of whom names his fields, do not drive each other's index out."""
+    usual = load_index(known.shards)
+    unlabelled = load_index(known.shards, fields=Fields(label=None))
+    assert usual.location != unlabelled.location
+    assert (unlabelled.status, unlabelled.labels.tolist()) == ("built", [-1] * len(known))
+    for _ in range(2):
+        again = load_index(known.shards, fields=Fields(label=None))
+        assert (again.status, again.labels.tolist()) == ("cached", [-1] * len(known))
+        assert_whole(load_index(known.shards), known)
+    assert load_index(known.shards).status == "cached"
+
+
+def test_an_index_that_was_made_of_other_fields_is_not_believed(known):
+    unlabelled = load_index(known.shards, fields=Fields(label=None))
+    shutil.copy(unlabelled.location, known.folder / INDEX_NAME)
+    index = load_index(known.shards)
+    assert index.status == "rebuilt: the cached index is of another description"
+    assert_whole(index, known)
+
+
+def test_an_index_takes_eight_bytes_a_record_beside_its_header(known):
+    index = load_index(known.shards)
+    assert index.location.stat().st_size < 8 * len(known) + 2000
+    assert load_index(known.shards, fields=Fields(label=None)).location.stat().st_size < 2000
 
 
 def test_whole_shards_are_verified_and_their_bytes_counted(any_set):
