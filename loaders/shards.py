@@ -23,15 +23,22 @@ import numpy as np
 from .buffers import BufferPool
 from .compressed import plain_shards
 from .decode import buffer_bytes
+from .evidence import Route
 from .fields import Fields, Shape
 from .index import Progress, ShardFormatError, ShardIndex, load_index
 from .plan import SHUFFLE_MODES, Indices, ShuffleMode
 from .prefetch import Prefetcher, RawBatch, Tally
 from .readers import EngineName, Reader, open_reader
+from .route import refuse_route
 from .tensors import DESCRIPTION_NAME, SUFFIX
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.data import Dataset
+
+    _Samples = Dataset[tuple[torch.Tensor, int]]
+else:
+    _Samples = object  # opening a data set does not import torch
 
 __all__ = [
     "BLOCK_BYTES",
@@ -56,10 +63,11 @@ class ShardSetError(ValueError):
     exit_status: ClassVar[int] = 4
 
 
-class ShardSet:
+class ShardSet(_Samples):
     """A map-style data set over shards: `len(s)`, `s[i] -> (image CHW uint8, int)`, `s.__getitems__(list)`.
 
-    Open one with `ShardSet.open`.  A plain torch DataLoader works on it; iobench's takes the fast road.
+    Open one with `ShardSet.open`.  A plain torch DataLoader works on it; iobench's takes the fast road, and holds the
+    bytes to `require_route` at the end of each epoch (RouteError).
     """
 
     def __init__(
@@ -72,6 +80,7 @@ class ShardSet:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        require_route: Route | None = None,
         transform: Callable[[Any], Any] | None = None,
         engine_reason: str = "handed in",
     ) -> None:
@@ -79,6 +88,7 @@ class ShardSet:
             raise ValueError(f"shuffle_mode {shuffle_mode!r} is not one of {', '.join(SHUFFLE_MODES)}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
+        refuse_route(require_route, engine=reader.engine, source=paths[0])
         self.paths: Sequence[Path] = tuple(paths)
         self.index = index
         self.reader: Reader = reader
@@ -87,6 +97,7 @@ class ShardSet:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.require_route = require_route
         self.transform = transform
         self.block_records = max(1, BLOCK_BYTES // index.layout.slot_bytes)
 
@@ -100,6 +111,7 @@ class ShardSet:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        require_route: Route | None = None,
         transform: Callable[[Any], Any] | None = None,
         fields: Fields | None = None,
         shape: Shape | None = None,
@@ -111,8 +123,9 @@ class ShardSet:
         TFRecords where they are not TensorFlow's own; `shape` (H, W, C) is needed where the shards do not say it, and
         `dtype` is that of the pixels, uint8 unless given or said by dataset.json.  Raises ShardSetError,
         ShardFormatError, LayoutError, TensorShardError, CompressedShardError or TFRecordError with the file and the
-        way out; DirectRefusedError where `direct` is not possible.
+        way out; DirectRefusedError where `direct` is not possible, RouteRefusedError where `require_route` is not.
         """
+        refuse_route(require_route, engine=engine if isinstance(engine, str) else engine.engine, source=source)
         paths, index = open_index(source, fields=fields, shape=shape, dtype=dtype)
         reason = "handed in"
         if isinstance(engine, str):
@@ -129,6 +142,7 @@ class ShardSet:
             seed=seed,
             rank=rank,
             world_size=world_size,
+            require_route=require_route,
             transform=transform,
             engine_reason=reason,
         )

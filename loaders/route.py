@@ -1,0 +1,182 @@
+"""Which way a loader's bytes took: counters from its first epoch on, and a requirement that holds them to a route.
+
+    first iter()   device counter, the reader's own counters, the resident share of the shards
+    evidence()     the same counters again, less what was asked for as background -> evidence.judge -> RouteEvidence
+    end of epoch   require_route: RouteError where the bytes went another way, or where nothing proves which way
+
+A reader that counts by itself (`counters()`, as kvikio's does) knows the route better than the device below it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, get_args
+
+from .evidence import DeviceCounter, Route, RouteEvidence, background_rate, counter_for, judge
+from .page_cache import cache_fraction
+from .prefetch import Tally
+from .readers import Reader
+
+MAX_SAMPLED_SHARDS = 256  # each one is opened to ask what of it is resident; on NFS that is a round trip
+DEVICE_ROUTES = ("bounce", "gds", "p2pdma")
+ROUTE_OF_BACKEND: dict[str, Route] = {"posix": "host", "gds": "gds", "remote": "remote"}
+
+_BACKEND_BYTES = re.compile(r"kvikio_([a-z0-9]+)\w*_bytes")
+
+
+class RouteError(RuntimeError):
+    """The bytes took another way than was required, or nothing proves which way they took."""
+
+    exit_status: ClassVar[int] = 3
+
+
+class RouteRefusedError(RouteError):
+    """The required route is not possible on this machine, with this engine or for these files."""
+
+    exit_status: ClassVar[int] = 4
+
+
+class EvidenceError(ValueError):
+    """There is nothing to give evidence of."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class Watched(Protocol):
+    """What evidence needs of a shard set."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The shard files."""
+
+    @property
+    def reader(self) -> Reader:
+        """What reads them."""
+
+    @property
+    def require_route(self) -> Route | None:
+        """The route that the bytes must take."""
+
+
+def refuse_route(route: Route | None, *, engine: str, source: Any) -> None:
+    """Raise RouteRefusedError where `route` cannot be had from `engine` on this machine, ValueError if it is none."""
+    possible = [name for name in get_args(Route) if name != "unknown"]
+    if route is not None and route not in possible:
+        raise ValueError(f"require_route {route!r} is not one of {', '.join(possible)}")
+    if route not in DEVICE_ROUTES:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        reason = "torch sees no CUDA device here; leave require_route out, or run where a GPU is"
+    elif engine != "kvikio":
+        reason = f"engine {engine!r} reads into host memory; ask for engine='kvikio'"
+    else:
+        return
+    raise RouteRefusedError(f"{source}: require_route={route!r} is not possible: {reason}")
+
+
+class RouteWatch:
+    """The counters of one loader, read when it is made and again whenever evidence is asked for."""
+
+    def __init__(self, shards: Watched) -> None:
+        self._shards = shards
+        self._counter = _counter_of(shards.paths)
+        self._sample = _spread(shards.paths)
+        self._cache_fraction = cache_fraction(self._sample) if self._sample else None
+        self._before = _own_counters(shards.reader)
+        self._device_before = self._counter.read_bytes()
+        self._begun = time.perf_counter()
+
+    def evidence(self, tally: Tally, *, background_s: float | None = None) -> RouteEvidence:
+        """What was read since, of which `tally` was handed out; others' reads are measured for `background_s` now.
+
+        Raises EvidenceError where this loader itself read meanwhile.
+        """
+        raw, elapsed_s = self._device_bytes(), time.perf_counter() - self._begun
+        moved = {name: count - self._before.get(name, 0) for name, count in _own_counters(self._shards.reader).items()}
+        rate = self._background(background_s) if background_s is not None else None
+        found = judge(
+            self._counter,
+            engine=self._shards.reader.engine,
+            page_cache=None,
+            cache_fraction=self._cache_fraction,
+            delivered_bytes=tally.delivered_bytes,
+            payload_bytes=tally.payload_bytes,
+            raw_device_bytes=raw,
+            background_bytes=(rate or 0.0) * elapsed_s,
+        )
+        found = _by_own_counters(found, moved)
+        counters = {**found.counters, **moved, "cache_sampled_shards": len(self._sample)}
+        if rate is None:
+            counters["background_bytes"] = None
+        requested: Route = self._shards.require_route or ("remote" if _is_remote(self._shards.paths) else "host")
+        return replace(found, requested_route=requested, counters=counters)
+
+    def check(self, evidence: RouteEvidence) -> None:
+        """Raise RouteError where a route is required and `evidence` is not of it."""
+        wanted, seen = self._shards.require_route, evidence.observed_route
+        if wanted is None or seen == wanted:
+            return
+        what = "is not proven" if seen == "unknown" else f"was {seen}"
+        raise RouteError(
+            f"{self._shards.paths[0]}: require_route={wanted!r}, but the way of {evidence.delivered_bytes} bytes "
+            f"through {evidence.engine} {what} ({evidence.route_evidence}); choose another engine, or leave "
+            f"require_route out"
+        )
+
+    def _device_bytes(self) -> int | None:
+        now = self._counter.read_bytes()
+        return None if now is None or self._device_before is None else now - self._device_before
+
+    def _background(self, seconds: float) -> float | None:
+        before = self._shards.reader.delivered_bytes
+        rate = background_rate(self._counter, seconds=seconds)
+        if self._shards.reader.delivered_bytes != before:
+            raise EvidenceError(
+                f"this loader read on while the background was measured for {seconds} s, so it cannot be told from "
+                f"others; ask between epochs, or without background_s"
+            )
+        return rate
+
+
+def _by_own_counters(found: RouteEvidence, moved: Mapping[str, int]) -> RouteEvidence:
+    """The route by what the reader itself counted, where it counts."""
+    by_route: dict[Route, int] = {}
+    for name, count in moved.items():
+        if (backend := _BACKEND_BYTES.fullmatch(name)) and count:
+            route = ROUTE_OF_BACKEND.get(backend[1], "unknown")
+            by_route[route] = by_route.get(route, 0) + count
+    if not by_route:
+        return found
+    told = ", ".join(f"{count} bytes by {route}" for route, count in by_route.items())
+    alone = next(iter(by_route)) if len(by_route) == 1 else "unknown"
+    text = f"the reader counted {told}" if alone != "unknown" else f"route not proven: the reader counted {told}"
+    counter_class = found.counter_class if alone == "unknown" else "exact"
+    return replace(found, observed_route=alone, route_evidence=text, counter_class=counter_class)
+
+
+def _own_counters(reader: Reader) -> dict[str, int]:
+    """What the reader counts by itself; most count nothing."""
+    counters = getattr(reader, "counters", None)
+    return dict(counters()) if callable(counters) else {}
+
+
+def _counter_of(paths: Sequence[Path]) -> DeviceCounter:
+    if _is_remote(paths):
+        return DeviceCounter((), "none", "objects on a server lie on no device of this machine")
+    return counter_for(paths)
+
+
+def _is_remote(paths: Sequence[Path]) -> bool:
+    return not all(isinstance(path, Path) for path in paths)
+
+
+def _spread(paths: Sequence[Path]) -> list[Path]:
+    """At most MAX_SAMPLED_SHARDS of them, evenly spread; none where they are no files."""
+    step = -(-len(paths) // MAX_SAMPLED_SHARDS)
+    return [] if _is_remote(paths) else list(paths[:: max(1, step)])
