@@ -2,8 +2,9 @@
 
     st_dev of the data -> /sys/dev/block/MAJ:MIN -> through dm and md to the leaves -> sectors read
 
-A block device's counter is *exact*.  A file system without a block device (network, FUSE, overlay, tmpfs) has no
-counter here yet: its class is *none*, its route `unknown`, and nobody may call it proven.
+A block device's counter is *exact*, and beside it the kernel counts what one process alone made devices read.  A file
+system without a block device (network, FUSE, overlay, tmpfs) has no counter here yet: its class is *none*, its route
+`unknown`, and nobody may call it proven.
 The validity rule: only an exact counter can make a measurement invalid.
 """
 
@@ -109,6 +110,15 @@ def background_rate(counter: DeviceCounter, *, seconds: float = 0.5) -> float | 
     return None if after is None else (after - before) / (time.perf_counter() - start)
 
 
+def process_read_bytes() -> int | None:
+    """Bytes this process has made storage read, all threads (proc_pid_io(5)); None where the kernel does not count."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+    except (OSError, StopIteration):
+        return None
+
+
 def judge(
     counter: DeviceCounter,
     *,
@@ -119,9 +129,18 @@ def judge(
     payload_bytes: int,
     raw_device_bytes: int | None,
     background_bytes: float,
+    process_bytes: int | None = None,
 ) -> RouteEvidence:
-    """Turn counters into evidence: subtract the background, name the route, give the ratio unclipped."""
-    device = None if raw_device_bytes is None else max(0, round(raw_device_bytes - background_bytes))
+    """Turn counters into evidence: leave out what others read, name the route, give the ratio unclipped.
+
+    Where the kernel also counted what these processes alone made the devices read (`process_bytes`), both counters must
+    have seen a byte, and nothing is subtracted; else others' reads are taken to go on as just before.
+    """
+    if raw_device_bytes is not None and process_bytes is not None:
+        device: int | None = min(raw_device_bytes, process_bytes)
+        background_bytes = 0.0
+    else:
+        device = None if raw_device_bytes is None else max(0, round(raw_device_bytes - background_bytes))
     doubt = _doubt(counter, device, delivered_bytes, background_bytes, cold=page_cache == "cold" or engine == "direct")
     return RouteEvidence(
         engine=engine,
@@ -135,7 +154,11 @@ def judge(
         payload_bytes=payload_bytes,
         device_bytes=device,
         read_amplification=device / payload_bytes if device is not None and payload_bytes else None,
-        counters={"device_bytes_raw": raw_device_bytes, "background_bytes": round(background_bytes)},
+        counters={
+            "device_bytes_raw": raw_device_bytes,
+            "process_bytes": process_bytes,
+            "background_bytes": round(background_bytes),
+        },
     )
 
 

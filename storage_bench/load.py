@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..loaders.evidence import background_rate, counter_for, judge
+from ..loaders.evidence import background_rate, counter_for, judge, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
 from ..loaders.readers import BufferedReader, DirectReader
@@ -80,14 +80,14 @@ def measure_load(
     resident = cache_fraction(shards.paths)
     batch_size = min(config.batch_size, len(shards))
     loader = _new_loader(shards, config, batch_size)
-    before, cpu_before = counter.read_bytes(), time.process_time()
+    before, mine, cpu_before = counter.read_bytes(), process_read_bytes(), time.process_time()
     begin = perf_counter()
     try:
         blocks = list(_time_blocks(loader, config, on_block))
     finally:
         shards.close()
     total_s, cpu_s = perf_counter() - begin, time.process_time() - cpu_before
-    after = counter.read_bytes()
+    after, mine_after = counter.read_bytes(), process_read_bytes()
     evidence = judge(
         counter,
         engine=engine,
@@ -96,6 +96,7 @@ def measure_load(
         delivered_bytes=reader.delivered_bytes,
         payload_bytes=loader.tally.payload_bytes,
         raw_device_bytes=None if before is None or after is None else after - before,
+        process_bytes=None if mine is None or mine_after is None else mine_after - mine,
         background_bytes=background * total_s,
     )
     point = Point(

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..loaders.buffers import Buffer
-from ..loaders.evidence import DeviceCounter, RouteEvidence, background_rate, counter_for, judge
+from ..loaders.evidence import DeviceCounter, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
 from ..loaders.shards import ShardSet
@@ -76,6 +76,7 @@ class BlockResult:
     device_bytes: int | None
     seconds: float
     cache_fraction: float | None
+    process_bytes: int | None = None
 
 
 @dataclass(slots=True)
@@ -160,10 +161,10 @@ def measure_block(
     resident = cache_fraction(paths)
     reader = open_point_reader(point)
     try:
-        before = counter.read_bytes()
+        before, mine = counter.read_bytes(), process_read_bytes()
         ramp_s = min(MAX_RAMP_S, RAMP_SHARE * seconds)
         load = _run(point, reader, streams, ramp_s=ramp_s, seconds=seconds, place=paths[0].parent)
-        after = counter.read_bytes()
+        after, mine_after = counter.read_bytes(), process_read_bytes()
     finally:
         reader.close()
     device = None if before is None or after is None else after - before
@@ -176,6 +177,7 @@ def measure_block(
         delivered_bytes=int(load.counts.sum()),
         payload_bytes=int(load.needs.sum()),
         device_bytes=device,
+        process_bytes=None if mine is None or mine_after is None else mine_after - mine,
         seconds=load.total_s,
         cache_fraction=resident,
     )
@@ -192,6 +194,7 @@ def collect_evidence(result: PointResult, counter: DeviceCounter, background_bps
     """Judge all blocks of a point together."""
     blocks = result.blocks
     devices = [block.device_bytes for block in blocks if block.device_bytes is not None]
+    mine = [block.process_bytes for block in blocks if block.process_bytes is not None]
     fractions = [block.cache_fraction for block in blocks if block.cache_fraction is not None]
     return judge(
         counter,
@@ -201,6 +204,7 @@ def collect_evidence(result: PointResult, counter: DeviceCounter, background_bps
         delivered_bytes=sum(block.delivered_bytes for block in blocks),
         payload_bytes=sum(block.payload_bytes for block in blocks),
         raw_device_bytes=sum(devices) if len(devices) == len(blocks) else None,
+        process_bytes=sum(mine) if len(mine) == len(blocks) else None,
         background_bytes=background_bps * sum(block.seconds for block in blocks),
     )
 

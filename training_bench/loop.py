@@ -23,7 +23,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from ..loaders.buffers import Buffer, BufferPool
-from ..loaders.evidence import counter_for
+from ..loaders.evidence import counter_for, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict
 from ..loaders.plan import ShuffleMode, endless_batches
 from ..loaders.prefetch import Tally
@@ -107,6 +107,7 @@ def _run_block(
     source = sources[block.source]
     mine = ranks.rank < block.num_ranks
     resident, before = source.prepare() if ranks.rank == 0 else (None, None)
+    own = process_read_bytes()
     ranks.barrier()
     if mine:
         with source.batches(rank=ranks.rank, num_ranks=block.num_ranks, seed=plan.seed + 7919 * number) as batches:
@@ -115,6 +116,7 @@ def _run_block(
     if not mine:
         return None
     after = source.counters() if ranks.rank == 0 else None
+    own_after = process_read_bytes()
     delivered, payload = source.take_bytes()
     return {
         "block": which,
@@ -123,6 +125,7 @@ def _run_block(
         "delivered_bytes": delivered,
         "payload_bytes": payload,
         "device_bytes": None if before is None or after is None else after - before,
+        "process_bytes": None if own is None or own_after is None else own_after - own,
         "cache_fraction": resident,
     }
 

@@ -49,6 +49,7 @@ class _Pile:
     delivered_bytes: int = 0
     payload_bytes: int = 0
     device_bytes: int = 0
+    process_bytes: int | None = 0
     resident: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
     counted: bool = True
@@ -92,6 +93,8 @@ def find_point(points: Sequence[Point], source: str, num_ranks: int) -> Point | 
 def _add(pile: _Pile, block: Block, plan: RankPlan, rank: int, log: dict[str, Any]) -> None:
     steps = np.array(log["steps_ns"], dtype=np.int64)
     pile.delivered_bytes += log["delivered_bytes"]
+    own = log["process_bytes"]
+    pile.process_bytes = None if own is None or pile.process_bytes is None else pile.process_bytes + own
     pile.payload_bytes += log["payload_bytes"]
     pile.seconds += (steps[-1, 3] - steps[0, 0]) / 1e9
     if rank == 0:
@@ -138,7 +141,7 @@ def _point(
     num_pieces = min((len(rows["step_time_s"]) for rows in pile.per_rank.values()), default=0)
     metrics: dict[str, Metric] = {}
     for name, unit in UNITS.items():
-        table = np.array([rows[name][:num_pieces] for rows in pile.per_rank.values()]).reshape(-1, num_pieces)
+        table = np.array([rows[name][:num_pieces] for rows in pile.per_rank.values()]).reshape(-1, max(1, num_pieces))
         samples = table.sum(axis=0) if name == "images_per_s" else table.mean(axis=0)
         metrics[name] = summarise(samples.tolist(), unit=unit, reason="no counted step within the time allowed")
     enough = pile.num_steps >= (STEPS_PER_DEPTH * plan.prefetch_depth if block.source != "synthetic" else 1)
@@ -194,6 +197,7 @@ def _evidence(
         delivered_bytes=pile.delivered_bytes,
         payload_bytes=pile.payload_bytes,
         raw_device_bytes=pile.device_bytes if pile.counted else None,
+        process_bytes=pile.process_bytes,
         background_bytes=background_bps.get(block.source, 0.0) * pile.seconds / block.num_ranks,
     )
 

@@ -166,8 +166,20 @@ def test_without_a_counter_nothing_is_proven_and_nothing_is_invalid():
 def test_the_background_is_subtracted_and_recorded():
     found = evidence(raw_device_bytes=1300, background_bytes=300.4)
     assert found.device_bytes == 1000
-    assert found.counters == {"device_bytes_raw": 1300, "background_bytes": 300}
+    assert found.counters == {"device_bytes_raw": 1300, "process_bytes": None, "background_bytes": 300}
     assert found.read_amplification == 1000 / 800
+
+
+def test_what_the_process_itself_made_the_device_read_needs_no_subtraction():
+    found = evidence(raw_device_bytes=5000, process_bytes=1000, background_bytes=300.0)
+    assert found.device_bytes == 1000
+    assert found.observed_route == "host"
+    assert found.invalid_reason() is None
+
+
+def test_others_reads_prove_nothing_about_ones_own():
+    found = evidence(raw_device_bytes=5000, process_bytes=10, background_bytes=4000.0)
+    assert "the device gave only 1.0%" in found.invalid_reason()
 
 
 @pytest.mark.parametrize("page_cache", ["cold", "warm"])
