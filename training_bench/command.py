@@ -56,6 +56,8 @@ def run_train(
     chosen = resolve_accelerator(accelerator, batch_size=batch_size)
     asked: Source = source  # type: ignore[assignment]  # checked above
     shards = ShardSet.open(path)
+    if len(shards) < num_ranks:
+        raise TrainError(f"{path}: {len(shards)} images do not give work to {num_ranks} ranks; use fewer, or more data")
     folder = local / f"staged-{new_run_id('stage')}" if asked == "staged" else path
     try:
         if asked == "staged":
@@ -90,6 +92,6 @@ def run_train(
         "source": asked,
         "engine": used,
         "engine_reason": reason,
-        "record_bytes": shards.index.layout.stride_bytes,
+        "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
     }
     return TrainOutcome(result.points, best, workload, result.warnings, tuple(text for _, text in result.invalid))

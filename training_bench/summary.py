@@ -141,7 +141,7 @@ def _point(
     num_pieces = min((len(rows["step_time_s"]) for rows in pile.per_rank.values()), default=0)
     metrics: dict[str, Metric] = {}
     for name, unit in UNITS.items():
-        table = np.array([rows[name][:num_pieces] for rows in pile.per_rank.values()]).reshape(-1, max(1, num_pieces))
+        table = np.array([rows[name][:num_pieces] for rows in pile.per_rank.values()])  # (ranks, pieces)
         samples = table.sum(axis=0) if name == "images_per_s" else table.mean(axis=0)
         metrics[name] = summarise(samples.tolist(), unit=unit, reason="no counted step within the time allowed")
     enough = pile.num_steps >= (STEPS_PER_DEPTH * plan.prefetch_depth if block.source != "synthetic" else 1)

@@ -119,7 +119,7 @@ def make_plan(run: TrainRun) -> RankPlan:
         budget_s=run.budget_s,
         folders={source: str(folder.resolve()) for source, folder in run.folders.items()},
         engines=run.engines,
-        record_bytes=run.layout.stride_bytes,
+        record_bytes=run.layout.slot_bytes,
         image_shape=run.layout.shape,
         accelerator=run.accelerator.name,
         step_time_s=run.accelerator.step_time_s,
