@@ -39,7 +39,7 @@ class Accelerator:
     @property
     def label(self) -> str:
         """How sentences name it."""
-        kind = self.name.upper() if self.name in _PUBLISHED else f"accelerator of {self.name}"
+        kind = self.name.upper() if self.name in _PUBLISHED else f"accelerators of {self.name}"
         return f"{'emulated ' if self.emulated else ''}{kind}{' (scaled)' if self.scaled else ''}"
 
     def step(self, images: npt.NDArray[Any], received_ns: int) -> None:
