@@ -33,6 +33,7 @@ from .bare_loop import PreadvRoad
 from .plan import ShuffleMode
 from .readers import BufferedReader
 from .roads import IMAGE, LABEL, MemoryFile, Records, Road, RoadBatch, RoadError, RoadOptions, read_fully
+from .tensors import SUFFIX
 
 
 class TorchRoad:
@@ -233,14 +234,15 @@ class _Kind(NamedTuple):
     open: Callable[[Records, RoadOptions], Road]
     packages: tuple[str, ...]
     shuffles: tuple[ShuffleMode, ...] = ("off",)
+    reads_tensors: bool = True
 
 
 _KINDS: dict[str, _Kind] = {
     "iobench": _Kind(IobenchRoad, ("torch",), ("off", "shards", "blocks", "records")),
     "preadv": _Kind(PreadvRoad, (), ("off", "records")),
     "torch": _Kind(TorchRoad, ("torch",)),
-    "tfrecord": _Kind(TFRecordRoad, ("tfrecord",)),
-    "dali": _Kind(DaliRoad, ("nvidia.dali",)),
+    "tfrecord": _Kind(TFRecordRoad, ("tfrecord",), reads_tensors=False),
+    "dali": _Kind(DaliRoad, ("nvidia.dali",), reads_tensors=False),
 }
 OURS = "iobench"
 PEERS: tuple[str, ...] = tuple(name for name in _KINDS if name != OURS)
@@ -266,6 +268,8 @@ def open_road(name: str, paths: Sequence[Path], options: RoadOptions) -> Road:
         )
     if reason := missing(name):
         raise RoadError(f"road {name}: {reason}")
+    if paths[0].suffix == SUFFIX and not _KINDS[name].reads_tensors:
+        raise RoadError(f"road {name}: {paths[0].name} is a tensor shard, and it reads TFRecord only")
     return _KINDS[name].open(Records(paths), options)
 
 

@@ -14,9 +14,9 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .index import load_index
 from .plan import Indices, ShuffleMode
 from .readers import EngineName
+from .shards import open_index
 from .tfrecord import FRAMING_BYTES, walk_frames
 
 IMAGE, LABEL = "image/encoded", "image/class/label"
@@ -72,9 +72,11 @@ class Records:
     """Where every record's pixels lie: `shards[i]` and `offsets[i]` of record i, at one `stride` where there is one."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        index = load_index(paths)
+        plain, index = open_index(paths)
         layout = index.layout
-        self.paths = tuple(paths)
+        if layout.dtype != "uint8":
+            raise RoadError(f"{plain[0]}: images of {layout.dtype} are not compared, only those of uint8")
+        self.paths = tuple(plain)
         self.shape = layout.shape
         self.image_bytes = layout.payload_bytes
         self.stride: int | None = layout.stride_bytes

@@ -21,10 +21,10 @@ import numpy as np
 
 from ..loaders.baselines import candidates
 from ..loaders.evidence import DeviceCounter, RouteEvidence, background_rate, counter_for, judge
-from ..loaders.index import ShardIndex, load_index
+from ..loaders.index import ShardIndex
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.roads import RoadOptions
-from ..loaders.shards import find_shards
+from ..loaders.shards import open_index
 from ..results.record import Metric
 from ..results.stats import ratio_interval
 from .road_process import RoadProcess, RoadProcessError, end_all
@@ -38,50 +38,15 @@ COLD_RAMPS = 4  # in one pass; with fewer a cold block is mostly ramp
 OnBlock = Callable[[int, int, str, float], None]
 
 
-@dataclass(slots=True)
-class Contestant:
-    """One road as it is taken here, and its blocks so far."""
-
-    road: str
-    options: RoadOptions
-    why: str = "asked for"
-    version: str = ""
-    engine: str = ""
-    blocks: list[RoadBlock] = field(default_factory=list)
-    device_bytes: list[int | None] = field(default_factory=list)
-    cache_fractions: list[float | None] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """A few words that tell it from the others."""
-        return f"{self.road} {self.engine}".rstrip()
-
-    @property
-    def images_per_s(self) -> list[float]:
-        """Of each block."""
-        return [block.images / block.seconds for block in self.blocks]
-
-    def samples(self, image_bytes: int) -> dict[str, list[float]]:
-        """The rates of each block, by the metrics' names."""
-        gigabytes = [block.images * image_bytes / 1e9 for block in self.blocks]
-        pairs = list(zip(gigabytes, self.blocks, strict=True))
-        return {
-            "images_per_s": self.images_per_s,
-            "read_gbps": [amount / block.seconds for amount, block in pairs],
-            "cpu_seconds_per_gb": [block.cpu_s / amount for amount, block in pairs],
-        }
-
-
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What all contestants have in common."""
+    """What contestants have in common: files, consumer, state of the page cache, seconds of a block."""
 
     paths: tuple[Path, ...]
     index: ShardIndex
     consumer: Consumer
     page_cache: PageCache
     seconds: float
-    seed: int
 
     @property
     def image_bytes(self) -> int:
@@ -112,10 +77,45 @@ class Contest:
             warm(self.paths)
 
 
-def open_contest(path: Path, options: RoadOptions, *, consumer: Consumer, seconds: float, seed: int = 0) -> Contest:
+@dataclass(slots=True)
+class Contestant:
+    """One road as it is taken here, over the files of its contest, and its blocks so far."""
+
+    road: str
+    options: RoadOptions
+    contest: Contest
+    why: str = "asked for"
+    version: str = ""
+    engine: str = ""
+    blocks: list[RoadBlock] = field(default_factory=list)
+    device_bytes: list[int | None] = field(default_factory=list)
+    cache_fractions: list[float | None] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """A few words that tell it from the others."""
+        return f"{self.road} {self.engine}".rstrip()
+
+    @property
+    def images_per_s(self) -> list[float]:
+        """Of each block."""
+        return [block.images / block.seconds for block in self.blocks]
+
+    def samples(self) -> dict[str, list[float]]:
+        """The rates of each block, by the metrics' names."""
+        gigabytes = [block.images * self.contest.image_bytes / 1e9 for block in self.blocks]
+        pairs = list(zip(gigabytes, self.blocks, strict=True))
+        return {
+            "images_per_s": self.images_per_s,
+            "read_gbps": [amount / block.seconds for amount, block in pairs],
+            "cpu_seconds_per_gb": [block.cpu_s / amount for amount, block in pairs],
+        }
+
+
+def open_contest(path: Path, options: RoadOptions, *, consumer: Consumer, seconds: float) -> Contest:
     """Find and index the shards; WorkloadError where they are too few for cold blocks, or too many for warm ones."""
-    paths = tuple(find_shards(path))
-    contest = Contest(paths, load_index(paths), consumer, "cold" if options.cold else "warm", seconds, seed)
+    paths, index = open_index(path)
+    contest = Contest(tuple(paths), index, consumer, "cold" if options.cold else "warm", seconds)
     needed = COLD_RAMPS * read_ahead_images(options)
     if not options.cold:
         require_room_to_warm(contest.num_bytes)
@@ -136,7 +136,7 @@ def best_of(name: str, options: RoadOptions, contest: Contest) -> Contestant:
     """The fastest way to take a road, from one block each that is not used again; ways that fail here are told."""
     ways = candidates(name, options)
     if len(ways) == 1:
-        return Contestant(name, ways[0])
+        return Contestant(name, ways[0], contest)
     found: list[tuple[float, RoadOptions]] = []
     failed: list[str] = []
     with running([name]) as (process,):
@@ -153,7 +153,7 @@ def best_of(name: str, options: RoadOptions, contest: Contest) -> Contestant:
         raise WorkloadError(f"no way to take the road {name} works here: {'; '.join(failed)}")
     best = max(found, key=lambda pair: pair[0])[1]
     tried = ", ".join(f"{way_text(name, way)} ({rate:.0f} images/s)" for rate, way in found)
-    return Contestant(name, best, why="; ".join([f"the fastest of {tried}", *failed]))
+    return Contestant(name, best, contest, why="; ".join([f"the fastest of {tried}", *failed]))
 
 
 def way_text(road: str, options: RoadOptions) -> str:
@@ -164,24 +164,24 @@ def way_text(road: str, options: RoadOptions) -> str:
 
 
 def interleave(
-    contestants: Sequence[Contestant], contest: Contest, *, blocks: int, on_block: OnBlock | None = None
+    contestants: Sequence[Contestant], *, blocks: int, seed: int = 0, on_block: OnBlock | None = None
 ) -> list[RouteEvidence]:
     """Add `blocks` time blocks to each contestant, in rounds of random order, and judge what the counters saw."""
-    counter = counter_for(contest.paths)
+    counter = counter_for([path for contestant in contestants for path in contestant.contest.paths])
     background = background_rate(counter) or 0.0
-    random = np.random.Generator(np.random.PCG64DXSM(contest.seed))
+    random = np.random.Generator(np.random.PCG64DXSM(seed))
     done, total = 0, blocks * len(contestants)
     with running([contestant.road for contestant in contestants]) as processes:
         for contestant, process in zip(contestants, processes, strict=True):
-            opened = process.open(contestant.road, contest.paths, contestant.options)
+            opened = process.open(contestant.road, contestant.contest.paths, contestant.options)
             contestant.version, contestant.engine = opened
         for _ in range(blocks):
             for which in random.permutation(len(contestants)).tolist():
-                _run_block(contestants[which], processes[which], contest, counter)
+                _run_block(contestants[which], processes[which], counter)
                 done += 1
                 if on_block is not None:
                     on_block(done, total, contestants[which].label, contestants[which].images_per_s[-1])
-    return [_judge(contestant, contest, counter, background) for contestant in contestants]
+    return [_judge(contestant, counter, background) for contestant in contestants]
 
 
 @contextmanager
@@ -198,13 +198,14 @@ def running(roads: Sequence[str]) -> Iterator[list[RoadProcess]]:
 
 def ratio(ours: Contestant, theirs: Contestant, name: str) -> Metric:
     """ours / theirs of a metric that each block has, over pairs of blocks."""
-    above, below = ours.samples(1)[name], theirs.samples(1)[name]
+    above, below = ours.samples()[name], theirs.samples()[name]
     middle, low, high = ratio_interval(above, below)
     pairs = tuple(a / b for a, b in zip(above, below, strict=True))
     return Metric(value=middle, unit="ours/theirs", ci95=(low, high), n=len(pairs), samples=pairs)
 
 
-def _run_block(contestant: Contestant, process: RoadProcess, contest: Contest, counter: DeviceCounter) -> None:
+def _run_block(contestant: Contestant, process: RoadProcess, counter: DeviceCounter) -> None:
+    contest = contestant.contest
     contest.prepare()
     contestant.cache_fractions.append(cache_fraction(contest.paths))
     before = counter.read_bytes()
@@ -213,8 +214,9 @@ def _run_block(contestant: Contestant, process: RoadProcess, contest: Contest, c
     contestant.device_bytes.append(None if before is None or after is None else after - before)
 
 
-def _judge(contestant: Contestant, contest: Contest, counter: DeviceCounter, background_bps: float) -> RouteEvidence:
+def _judge(contestant: Contestant, counter: DeviceCounter, background_bps: float) -> RouteEvidence:
     """All blocks of a contestant together; what a foreign road was given is the share of the files it delivered."""
+    contest = contestant.contest
     images = sum(block.total_images for block in contestant.blocks)
     fractions = [share for share in contestant.cache_fractions if share is not None]
     devices = [count for count in contestant.device_bytes if count is not None]

@@ -95,12 +95,12 @@ def compare_peers(path: Path, config: PeersConfig, *, on_block: OnBlock | None =
         cold=config.page_cache == "cold",
         seed=config.seed,
     )
-    contest = open_contest(path, options, consumer=config.consumer, seconds=config.seconds, seed=config.seed)
-    ours = Contestant(OURS, replace(options, engine=_our_engine(config, contest.paths[0])))
+    contest = open_contest(path, options, consumer=config.consumer, seconds=config.seconds)
+    ours = Contestant(OURS, replace(options, engine=_our_engine(config, contest.paths[0])), contest)
     contestants = [ours, *(best_of(name, options, contest) for name in present)]
-    evidence = interleave(contestants, contest, blocks=config.blocks, on_block=on_block)
+    evidence = interleave(contestants, blocks=config.blocks, seed=config.seed, on_block=on_block)
     points = [
-        point_of(contestant, contest, evidence=seen, ours=None if contestant is ours else ours)
+        point_of(contestant, evidence=seen, ours=None if contestant is ours else ours)
         for contestant, seen in zip(contestants, evidence, strict=True)
     ]
     return PeersResult(
@@ -112,16 +112,14 @@ def compare_peers(path: Path, config: PeersConfig, *, on_block: OnBlock | None =
     )
 
 
-def point_of(
-    contestant: Contestant, contest: Contest, *, evidence: RouteEvidence | None = None, ours: Contestant | None = None
-) -> Point:
+def point_of(contestant: Contestant, *, evidence: RouteEvidence | None = None, ours: Contestant | None = None) -> Point:
     """The record's point of a contestant; with `ours` it holds our ratios to it."""
-    samples = contestant.samples(contest.image_bytes)
+    samples = contestant.samples()
     metrics = {name: summarise(values, unit=UNITS[name]) for name, values in samples.items()}
     if ours is not None:
         for name in COMPARED:
             metrics[f"{name}_ratio"] = ratio(ours, contestant, name)
-    options = contestant.options
+    options, contest = contestant.options, contestant.contest
     return Point(
         params={
             **_params(contestant.road, contest),

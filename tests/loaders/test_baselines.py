@@ -3,17 +3,21 @@ import importlib.util
 import itertools
 import threading
 from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from iobench.loaders.baselines import PEERS, candidates, missing, open_road
 from iobench.loaders.roads import RoadError, RoadOptions
+from iobench.loaders.tfrecord import encode_example, frame
 
 BATCH = 13  # divides the 130 images of page_set, but not its shards of 40, 40, 40 and 10
 ROADS = [
     ("iobench", RoadOptions()),
     ("iobench", RoadOptions(shuffle="records", engine="buffered", threads=0)),
+    ("iobench", RoadOptions(engine="mmap")),
     ("iobench", RoadOptions(cold=True, engine="buffered")),
     ("preadv", RoadOptions()),
     ("preadv", RoadOptions(variant="fresh")),
@@ -89,6 +93,55 @@ def test_a_cold_road_reads_past_the_page_cache(name, any_set, direct_io):
     assert seen(name, options, any_set, 144).keys() == expected(any_set).keys()
 
 
+@pytest.fixture(scope="module")
+def varied_set(tmp_path_factory):
+    """Shards as most tools write them: canonical varints, so that records with labels below 128 are a byte shorter."""
+    folder, random = tmp_path_factory.mktemp("varied"), np.random.default_rng(2)
+    images, labels = random.integers(0, 256, (48, 20, 21, 3), dtype=np.uint8), random.integers(1, 1001, 48)
+    assert {label < 128 for label in labels.tolist()} == {True, False}
+    for shard in range(3):
+        records = []
+        for i in range(shard * 16, shard * 16 + 16):
+            features = {
+                "image/height": 20,
+                "image/width": 21,
+                "image/channels": 3,
+                "image/class/label": int(labels[i]),
+                "image/encoded": images[i].tobytes(),
+            }
+            records.append(frame(encode_example(features, padded_varints=False)))
+        (folder / f"part-{shard}.tfrecord").write_bytes(b"".join(records))
+    return VariedSet(folder, images, labels)
+
+
+class VariedSet(NamedTuple):
+    folder: Path
+    images: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def shards(self):
+        return sorted(self.folder.glob("*.tfrecord"))
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("name", ["iobench", *PEERS])
+def test_records_of_two_lengths_come_right_on_every_road(name, varied_set):
+    if reason := missing(name):
+        pytest.skip(reason)
+    for options in candidates(name, RoadOptions(batch_size=8)):
+        assert seen(name, options, varied_set, 48) == expected(varied_set)
+
+
+@pytest.mark.parametrize("shuffle", ["off", "records"])
+@pytest.mark.parametrize("cold", [False, True])
+def test_the_bare_loop_takes_records_of_two_lengths_in_any_order_and_past_the_page_cache(
+    shuffle, cold, varied_set, direct_io
+):
+    options = RoadOptions(batch_size=8, shuffle=shuffle, cold=cold)
+    assert seen("preadv", options, varied_set, 48) == expected(varied_set)
+
+
 def test_the_bare_loop_takes_records_in_the_order_ours_does(page_set):
     options = RoadOptions(batch_size=BATCH, shuffle="records", seed=5)
     roads = [open_road(name, page_set.shards, options) for name in ("iobench", "preadv")]
@@ -120,6 +173,14 @@ def test_a_shard_that_ends_too_early_is_an_error_of_the_bare_loop(page_set, copi
 def test_an_unknown_road_is_refused_with_the_known_ones(page_set):
     with pytest.raises(RoadError, match="'ffcv' is not known; known are iobench, preadv, torch, tfrecord, dali"):
         open_road("ffcv", page_set.shards, RoadOptions())
+
+
+@pytest.mark.parametrize("name", ["dali", "tfrecord"])
+def test_what_reads_tfrecord_only_refuses_tensor_shards(name, tmp_path):
+    if reason := missing(name):
+        pytest.skip(reason)
+    with pytest.raises(RoadError, match=r"a.tensors is a tensor shard, and it reads TFRecord only"):
+        open_road(name, [tmp_path / "a.tensors"], RoadOptions())
 
 
 def test_a_road_refuses_an_order_it_does_not_have(page_set):

@@ -88,8 +88,9 @@ def test_every_road_has_a_point_with_rates_cost_and_memory_and_a_peer_our_ratios
 def test_cold_blocks_begin_without_a_resident_page_and_are_of_one_pass(page_set, direct_io):
     options = RoadOptions(batch_size=4, cold=True)
     contest = open_contest(page_set.folder, options, consumer="touch", seconds=0.2)
-    contestants = [Contestant("preadv", options), Contestant("iobench", RoadOptions(4, engine="direct", cold=True))]
-    interleave(contestants, contest, blocks=2)
+    ours = RoadOptions(4, engine="direct", cold=True)
+    contestants = [Contestant("preadv", options, contest), Contestant("iobench", ours, contest)]
+    interleave(contestants, blocks=2)
     for contestant in contestants:
         assert contestant.cache_fractions in ([0.0, 0.0], [None, None])
         assert all(len(page_set) - 4 < each.total_images <= len(page_set) + 4 for each in contestant.blocks)
@@ -154,9 +155,12 @@ def test_mapped_pages_are_not_compared_cold(page_set):
     assert caught.value.exit_status == 2
 
 
-def test_a_ratio_is_of_pairs_of_blocks_and_its_interval_too():
-    ours = Contestant("iobench", RoadOptions(), blocks=[block(200, 1.0), block(440, 2.0), block(180, 1.0)])
-    theirs = Contestant("dali", RoadOptions(), blocks=[block(100, 1.0), block(110, 1.0), block(90, 1.0, cpu_s=2.0)])
+def test_a_ratio_is_of_pairs_of_blocks_and_its_interval_too(page_set):
+    contest = open_contest(page_set.folder, RoadOptions(), consumer="copy", seconds=1.0)
+    ours = Contestant("iobench", RoadOptions(), contest, blocks=[block(200, 1.0), block(440, 2.0), block(180, 1.0)])
+    theirs = Contestant(
+        "dali", RoadOptions(), contest, blocks=[block(100, 1.0), block(110, 1.0), block(90, 1.0, cpu_s=2.0)]
+    )
     rate = ratio(ours, theirs, "images_per_s")
     assert rate.samples == (2.0, 2.0, 2.0)
     assert rate.ci95 == pytest.approx((2.0, 2.0))
