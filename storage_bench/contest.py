@@ -215,11 +215,16 @@ def _run_block(contestant: Contestant, process: RoadProcess, counter: DeviceCoun
 
 
 def _judge(contestant: Contestant, counter: DeviceCounter, background_bps: float) -> RouteEvidence:
-    """All blocks of a contestant together; what a foreign road was given is the share of the files it delivered."""
+    """All blocks of a contestant together; what a foreign road was given is the share of the files it delivered.
+
+    What it may have read ahead before the first block was read outside of the counted time, and is left out.
+    """
     contest = contestant.contest
     images = sum(block.total_images for block in contestant.blocks)
+    images = max(0, images - read_ahead_images(contestant.options))
     fractions = [share for share in contestant.cache_fractions if share is not None]
     devices = [count for count in contestant.device_bytes if count is not None]
+    mine = [block.storage_bytes for block in contestant.blocks if block.storage_bytes is not None]
     whole = len(contestant.blocks)
     return judge(
         counter,
@@ -229,5 +234,6 @@ def _judge(contestant: Contestant, counter: DeviceCounter, background_bps: float
         delivered_bytes=round(images / contest.index.num_records * contest.num_bytes),
         payload_bytes=images * contest.index.layout.payload_bytes,
         raw_device_bytes=sum(devices) if len(devices) == whole else None,
+        process_bytes=sum(mine) if len(mine) == whole else None,
         background_bytes=background_bps * sum(block.total_s for block in contestant.blocks),
     )

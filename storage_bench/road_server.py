@@ -39,10 +39,10 @@ _CPU_CLOCK = 2  # CPUCLOCK_SCHED of the kernel's posix-timers.h: what a process 
 
 @dataclass(frozen=True, slots=True)
 class RoadBlock:
-    """One time block: `images` in `seconds` of the window; `total_images` is with the ramp.
+    """One time block: `images` in `seconds` of the window; totals are with the ramp, and with reading ahead at the end.
 
-    `memory_bytes` is anonymous and shared memory at the block's end, each page counted once; `peak_rss_bytes` is the
-    sum of each process's peak, mapped pages of files included.
+    `storage_bytes` is what the processes made storage read.  `memory_bytes` is anonymous and shared memory at the end,
+    each page counted once; `peak_rss_bytes` is the sum of each process's peak, mapped pages of files included.
     """
 
     images: int
@@ -50,6 +50,7 @@ class RoadBlock:
     cpu_s: float
     total_images: int
     total_s: float
+    storage_bytes: int | None
     peak_rss_bytes: int
     memory_bytes: int | None
 
@@ -82,19 +83,22 @@ class _Server:
 
     def _run(self, told: dict[str, Any]) -> dict[str, Any]:
         consume, begin = self._consumers[told["consumer"]], perf_counter()
+        processes = _tree()
+        storage_bytes = _storage_bytes(processes)
         ramp_images, most_images = told["ramp_images"], told["most_images"] or sys.maxsize
         ramped = _take(self._batches, consume, told["ramp_s"], least=ramp_images, most=most_images)[0]
-        processes = _tree()
         cpu_s = _cpu_s(processes)
         images, seconds = _take(self._batches, consume, told["seconds"], least=1, most=most_images - ramped)
         cpu_s = _cpu_s(processes) - cpu_s
         _wait_until_quiet()
+        read = _storage_bytes(processes)
         block = RoadBlock(
             images=images,
             seconds=seconds,
             cpu_s=cpu_s,
             total_images=ramped + images,
             total_s=perf_counter() - begin,
+            storage_bytes=None if read is None or storage_bytes is None else read - storage_bytes,
             peak_rss_bytes=sum(_status_kib(pid, "status", ("VmHWM",)) or 0 for pid in processes) << 10,
             memory_bytes=_memory_bytes(processes),
         )
@@ -143,6 +147,16 @@ def _tree() -> list[int]:
 def _cpu_s(processes: Sequence[int]) -> float:
     """CPU time of these processes to the nanosecond, their threads included; see clock_getcpuclockid(3)."""
     return sum(time.clock_gettime(~pid << 3 | _CPU_CLOCK) for pid in processes)
+
+
+def _storage_bytes(processes: Sequence[int]) -> int | None:
+    """What these processes have made storage read (proc_pid_io(5)); None where the kernel does not count."""
+    import psutil
+
+    try:
+        return sum(psutil.Process(pid).io_counters().read_bytes for pid in processes)
+    except (psutil.Error, OSError, NotImplementedError):
+        return None
 
 
 def _memory_bytes(processes: Sequence[int]) -> int | None:

@@ -44,7 +44,8 @@ def processes_below():
 
 
 def block(images, seconds, cpu_s=1.0):
-    return RoadBlock(images, seconds, cpu_s, total_images=images, total_s=seconds, peak_rss_bytes=1, memory_bytes=1)
+    others = {"storage_bytes": 0, "peak_rss_bytes": 1, "memory_bytes": 1}
+    return RoadBlock(images, seconds, cpu_s, total_images=images, total_s=seconds, **others)
 
 
 @pytest.fixture
@@ -90,11 +91,15 @@ def test_cold_blocks_begin_without_a_resident_page_and_are_of_one_pass(page_set,
     contest = open_contest(page_set.folder, options, consumer="touch", seconds=0.2)
     ours = RoadOptions(4, engine="direct", cold=True)
     contestants = [Contestant("preadv", options, contest), Contestant("iobench", ours, contest)]
-    interleave(contestants, blocks=2)
+    evidence = interleave(contestants, blocks=2)
+    assert [seen.invalid_reason() for seen in evidence] == [None, None]
     for contestant in contestants:
         assert contestant.cache_fractions in ([0.0, 0.0], [None, None])
         assert all(len(page_set) - 4 < each.total_images <= len(page_set) + 4 for each in contestant.blocks)
         assert all(each.total_images - each.images >= read_ahead_images(options) for each in contestant.blocks)
+        read = sum(each.storage_bytes or 0 for each in contestant.blocks)  # 4096 bytes an image, read once
+        came = sum(each.total_images for each in contestant.blocks)
+        assert not read or abs(read / 4096 - came) <= read_ahead_images(options)
 
 
 def test_too_few_images_for_cold_blocks_are_refused_with_what_would_do(page_set):
@@ -190,6 +195,24 @@ def test_cpu_time_is_that_of_the_process_its_threads_and_its_children():
         assert road_server._cpu_s([os.getpid()]) == pytest.approx(time.process_time(), abs=0.1)
     finally:
         child.communicate()
+
+
+def test_what_storage_read_is_what_the_process_and_its_children_asked_of_it(page_set, direct_io):
+    read = (
+        "import mmap, os, sys\n"
+        "file = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)\n"
+        "os.preadv(file, [mmap.mmap(-1, 65536)], 0)\n"
+        "print(flush=True)\ninput()"
+    )
+    words = [sys.executable, "-c", read, str(page_set.shards[0])]
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        child.stdout.readline()
+        counted = road_server._storage_bytes([child.pid])
+        assert counted is None or counted >= 65536
+    finally:
+        child.communicate()
+    assert road_server._storage_bytes([child.pid]) is None
 
 
 def test_memory_is_that_of_the_process_and_its_children():
