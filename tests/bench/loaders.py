@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -304,8 +303,15 @@ def show(name: str, points: Sequence[Point]) -> None:
     table((name, "road, threads", "images/s", "GB/s", "CPU s/GB", "peak MB"), rows)
 
 
-def main() -> None:
-    """Run the heats, print the claims, and keep the record where asked to."""
+def spread(metric: Metric | None) -> str:
+    """`1.24 (1.21 to 1.27)`, or a dash."""
+    if metric is None or metric.ci95 is None:
+        return "-"
+    return f"{metric.value:.2f} ({metric.ci95[0]:.2f} to {metric.ci95[1]:.2f})"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What is to be measured, and where."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(HEATS), help=f"of {', '.join(HEATS)}")
     parser.add_argument("--seconds", type=float, default=0.5, help="of one time block")
@@ -314,13 +320,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
     parser.add_argument("--keep", action="store_true", help="write the record to results/reference/")
     given = parser.parse_args()
-    chosen = [name for name in given.only.split(",") if name in HEATS]
+    given.heats = given.only.split(",")
+    if unknown := set(given.heats) - HEATS.keys():
+        parser.error(f"{', '.join(sorted(unknown))}: no heats; there are {', '.join(HEATS)}")
+    return given
+
+
+def measure(given: argparse.Namespace) -> RunRecord:
+    """Run the heats and print the claims."""
     started, points, told, rows = utc_now(), [], [], []
     metrics: dict[str, Metric] = {}
     asked: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="iobench-bench-", dir=given.folder) as folder:
         bench = Bench(Path(folder), num_images=given.images, seconds=given.seconds)
-        for name in chosen:
+        for name in given.heats:
             heat, found, more = run_heat(name, bench, given.blocks)
             points += found
             told += [*heat.left_out, *more]
@@ -331,30 +344,49 @@ def main() -> None:
                     metrics[claim.name] = metric
                 asked[claim.name] = {claim.rule: claim.asked, "met": verdict}
                 wanted = "" if claim.asked is None else f"{claim.rule} {claim.asked:g}"
-                rows.append((claim.name, wanted, figure(metric, digits=2), verdict))
+                rows.append((claim.name, wanted, spread(metric), verdict))
         environment = collect(Path(folder))
     table(("ratio", "asked for", "measured", "met"), rows, title="What was asked, and what was measured")
     for text in dict.fromkeys(told):
         say(f"note: {text}")
-    record = RunRecord(
+    return RunRecord(
         run_id=new_run_id("load"),
         kind="load",
         started_at=started,
         finished_at=utc_now(),
-        command=("python", "tests/bench/loaders.py", *sys.argv[1:]),
-        workload={"image": [SIZE, SIZE, 3], "num_images": given.images, "heats": chosen, "asked": asked},
-        environment={**environment, "host": None},
+        command=("python", "tests/bench/loaders.py", "--only", given.only),
+        workload={
+            "image": [SIZE, SIZE, 3],
+            "num_images": given.images,
+            "seconds": given.seconds,
+            "blocks": given.blocks,
+            "heats": given.heats,
+            "asked": asked,
+        },
+        environment={
+            **environment,
+            "host": None,
+            "storage": {**(environment["storage"] or {}), "path": "a temporary folder"},
+        },
         metrics=metrics,
         points=tuple(points),
         warnings=tuple(dict.fromkeys(told)),
     )
+
+
+def main() -> None:
+    """Measure, and keep the record where asked to."""
+    given = parse_arguments()
+    record = measure(given)
     if given.keep:
         REFERENCE.mkdir(parents=True, exist_ok=True)
         path = REFERENCE / f"loaders-{os.cpu_count()}-cores.json"
         write_whole(path, record.model_dump_json(indent=1) + "\n")
-        say(f"record: {path}")
+        say(f"record: {path.name}")
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
+    try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(130)
