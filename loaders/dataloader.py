@@ -6,23 +6,30 @@
 
 Over a ShardSet `num_workers` means reader threads (0 reads inside next()), and the epoch's order comes from the set's
 shuffle_mode and seed unless a sampler or a generator is given.  Over any other data set it is torch's own loader.
+CONTRACT.md says what every argument does on each road.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self, TypeVar
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any, TypeVar
 
-import numpy as np
-import torch
 import torch.utils.data
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, default_convert
 
+from .batches import PlannedBatches
 from .buffers import BufferPool
-from .plan import Indices, epoch_order, num_batches, rank_share
+from .evidence import RouteEvidence
+from .iterators import LocalBatches, ProcessBatches, ShardBatches
+from .plan import Indices
 from .prefetch import Prefetcher, Tally
+from .resume import Place, State, checked_state, generators_of, new_state, own_state, restore, sampler_epoch
+from .resume import set_sampler_epoch as set_epoch_of
+from .route import EvidenceError, RouteWatch
 from .shards import ShardSet
+from .stall import StallMeter, cuda_in_use
+from .worker_start import starting_workers
 
 T_co = TypeVar("T_co", covariant=True)
 DEFAULT_PREFETCH_FACTOR = 2
@@ -31,13 +38,14 @@ DEFAULT_PREFETCH_FACTOR = 2
 class DataLoader(torch.utils.data.DataLoader[T_co]):
     """torch.utils.data.DataLoader, with the fast road over a ShardSet.
 
-    Attributes of the fast road: `epoch` (the next one, counted up by each iter(), see set_epoch), `tally` (what was
-    read), `num_dropped` (records the last epoch left out because of drop_last).
+    Beyond torch's attributes: `meter` (how long the loop waited in the epoch begun last), `epoch` (the next one,
+    counted up by each iter(), see set_epoch), and over a ShardSet `tally` (what was read) and `num_dropped` (records of
+    an epoch left out because of drop_last).
     """
 
     def __init__(
         self,
-        dataset: Dataset[T_co] | ShardSet,
+        dataset: Dataset[T_co],
         batch_size: int | None = 1,
         shuffle: bool | None = None,
         sampler: Sampler[Any] | Iterable[Any] | None = None,
@@ -58,12 +66,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     ) -> None:
         shards = dataset if isinstance(dataset, ShardSet) else None
         self._shards = shards
+        self._plan: PlannedBatches | None = None
         if shards is not None and multiprocessing_context is not None:
             raise ValueError(
                 "multiprocessing_context has no meaning over a ShardSet: num_workers are threads; leave it out"
             )
         super().__init__(
-            dataset,  # type: ignore[arg-type]  # a ShardSet is a map-style data set without being a torch class
+            dataset,
             batch_size,
             shuffle,
             sampler,
@@ -81,120 +90,228 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )
-        self.epoch = 0
+        self.meter = StallMeter()
         self.tally = Tally()
-        self.num_dropped = 0
+        self._data_name = None if shards is None else _name_of(shards)
+        self._num_epochs = 0
+        self._place: Place
+        self._begun = False
+        self._pending: State | None = None
         self._pool: BufferPool | None = None
-        self._own_collate = collate_fn
-        self._planned = shards is not None and sampler is None and batch_sampler is None
-        self._shuffled = bool(shuffle)
-        if shards is not None and shards.world_size > 1 and not self._planned:
+        self._watch: RouteWatch | None = None
+        self._workers_started = False
+        # Whoever rebuilds a loader from its attributes gives torch's default by name.
+        self._own_collate = None if collate_fn in (default_collate, default_convert) else collate_fn
+        if shards is not None:
+            self._check_fast_road(shards, given=sampler if batch_sampler is None else batch_sampler)
+            self._plan = self._planned(shards, bool(shuffle), sampler, batch_sampler)
+
+    def _check_fast_road(self, shards: ShardSet, *, given: Any) -> None:
+        """Refuse by name what torch accepts and reader threads cannot do."""
+        if shards.world_size > 1 and given is not None and not isinstance(given, PlannedBatches):
             raise ValueError(
                 f"rank and world_size {shards.world_size} were given to the ShardSet and a sampler to the loader: each "
                 f"would split the records (a DistributedSampler would split them again); give one of them"
             )
-        if shards is not None and pin_memory:
-            warnings.warn("pin_memory has no effect over a ShardSet: its buffers are pageable", stacklevel=2)
+        if self.timeout and not self.num_workers:
+            raise ValueError("timeout needs num_workers > 0: without reader threads next() reads and cannot be left")
+        if self.prefetch_factor == 0:
+            raise ValueError("prefetch_factor is 0: reader threads must have a batch to read; give 1 or more")
+
+    def _planned(self, shards: ShardSet, shuffle: bool, sampler: Any, batch_sampler: Any) -> PlannedBatches | None:
+        """The plan of this rank's batches; None where a sampler gives them."""
+        if isinstance(batch_sampler, PlannedBatches):
+            return batch_sampler
+        if sampler is not None or batch_sampler is not None:
+            return None
+        size, drop_last = self.batch_size or 1, self.drop_last
+        return PlannedBatches(shards, size, shuffle=shuffle, drop_last=drop_last, generator=self.generator)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process begins its own epochs; buffers and counters stay here."""
+        own = {"_pool": None, "_watch": None, "_begun": False, "_workers_started": False, "_iterator": None}
+        return {name: value for name, value in {**self.__dict__, **own}.items() if name != "_place"}
 
     def check_worker_number_rationality(self) -> None:
         """Torch warns of more workers than cores; over a ShardSet they are threads that wait for storage."""
         if self._shards is None:
             super().check_worker_number_rationality()
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch of the next iter(); the order is a function of it."""
-        self.epoch = epoch
+    # --- epochs
 
-    def __len__(self) -> int:
-        """Batches of this rank in an epoch."""
-        shards = self._shards
-        if shards is None or not self._planned:
-            return super().__len__()
-        return num_batches(
-            len(shards),
-            rank=shards.rank,
-            world_size=shards.world_size,
-            batch_size=self.batch_size or 1,
-            drop_last=self.drop_last,
-        )
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iter() begins."""
+        return self._num_epochs if self._plan is None else self._plan.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        if self._plan is None:
+            self._num_epochs = epoch
+        else:
+            self._plan.epoch = epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next iter(): the order is a function of it; a sampler with a set_epoch is told."""
+        self.epoch = epoch
+        set_epoch_of(self._samplers(), epoch)
+
+    @property
+    def num_dropped(self) -> int:
+        """Records of an epoch that are left out because of drop_last, over all ranks."""
+        return 0 if self._plan is None else self._plan.num_dropped
+
+    @property
+    def _index_sampler(self) -> Any:
+        return super()._index_sampler if self._plan is None else self._plan
 
     def __iter__(self) -> Any:
-        """One epoch: a BatchIterator over a ShardSet, torch's own iterator over anything else."""
-        shards = self._shards
-        if shards is None:
-            return super().__iter__()
-        if self.generator is not None or not self._planned:
-            # Torch draws a seed for its workers here; drawn too, a generator or sampler gives the order it gives torch.
-            torch.empty((), dtype=torch.int64).random_(generator=self.generator)
-        batches = self._planned_batches(shards) if self._planned else self._sampled_batches(shards)
+        """One epoch; what it gives is torch's iterator, and over a ShardSet one of iobench's."""
+        samplers, resumed = self._samplers(), self._take_pending()
+        if resumed is not None:
+            restore(resumed, samplers=samplers, own=own_state(samplers))
+        begun = resumed or self._new_state()
+        self._place = Place(
+            begun, sampler=own_state(samplers), resumed=resumed is not None, seed_drawn=self.generator is None
+        )
+        self._begun = True
+        self.meter = StallMeter()
+        self.meter.transfer_not_covered = cuda_in_use()
+        batches: Any = super().__iter__() if self._shards is None else self._get_iterator()
         self.epoch += 1
-        return BatchIterator(self, shards, batches)
+        if isinstance(self.dataset, IterableDataset):
+            batches.pass_over(begun["num_yielded"])
+        return batches
 
-    def _order(self, shards: ShardSet) -> Indices:
-        """This epoch's order, from the set's seed and mode; a generator wins, with the order torch draws from it."""
-        if self._shuffled and self.generator is not None:
-            return np.fromiter(self.sampler, dtype=np.int64)
-        return epoch_order(
-            shards.index.shard_sizes,
-            seed=shards.seed,
-            epoch=self.epoch,
-            mode=shards.shuffle_mode if self._shuffled else "off",
-            block_records=shards.block_records,
-        )
+    def _get_iterator(self) -> Any:
+        if self._shards is not None:
+            return ShardBatches(self, self._shards)
+        if self.num_workers == 0:
+            return LocalBatches(self)
+        self.check_worker_number_rationality()
+        return ProcessBatches(self)
 
-    def _planned_batches(self, shards: ShardSet) -> Iterator[Indices]:
-        order = self._order(shards)
-        size = self.batch_size or 1
-        share = rank_share(
-            order, rank=shards.rank, world_size=shards.world_size, batch_size=size, drop_last=self.drop_last
-        )
-        self.num_dropped = share.num_dropped
-        return (share.records[start : start + size] for start in range(0, len(share.records), size))
-
-    def _sampled_batches(self, shards: ShardSet) -> Iterator[Indices]:
-        for batch in self._index_sampler:
-            yield shards.record_numbers(batch if self._auto_collation else [batch])
-
-    def _open(self, shards: ShardSet, batches: Iterator[Indices]) -> Prefetcher:
+    def _open(self, shards: ShardSet, batches: Iterator[Indices], *, base_seed: int) -> Prefetcher:
+        """Begin to read `batches`."""
         depth = self.num_workers * (self.prefetch_factor or DEFAULT_PREFETCH_FACTOR)
-        stated = self.batch_size or getattr(self.batch_sampler, "batch_size", None)
+        stated = getattr(self._index_sampler, "batch_size", 1)
         size = stated if isinstance(stated, int) else 1  # the pool grows to larger batches
-        if self._pool is None:
-            self._pool = shards.new_pool(size, depth=max(1, depth))
-        return shards.prefetch(
-            batches,
-            batch_size=size,
-            num_threads=self.num_workers,
-            depth=depth,
-            pool=self._pool,
-            tally=self.tally,
-            timeout_s=self.timeout,
-            on_thread_start=self.worker_init_fn,
+        self._pool = self._pool or shards.new_pool(size, depth=max(1, depth))
+        self._watch = self._watch or RouteWatch(shards)
+        init_fn = None if self.persistent_workers and self._workers_started else self.worker_init_fn
+        self._workers_started = True
+        with starting_workers(
+            init_fn, num_workers=self.num_workers, base_seed=base_seed, dataset=shards, timeout_s=self.timeout
+        ) as on_start:
+            return shards.prefetch(
+                batches,
+                batch_size=size,
+                num_threads=self.num_workers,
+                depth=depth,
+                pool=self._pool,
+                tally=self.tally,
+                timeout_s=self.timeout,
+                on_thread_start=on_start,
+            )
+
+    # --- evidence
+
+    @property
+    def stall(self) -> dict[str, Any]:
+        """How long the loop waited for data in the epoch begun last: the meter's summary."""
+        return self.meter.summary()
+
+    def evidence(self, *, background_s: float | None = None) -> RouteEvidence:
+        """Which way the bytes took that this loader has read since it was made.
+
+        What others read is measured for `background_s` seconds if asked.  Raises EvidenceError where nothing was read
+        yet, or this is no loader over a ShardSet; RouteError where the set requires a route that is not proven.
+        """
+        if self._watch is None:
+            what = "nothing was read yet" if self._shards is not None else "there are counters only over a ShardSet"
+            raise EvidenceError(f"no evidence: {what}")
+        found = self._watch.evidence(self.tally, background_s=background_s)
+        self._watch.check(found)
+        return found
+
+    # --- state
+
+    def state_dict(self) -> State:
+        """Where the epoch is, exact to the batch as yielded; at its beginning before an iter() and after the end.
+
+        It holds for every rank that has yielded as many batches, and for any number of workers.
+        """
+        if self._pending is not None:
+            return dict(self._pending)
+        if not self._begun or self._place.finished:
+            return self._new_state()
+        return self._place.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iter() goes on from there.  Raises ResumeError where it is a place in another order.
+
+        Setting another epoch in between leaves the place behind.  An empty state changes nothing.
+        """
+        if not state:
+            return
+        samplers = self._samplers()
+        self._pending = checked_state(state, self._settings(), generators=generators_of(samplers))
+        self._iterator = None  # worker processes that are kept have gone on
+        self.epoch = state["epoch"]
+        if state["sampler_epoch"] is not None:
+            set_epoch_of(samplers, state["sampler_epoch"])
+
+    def _take_pending(self) -> State | None:
+        pending, self._pending = self._pending, None
+        if pending is None or pending["sampler_epoch"] != sampler_epoch(self._samplers()):
+            return None
+        return pending
+
+    def _new_state(self) -> State:
+        samplers = self._samplers()
+        draws_globally = self._plan is None and not isinstance(self.dataset, IterableDataset)
+        return new_state(
+            self._settings(),
+            epoch=self.epoch,
+            samplers=samplers,
+            draws_globally=draws_globally,
+            own=own_state(samplers),
         )
 
+    def _samplers(self) -> dict[str, Any]:
+        """What the order comes from, by name."""
+        found = {"generator": self.generator, "batch_sampler": self._index_sampler}
+        if self._plan is None:
+            found["sampler"] = getattr(self._index_sampler, "sampler", None)
+        return {name: one for name, one in found.items() if one is not None}
 
-class BatchIterator:
-    """One epoch over a ShardSet.  Leaving it early, or dropping it, ends its reader threads."""
+    def _settings(self) -> dict[str, Any]:
+        """What a place in an epoch depends on."""
+        plan, batches = self._plan, self._index_sampler
+        found = {
+            "data": self._data_name or _name_of(self.dataset),
+            "batch_size": getattr(batches, "batch_size", None),
+            "drop_last": getattr(batches, "drop_last", self.drop_last),
+            "sampler": type(getattr(batches, "sampler", batches)).__name__,
+        }
+        if plan is None:
+            return found
+        seeded = plan.mode not in ("off", "generator")
+        return found | {
+            "mode": plan.mode,
+            "seed": plan.shards.seed if seeded else None,
+            "block_records": plan.shards.block_records if plan.mode == "blocks" else None,
+            "world_size": plan.world_size,
+            "even_batches": plan.even_batches,
+        }
 
-    def __init__(self, loader: DataLoader[Any], shards: ShardSet, batches: Iterator[Indices]) -> None:
-        self._shards = shards
-        self._batched = loader._auto_collation
-        self._collate = loader._own_collate
-        self._prefetcher = loader._open(shards, batches)
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        """(images, labels); what collate_fn makes of the samples where one was given."""
-        images, labels = self._shards.to_tensors(next(self._prefetcher))
-        if not self._batched:
-            sample = (images[0], int(labels[0]))
-            return sample if self._collate is None else self._collate(sample)  # type: ignore[arg-type]  # as torch does
-        if self._collate is None:
-            return images, labels
-        return self._collate(list(zip(images, labels.tolist(), strict=True)))
-
-    def close(self) -> None:
-        """End the reader threads; batches already handed out stay valid."""
-        self._prefetcher.close()
+def _name_of(dataset: Any) -> str:
+    """What data these are, as far as an order of it is concerned."""
+    if isinstance(dataset, ShardSet):
+        shards = zip(dataset.paths, dataset.index.shard_sizes, strict=True)
+        rows = "".join(f"{str(path).rpartition('/')[2]} {size}\n" for path, size in shards)
+        return f"{len(dataset)} records, {hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()}"
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        return type(dataset).__name__
+    return f"{type(dataset).__name__} of {len(dataset)}"

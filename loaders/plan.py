@@ -70,6 +70,21 @@ def rank_share(order: Indices, *, rank: int, world_size: int, batch_size: int, d
     return Share(order[start : start + keep], total - keep * world_size)
 
 
+def even_share(order: Indices, *, rank: int, world_size: int, batch_size: int) -> Share:
+    """This rank's part of an epoch in which every rank has the same batches, none left out.
+
+    In the last step the ranks share what is left; where it does not divide, the first records of the epoch fill up the
+    last ranks, so that the repeated ones (fewer than `world_size`) stand at the end of that step, rank behind rank.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
+    whole = len(order) // (batch_size * world_size) * batch_size
+    left = len(order) - whole * world_size
+    size = -(-left // world_size)
+    last = np.arange(rank * size, (rank + 1) * size) + whole * world_size
+    return Share(np.concatenate((order[rank * whole : (rank + 1) * whole], order[last % len(order)])), 0)
+
+
 def endless_batches(
     shard_sizes: Sequence[int],
     *,

@@ -14,9 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, get_args
+from typing import ClassVar, Protocol, get_args
 
-from .evidence import DeviceCounter, Route, RouteEvidence, background_rate, counter_for, judge
+from .evidence import DeviceCounter, Route, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
 from .page_cache import cache_fraction
 from .prefetch import Tally
 from .readers import Reader
@@ -62,7 +62,7 @@ class Watched(Protocol):
         """The route that the bytes must take."""
 
 
-def refuse_route(route: Route | None, *, engine: str, source: Any) -> None:
+def refuse_route(route: Route | None, *, engine: str) -> None:
     """Raise RouteRefusedError where `route` cannot be had from `engine` on this machine, ValueError if it is none."""
     possible = [name for name in get_args(Route) if name != "unknown"]
     if route is not None and route not in possible:
@@ -77,7 +77,7 @@ def refuse_route(route: Route | None, *, engine: str, source: Any) -> None:
         reason = f"engine {engine!r} reads into host memory; ask for engine='kvikio'"
     else:
         return
-    raise RouteRefusedError(f"{source}: require_route={route!r} is not possible: {reason}")
+    raise RouteRefusedError(f"require_route={route!r} is not possible: {reason}")
 
 
 class RouteWatch:
@@ -89,7 +89,7 @@ class RouteWatch:
         self._sample = _spread(shards.paths)
         self._cache_fraction = cache_fraction(self._sample) if self._sample else None
         self._before = _own_counters(shards.reader)
-        self._device_before = self._counter.read_bytes()
+        self._device_before, self._process_before = self._counter.read_bytes(), process_read_bytes()
         self._begun = time.perf_counter()
 
     def evidence(self, tally: Tally, *, background_s: float | None = None) -> RouteEvidence:
@@ -97,7 +97,8 @@ class RouteWatch:
 
         Raises EvidenceError where this loader itself read meanwhile.
         """
-        raw, elapsed_s = self._device_bytes(), time.perf_counter() - self._begun
+        raw = _difference(self._counter.read_bytes(), self._device_before)
+        mine, elapsed_s = _difference(process_read_bytes(), self._process_before), time.perf_counter() - self._begun
         moved = {name: count - self._before.get(name, 0) for name, count in _own_counters(self._shards.reader).items()}
         rate = self._background(background_s) if background_s is not None else None
         found = judge(
@@ -109,6 +110,7 @@ class RouteWatch:
             payload_bytes=tally.payload_bytes,
             raw_device_bytes=raw,
             background_bytes=(rate or 0.0) * elapsed_s,
+            process_bytes=mine,
         )
         found = _by_own_counters(found, moved)
         counters = {**found.counters, **moved, "cache_sampled_shards": len(self._sample)}
@@ -128,10 +130,6 @@ class RouteWatch:
             f"through {evidence.engine} {what} ({evidence.route_evidence}); choose another engine, or leave "
             f"require_route out"
         )
-
-    def _device_bytes(self) -> int | None:
-        now = self._counter.read_bytes()
-        return None if now is None or self._device_before is None else now - self._device_before
 
     def _background(self, seconds: float) -> float | None:
         before = self._shards.reader.delivered_bytes
@@ -158,6 +156,10 @@ def _by_own_counters(found: RouteEvidence, moved: Mapping[str, int]) -> RouteEvi
     text = f"the reader counted {told}" if alone != "unknown" else f"route not proven: the reader counted {told}"
     counter_class = found.counter_class if alone == "unknown" else "exact"
     return replace(found, observed_route=alone, route_evidence=text, counter_class=counter_class)
+
+
+def _difference(after: int | None, before: int | None) -> int | None:
+    return None if after is None or before is None else after - before
 
 
 def _own_counters(reader: Reader) -> dict[str, int]:

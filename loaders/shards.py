@@ -88,7 +88,7 @@ class ShardSet(_Samples):
             raise ValueError(f"shuffle_mode {shuffle_mode!r} is not one of {', '.join(SHUFFLE_MODES)}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
-        refuse_route(require_route, engine=reader.engine, source=paths[0])
+        refuse_route(require_route, engine=reader.engine)
         self.paths: Sequence[Path] = tuple(paths)
         self.index = index
         self.reader: Reader = reader
@@ -125,7 +125,7 @@ class ShardSet(_Samples):
         ShardFormatError, LayoutError, TensorShardError, CompressedShardError or TFRecordError with the file and the
         way out; DirectRefusedError where `direct` is not possible, RouteRefusedError where `require_route` is not.
         """
-        refuse_route(require_route, engine=engine if isinstance(engine, str) else engine.engine, source=source)
+        refuse_route(require_route, engine=engine if isinstance(engine, str) else engine.engine)
         paths, index = open_index(source, fields=fields, shape=shape, dtype=dtype)
         reason = "handed in"
         if isinstance(engine, str):

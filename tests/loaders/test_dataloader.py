@@ -517,11 +517,6 @@ def test_more_threads_than_cores_are_no_reason_to_warn(page_set):
     assert len(list(DataLoader(ShardSet.open(page_set.folder), batch_size=65, num_workers=100, prefetch_factor=1))) == 2
 
 
-def test_pinned_memory_that_is_not_given_is_said(page_set):
-    with pytest.warns(UserWarning, match="pin_memory has no effect over a ShardSet"):
-        DataLoader(ShardSet.open(page_set.folder), pin_memory=True)
-
-
 @pytest.mark.parametrize("sampler", [[3, 130], [3, -131]])
 def test_a_sampler_that_names_a_record_that_is_not_there_is_an_index_error(page_set, sampler):
     with pytest.raises(IndexError, match="is not one of 130"):
