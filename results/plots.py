@@ -167,7 +167,8 @@ def loader_plot(record: RunRecord) -> Plot | None:
     if not points:
         return None
     names = ("images_per_s", "read_gbps", "data_wait_s", "data_stall_fraction", "cpu_seconds_per_gb", "peak_rss_bytes")
-    finding = "The loader hands over up to {}"
+    several = any("road" in point.params for point in points)
+    finding = "Loaders hand over up to {}" if several else "The loader hands over up to {}"
     return _bar_plot("loader", finding, points, names, axis="images per second")
 
 
