@@ -111,8 +111,9 @@ def point_label(point: Point) -> str:
 def differing_label(point: Point, points: Sequence[Point]) -> str:
     """A point's engine, and those of its parameters that differ among these points."""
     words = [point_label(point) if "road" in point.params else str(point.params.get("engine", "the run"))]
+    named = ("stage", "engine", "road", "version")
     for name, value in point.params.items():
-        if name not in ("stage", "engine", "road", "version") and len({str(other.params.get(name)) for other in points}) > 1:
+        if name not in named and len({str(other.params.get(name)) for other in points}) > 1:
             words.append(f"{name.replace('_', ' ')} {value}")
     return ", ".join(words)
 
