@@ -14,6 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from .loaders.index import RecordLayout
@@ -27,6 +28,7 @@ from .results.verdict import (
     compose_verdict,
     decide_fed,
     judge_requirement,
+    missed_in_spite_of_few_steps,
     predict_fed,
     settles,
 )
@@ -127,6 +129,7 @@ class _Run:
     measured_s: float = 0.0
     measured_bytes: int = 0
     peak_rss_bytes: int = 0
+    rates: dict[int, float] = field(default_factory=dict)
     warm_rate: Metric | None = None
     copy_invalid: str | None = None
 
@@ -261,6 +264,7 @@ def _predict(run: _Run) -> Fed:
         points = _measure_readers(run, rates, [count for count in readers if count not in measured])
         measured |= {int(point.params["threads"] or 0): point.metrics["read_gbps"] for point in points}
         known |= {count: rate.value or 0.0 for count, rate in measured.items()}
+        run.rates = dict(sorted(known.items()))
         fed = predict_fed(measured, demand_gbps=run.demand_gbps, threshold=config.au_threshold)
         bracketed = fed.value is not None and not fed.is_at_least
         if bracketed or not points or run.left_s < config.measure_seconds / 2:
@@ -425,8 +429,8 @@ def _note(
     rate = seen[count] = point.metrics["au_mlperf"]
     if rate.value is None:
         unusable[count] = rate.reason or "no AU"
-    elif others := [flag for flag in point.flags if flag != "harness_limited"]:
-        unusable[count] = ", ".join(others)
+    elif "insufficient" in point.flags and not missed_in_spite_of_few_steps(rate, threshold=threshold):
+        unusable[count] = "insufficient"
     elif "harness_limited" in point.flags:
         reached = control.metrics["au_mlperf"].value if control else None
         if settles(rate.value, control=reached, threshold=threshold) is None:
@@ -440,7 +444,22 @@ def _make_run(run: _Run, cells: Sequence[tuple[Source, int]], staged: StageResul
         folders["staged"] = staged.target
         engines["staged"] = choose_engine("auto", next(staged.target.glob("*.tfrecord*")))[0]
     assert run.layout is not None  # set when the data were opened
-    return TrainRun(folders, engines, tuple(cells), run.accelerator, run.config.train, run.left_s, run.layout)
+    return TrainRun(
+        folders=folders,
+        engines=engines,
+        cells=tuple(cells),
+        accelerator=run.accelerator,
+        config=run.config.train,
+        budget_s=run.left_s,
+        layout=run.layout,
+        expected_step_s={cell: _expected_step_s(run, cell[1]) for cell in cells if cell[0] == "direct"},
+    )
+
+
+def _expected_step_s(run: _Run, num_ranks: int) -> float:
+    """A step of N ranks at the rate that N readers had."""
+    rate = float(np.interp(num_ranks, list(run.rates), list(run.rates.values())))
+    return num_ranks * run.accelerator.batch_size * run.record_bytes / 1e9 / rate if rate else 0.0
 
 
 def _enough_time(run: _Run, cells: Sequence[tuple[Source, int]]) -> bool:

@@ -130,6 +130,14 @@ def settles(utilisation: float, *, control: float | None, threshold: float) -> b
     return False if credited < threshold else None
 
 
+def missed_in_spite_of_few_steps(utilisation: Metric, *, threshold: float) -> bool:
+    """Whether ranks are not fed although fewer steps were counted than a verdict takes.
+
+    What was read ahead before the first counted step can only flatter: few steps cannot make ranks look starved.
+    """
+    return utilisation.ci95 is not None and utilisation.ci95[1] < threshold
+
+
 def choose_copy(
     *,
     copy_s: float,

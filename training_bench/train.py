@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -23,10 +23,14 @@ from ..storage_bench.launch import launch_ranks
 from .loop import Block, RankPlan, Source
 from .summary import STEPS_PER_DEPTH, summarise_ranks
 
+Cell = tuple[Source, int]
+
 RANK_MODULE = "iobench.training_bench.loop"
 START_S = 60.0
 CONTROL_STEPS = 4
 MIN_STEPS = 6
+PATIENCE = 2.0
+FILL_SHARE = 0.8  # of the time may be taken by what steps are expected to take
 MEMORY_SHARE = 0.8
 PROCESS_BYTES = 300 << 20
 
@@ -51,16 +55,20 @@ class TrainConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TrainRun:
-    """One launch: which source is read by how many ranks, and for how long at most."""
+    """One launch: which source is read by how many ranks, and for how long at most.
+
+    `expected_step_s` says of cells how long a step will take where that is known to be more than the step time.
+    """
 
     folders: dict[Source, Path]
     engines: dict[Source, str]
-    cells: tuple[tuple[Source, int], ...]
+    cells: tuple[Cell, ...]
     accelerator: Accelerator
     config: TrainConfig
     budget_s: float
     layout: RecordLayout
     steps: int | None = None
+    expected_step_s: Mapping[Cell, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +112,22 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
         read_bytes=sum(log["delivered_bytes"] for result in results for log in result["blocks"]),
         num_rounds=rounds,
         invalid=invalid,
-        warnings=_warnings(plan, rounds),
+        warnings=_warnings(plan, rounds, run.config.rounds),
     )
 
 
 def make_plan(run: TrainRun) -> RankPlan:
-    """The ranks' plan: each cell, and a synthetic control for each number of ranks among them."""
+    """The ranks' plan: each cell, and a synthetic control for each number of ranks among them.
+
+    Where steps are expected to be long there are fewer rounds: each drops its first steps.
+    """
     controls = [("synthetic", count) for count in sorted({count for _, count in run.cells})]
-    cells: list[tuple[Source, int]] = [*run.cells, *(cell for cell in controls if cell not in run.cells)]  # type: ignore[list-item]
+    cells: list[Cell] = [*run.cells, *(cell for cell in controls if cell not in run.cells)]  # type: ignore[list-item]
+    rounds = _fitting_rounds(run, cells)
     return RankPlan(
         num_ranks=max(count for _, count in cells),
-        blocks=tuple(_block(source, count, run) for source, count in cells),
-        rounds=run.config.rounds,
+        blocks=tuple(_block(cell, cells, run, rounds) for cell in cells),
+        rounds=rounds,
         budget_s=run.budget_s,
         folders={source: str(folder.resolve()) for source, folder in run.folders.items()},
         engines=run.engines,
@@ -132,10 +144,9 @@ def make_plan(run: TrainRun) -> RankPlan:
 
 
 def expected_seconds(run: TrainRun) -> float:
-    """What the blocks take at least, if no rank waits for data."""
-    blocks = make_plan(run).blocks
-    steps = sum(block.drop_steps + block.count_steps for block in blocks)
-    return steps * run.accelerator.step_time_s * run.config.rounds
+    """What the blocks take, if no step takes longer than it is expected to."""
+    plan = make_plan(run)
+    return plan.rounds * sum(_cell_s((block.source, block.num_ranks), run, plan.rounds) for block in plan.blocks)
 
 
 def check_memory(plan: RankPlan) -> None:
@@ -162,19 +173,45 @@ def _rank_bytes(batch_bytes: int, prefetch_depth: int) -> int:
     return batch_bytes * (prefetch_depth + 3) + PROCESS_BYTES
 
 
-def _block(source: Source, num_ranks: int, run: TrainRun) -> Block:
-    depth, rounds = run.config.prefetch_depth, run.config.rounds
+def _fitting_rounds(run: TrainRun, cells: Sequence[Cell]) -> int:
+    """As many rounds as fit into the time, at least two."""
+    least = min(2, run.config.rounds)
+    if run.steps is not None:
+        return run.config.rounds
+    rounds = run.config.rounds
+    while rounds > least and rounds * sum(_cell_s(cell, run, rounds) for cell in cells) > FILL_SHARE * run.budget_s:
+        rounds -= 1
+    return rounds
+
+
+def _cell_s(cell: Cell, run: TrainRun, rounds: int) -> float:
+    """What one block of a cell is expected to take."""
+    return sum(_steps(cell[0], run, rounds)) * max(run.accelerator.step_time_s, run.expected_step_s.get(cell, 0.0))
+
+
+def _steps(source: Source, run: TrainRun, rounds: int) -> tuple[int, int]:
+    """Steps of one block that are dropped, and that are counted."""
+    depth = run.config.prefetch_depth
     wanted = run.steps if run.steps is not None else max(MIN_STEPS, math.ceil(STEPS_PER_DEPTH * depth / rounds))
-    drop = 1 if source == "synthetic" else depth + 1
-    count = min(wanted, CONTROL_STEPS) if source == "synthetic" and run.steps is None else wanted
-    step = run.accelerator.step_time_s
-    share = run.budget_s / (rounds * len(run.cells))  # no cell may eat the others' time
+    if source == "synthetic":
+        return 1, wanted if run.steps is not None else min(wanted, CONTROL_STEPS)
+    return depth + 1, wanted
+
+
+def _block(cell: Cell, cells: Sequence[Cell], run: TrainRun, rounds: int) -> Block:
+    """A block with its share of the time: no cell may eat the others'.
+
+    One that does not wait much is not cut short either: the little that it takes beyond its share decides its verdict.
+    """
+    drop, count = _steps(cell[0], run, rounds)
+    share = _cell_s(cell, run, rounds) / sum(_cell_s(other, run, rounds) for other in cells)
+    least = PATIENCE * (drop + count) * run.accelerator.step_time_s
     return Block(
-        source=source,
-        num_ranks=num_ranks,
+        source=cell[0],
+        num_ranks=cell[1],
         drop_steps=drop,
         count_steps=count,
-        limit_s=max(share, step * (drop + 2)),
+        limit_s=max(run.budget_s / rounds * share, least),
     )
 
 
@@ -184,7 +221,7 @@ def _background(counters: Mapping[str, DeviceCounter]) -> dict[str, float]:
     return {source: rates[counter.leaves] for source, counter in counters.items()}
 
 
-def _warnings(plan: RankPlan, rounds: int) -> tuple[str, ...]:
-    if rounds >= plan.rounds:
+def _warnings(plan: RankPlan, rounds: int, wanted: int) -> tuple[str, ...]:
+    if rounds >= wanted:
         return ()
-    return (f"train: {rounds} of {plan.rounds} rounds fitted into {plan.budget_s:.0f} s",)
+    return (f"train: {rounds} of {wanted} rounds fitted into {plan.budget_s:.0f} s",)

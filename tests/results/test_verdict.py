@@ -11,6 +11,7 @@ from iobench.results.verdict import (
     compose_verdict,
     decide_fed,
     judge_requirement,
+    missed_in_spite_of_few_steps,
     predict_fed,
 )
 
@@ -176,6 +177,14 @@ def test_a_higher_threshold_never_feeds_more(values, threshold):
     lower = decide_fed(points, threshold=threshold - 0.1, unusable={})
     higher = decide_fed(points, threshold=threshold, unusable={})
     assert (higher.value or 0) <= (lower.value or 0)
+
+
+def test_few_steps_decide_only_against_and_only_when_clear():
+    assert missed_in_spite_of_few_steps(au(0.5, 0.1), threshold=0.9)
+    assert not missed_in_spite_of_few_steps(au(0.85, 0.1), threshold=0.9)
+    assert not missed_in_spite_of_few_steps(au(0.95, 0.01), threshold=0.9)
+    assert not missed_in_spite_of_few_steps(Metric(value=0.5, unit="fraction", n=1), threshold=0.9)
+    assert not missed_in_spite_of_few_steps(Metric(value=None, unit="fraction", reason="no step"), threshold=0.9)
 
 
 # --- the requirement ---------------------------------------------------------------------------------------------

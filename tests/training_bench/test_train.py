@@ -21,7 +21,16 @@ from iobench.training_bench.train import (
 LAYOUT = RecordLayout(4096, 100, (35, 35, 3), "uint8")
 
 
-def make_run(cells=(("direct", 2),), *, steps=None, budget_s=60.0, step_time_s=0.1, batch_size=4, **config):
+def make_run(
+    cells=(("direct", 2),),
+    *,
+    steps=None,
+    budget_s=60.0,
+    step_time_s=0.1,
+    batch_size=4,
+    expected_step_s=None,
+    **config,
+):
     return TrainRun(
         folders={},
         engines={},
@@ -31,6 +40,7 @@ def make_run(cells=(("direct", 2),), *, steps=None, budget_s=60.0, step_time_s=0
         budget_s=budget_s,
         layout=LAYOUT,
         steps=steps,
+        expected_step_s=expected_step_s or {},
     )
 
 
@@ -71,9 +81,34 @@ def test_steps_that_are_asked_for_are_counted_in_every_block():
     assert [block.count_steps for block in plan.blocks] == [17, 17]
 
 
-def test_no_cell_may_take_more_than_its_share_of_the_time():
-    plan = make_plan(make_run([("direct", 1), ("direct", 2)], budget_s=80.0, rounds=4))
-    assert [block.limit_s for block in plan.blocks[:2]] == [10.0, 10.0]
+def test_cells_share_the_time_of_a_round_by_what_they_are_expected_to_take():
+    # a round of 20 s: 9 steps of each cell and 5 of each control, all of 0.1 s but those of direct, 2: 0.5 s
+    cells = [("direct", 1), ("direct", 2)]
+    even = make_plan(make_run(cells, budget_s=80.0, rounds=4))
+    assert [block.limit_s for block in even.blocks] == pytest.approx([20 * n / 28 for n in (9, 9, 5, 5)])
+    slow = make_plan(make_run(cells, budget_s=80.0, rounds=4, expected_step_s={("direct", 2): 0.5}))
+    assert slow.blocks[1].limit_s == pytest.approx(20 * 4.5 / (0.9 + 4.5 + 0.5 + 0.5))
+    assert sum(block.limit_s for block in slow.blocks) == pytest.approx(20)
+
+
+def test_long_steps_make_fewer_rounds_of_more_steps():
+    # 4 rounds: (3 + 6) x 2 s + 5 x 0.1 s = 74 s; 3: (3 + 7) x 2 = 61.5 s; 2: (3 + 10) x 2 = 53 s; of 60 s 80 % may go
+    expected = {("direct", 2): 2.0}
+    assert make_plan(make_run(budget_s=100.0, expected_step_s=expected)).rounds == 4
+    assert make_plan(make_run(budget_s=80.0, expected_step_s=expected)).rounds == 3
+    two = make_plan(make_run(budget_s=67.0, expected_step_s=expected))
+    assert (two.rounds, two.blocks[0].count_steps) == (2, 10)
+    assert make_plan(make_run(budget_s=10.0, expected_step_s=expected)).rounds == 2
+    assert make_plan(make_run(budget_s=10.0, rounds=1, expected_step_s=expected)).rounds == 1
+
+
+def test_steps_that_are_asked_for_are_asked_for_in_every_round():
+    assert make_plan(make_run(steps=50, budget_s=1.0)).rounds == 4
+
+
+def test_a_control_is_never_cut_short():
+    control = make_plan(make_run(budget_s=0.0, step_time_s=2.0)).blocks[1]
+    assert control.limit_s >= 2.0 * (control.drop_steps + control.count_steps)
 
 
 def test_a_block_may_always_make_its_dropped_steps():
@@ -81,9 +116,10 @@ def test_a_block_may_always_make_its_dropped_steps():
     assert plan.blocks[0].limit_s >= 2.0 * 3
 
 
-def test_the_least_time_is_that_of_all_steps_without_a_wait():
+def test_the_time_expected_is_that_of_all_steps():
     # direct: 3 dropped + 6 counted, control: 1 + 4; 4 rounds of 0.1 s
     assert expected_seconds(make_run(rounds=4, prefetch_depth=2)) == pytest.approx(4 * (9 + 5) * 0.1)
+    assert expected_seconds(make_run(expected_step_s={("direct", 2): 0.2})) == pytest.approx(4 * (9 * 0.2 + 5 * 0.1))
 
 
 @pytest.fixture
