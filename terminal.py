@@ -1,4 +1,4 @@
-"""What a person sees on the terminal: progress with rate and time left, aligned tables, one line that says what it means.
+"""What a person sees on the terminal: progress with rate and time left, aligned tables, a line of meaning.
 
 Everything goes to stderr; stdout belongs to --json.
 """

@@ -75,7 +75,8 @@ def _horovod() -> Finding:
     folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
     if any(folder.glob("torch/mpi_lib*.so") for folder in folders):
         return Finding("ranks (horovod)", True, f"{version}, built for torch")
-    return Finding("ranks (horovod)", False, f"{version}, built without torch", "run `make setup` in a clone of iobench")
+    advice = "run `make setup` in a clone of iobench"
+    return Finding("ranks (horovod)", False, f"{version}, built without torch", advice)
 
 
 def _gpu() -> Finding:
