@@ -18,15 +18,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Protocol
 
 from .buffers import ALIGNMENT_BYTES, Buffer
 from .page_cache import PAGE_BYTES
 
 MAX_OPEN_FILES = 256
-
-EngineName = Literal["auto", "buffered", "direct", "mmap", "kvikio"]
-
 
 Request = tuple[Path, int, Sequence[memoryview], int]  # path, offset, targets, bytes that must come
 
@@ -272,32 +269,6 @@ def _rest(targets: Sequence[memoryview], done: int) -> list[memoryview]:
             left.append(target[done:])
         done = max(0, done - len(target))
     return left
-
-
-def open_reader(engine: str, sample: Path, *, evict_behind: bool = False) -> tuple[Reader, str]:
-    """The reader for an engine's name, and the reason where `auto` had a choice (for the record).
-
-    `auto` is the page cache's reader on the CPU: later epochs then come from memory.  `direct` is tried on `sample`, a
-    non-empty file of the data set, and refused with an error where the file system does not do it.
-    """
-    if engine == "auto":
-        return BufferedReader(evict_behind=evict_behind), "auto: buffered, because batches stay in host memory"
-    if engine == "buffered":
-        return BufferedReader(evict_behind=evict_behind), "asked for"
-    if engine == "direct":
-        if reason := direct_refused(sample):
-            raise DirectRefusedError(errno.EINVAL, f"{reason}; use --engine buffered or auto", str(sample))
-        return DirectReader(), "asked for"
-    if engine == "mmap":
-        from .mapped import MappedReader  # which needs ReadError from here
-
-        return MappedReader(), "asked for"
-    if engine == "kvikio":
-        from .kvikio_reader import KvikioReader
-
-        kvikio = KvikioReader(evict_behind=evict_behind)
-        return kvikio, kvikio.reason
-    raise ValueError(f"engine {engine!r} is not known here; choose {', '.join(get_args(EngineName))}")
 
 
 def direct_refused(sample: Path) -> str | None:

@@ -14,8 +14,8 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .engines import EngineName
 from .plan import Indices, ShuffleMode
-from .readers import EngineName
 from .shards import open_index
 from .tfrecord import FRAMING_BYTES, walk_frames
 

@@ -23,12 +23,13 @@ import numpy as np
 from .buffers import BufferPool
 from .compressed import plain_shards
 from .decode import buffer_bytes
+from .engines import EngineName, open_reader
 from .evidence import Route
 from .fields import Fields, Shape
 from .index import Progress, ShardFormatError, ShardIndex, load_index
 from .plan import SHUFFLE_MODES, Indices, ShuffleMode
 from .prefetch import Prefetcher, RawBatch, Tally
-from .readers import EngineName, Reader, open_reader
+from .readers import Reader
 from .route import refuse_route
 from .tensors import DESCRIPTION_NAME, SUFFIX
 

@@ -15,8 +15,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..loaders.baselines import OURS, PEERS, missing
+from ..loaders.engines import EngineName
 from ..loaders.evidence import RouteEvidence
-from ..loaders.readers import EngineName
 from ..loaders.roads import RoadOptions
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import is_noisy, summarise

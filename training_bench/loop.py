@@ -23,11 +23,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from ..loaders.buffers import Buffer, BufferPool
+from ..loaders.engines import open_reader
 from ..loaders.evidence import counter_for, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict
 from ..loaders.plan import ShuffleMode, endless_batches
 from ..loaders.prefetch import Tally
-from ..loaders.readers import open_reader
 from ..loaders.shards import ShardSet
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.launch import rank_main

@@ -22,7 +22,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from iobench.loaders.baselines import missing
-from iobench.loaders.readers import EngineName, direct_refused
+from iobench.loaders.engines import EngineName
+from iobench.loaders.readers import direct_refused
 from iobench.loaders.roads import RoadOptions
 from iobench.loaders.tfrecord import encode_example, frame
 from iobench.results.environment import collect

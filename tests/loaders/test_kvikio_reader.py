@@ -325,7 +325,7 @@ from pathlib import Path
 
 os.environ["KVIKIO_COMPAT_MODE"] = {mode!r}
 os.environ["KVIKIO_NTHREADS"] = "2"
-from iobench.loaders.readers import open_reader
+from iobench.loaders.engines import open_reader
 
 path = Path({path!r})
 reader, reason = open_reader("kvikio", path)
@@ -353,7 +353,7 @@ WITHOUT = """
 import json, sys, time
 from pathlib import Path
 
-from iobench.loaders.readers import open_reader
+from iobench.loaders.engines import open_reader
 
 start = time.perf_counter()
 try:

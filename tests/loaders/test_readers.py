@@ -11,6 +11,7 @@ import pytest
 
 from iobench.loaders import readers
 from iobench.loaders.buffers import Buffer
+from iobench.loaders.engines import open_reader
 from iobench.loaders.page_cache import cache_fraction, evict
 from iobench.loaders.readers import (
     BufferedReader,
@@ -18,7 +19,6 @@ from iobench.loaders.readers import (
     DirectRefusedError,
     ReadError,
     direct_refused,
-    open_reader,
 )
 
 PAGE = 4096
