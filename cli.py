@@ -147,7 +147,7 @@ def index(
 ) -> None:
     """Index the shards, prove their layout, and with --verify check every record."""
     from .loaders.index import load_index, verify_shards
-    from .loaders.shards import find_shards
+    from .loaders.discovery import find_shards
 
     paths = find_shards(path)
     with Screen() as screen:
@@ -199,7 +199,7 @@ def storage(
     from .storage_bench.evidence import doubts
     from .storage_bench.feeding import storage_point
     from .storage_bench.sweep import sweep
-    from .storage_bench.workload import StorageConfig
+    from .storage_bench.workload import StorageConfig, crowding, data_files
 
     flags = {
         "engine": engine,
@@ -224,7 +224,13 @@ def storage(
     points = [storage_point(result, path) for result in results]
     evidence = [result.evidence for result in results if result.evidence is not None]
     best = max(points, key=lambda point: point.metrics["read_gbps"].value or 0.0)
-    warnings = [text for item in evidence for text in doubts(item)]
+    files = data_files(path)
+    crowded = (
+        crowding(files, block_bytes=result.point.block_bytes, reads_in_flight=result.point.reads_in_flight)
+        for result in results
+        if result.point.access != "shard-replay"
+    )
+    warnings = [*(text for item in evidence for text in doubts(item)), *(text for text in crowded if text)]
     reasons = {f"{result.point.engine}: {result.engine_reason}": None for result in results}
     journal.finish(
         workload={**settings.model_dump(mode="json"), "engine_reasons": list(reasons)},

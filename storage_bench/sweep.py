@@ -63,6 +63,11 @@ class SweepPoint:
     threads: int
     page_cache: PageCache
 
+    @property
+    def reads_in_flight(self) -> int:
+        """Of all streams together."""
+        return self.threads * self.queue_depth
+
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
@@ -311,7 +316,7 @@ def _run(point: SweepPoint, reader: Reader, streams: Streams, *, ramp_s: float, 
     logs: list[list[tuple[int, int, int, int]]] = []
     errors: list[BaseException] = []
     stop = threading.Event()
-    gate = threading.Barrier(point.threads * point.queue_depth + 1)
+    gate = threading.Barrier(point.reads_in_flight + 1)
     threads = []
     for stream in range(point.threads):
         requests, lock = streams(stream, point.threads), threading.Lock()
@@ -402,7 +407,7 @@ def _check_size(point: SweepPoint, files: Sequence[DataFile]) -> None:
     """Refuse what would take more threads or memory than a host has to give."""
     import psutil
 
-    reads = point.threads * point.queue_depth
+    reads = point.reads_in_flight
     if reads > MAX_READS_IN_FLIGHT:
         raise WorkloadUsageError(
             f"{point.threads} threads x queue depth {point.queue_depth} are {reads} reads in flight, each a thread; "

@@ -21,12 +21,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ..loaders.decode import place_batch
 from ..loaders.plan import batch_runs, epoch_order, rank_share
 from ..loaders.prefetch import DEFAULT_READ_BYTES
-from ..loaders.shards import DESCRIPTION_NAME, SHARD_SUFFIXES, ShardSet, find_shards
+from ..loaders.discovery import SHARD_SUFFIXES, find_shards
+from ..loaders.shards import ShardSet
+from ..loaders.tensors import DESCRIPTION_NAME
 
 Engine = Literal["auto", "buffered", "direct"]
 Access = Literal["sequential", "random", "shard-replay"]
 PageCache = Literal["cold", "warm"]
 
+BLOCKS_PER_READ = 8
 MIN_BLOCK_BYTES, MAX_BLOCK_BYTES = 4096, 64 << 20
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -126,6 +129,17 @@ def data_files(path: Path) -> list[DataFile]:
     if not files:
         raise WorkloadError(f"{path}: no data to read here; make some with `iobench generate {path}`")
     return files
+
+
+def crowding(files: Sequence[DataFile], *, block_bytes: int, reads_in_flight: int) -> str | None:
+    """What to say where reads in flight are so many that the same block is often read twice at once, or None."""
+    total = _Blocks(files, block_bytes).total
+    if total >= BLOCKS_PER_READ * reads_in_flight:
+        return None
+    return (
+        f"{reads_in_flight} reads in flight share {total} blocks of {block_bytes >> 10} KiB: what one reads, another "
+        f"may find in a cache; use more data, smaller blocks or fewer reads"
+    )
 
 
 def open_stream(

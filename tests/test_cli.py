@@ -1,6 +1,7 @@
 """The command, end to end on small data: exit status, one JSON document, messages, and nothing left behind."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from iobench.cli import run
+
+SINGLY = ("--set", "threads=1", "--set", "queue_depth=1")
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def fill(folder: Path) -> None:
 
 
 def short(*words: object) -> tuple[object, ...]:
-    """Words for blocks as short as can be."""
-    return (*words, "--seconds", "0.05", "--set", "blocks=2")
+    """Words for blocks as short as can be, with one read at a time."""
+    return (*words, "--seconds", "0.05", "--set", "blocks=2", *(SINGLY if words[0] == "storage" else ()))
 
 
 # --- usage -------------------------------------------------------------------------------------------------------
@@ -228,3 +231,120 @@ def test_an_interrupted_command_says_so_in_its_document_and_is_exit_130(tmp_path
     assert json.loads(out)["error"]["exit_status"] == 130
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+# --- end to end --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_set(iobench) -> Path:
+    """200 generated images of 35 x 35 in 4 shards."""
+    done = iobench("generate", "data", "--images", "200", "--size", "35", "--images-per-shard", "50", "--seed", "7")
+    assert done.status == 0
+    assert done.document["num_images"] == 200
+    return Path("data").absolute()
+
+
+def check_record(done: Done, kind: str, *, folder: Path | None = None) -> dict:
+    """The document is the record on disk, every metric says all it must, and the page is there."""
+    assert done.status == 0, done.err
+    record = done.document
+    assert record["kind"] == kind
+    folder = folder or next(Path("iobench-runs").iterdir())
+    assert json.loads((folder / "record.json").read_text()) == record
+    page = (folder / "report.html").read_text()
+    assert "<html" in page
+    groups = [record["metrics"], *(point["metrics"] for point in record["points"])]
+    for metrics in groups:
+        for name, metric in metrics.items():
+            assert metric["unit"], name
+            assert {"value", "unit", "ci95", "n", "samples", "reason"} <= metric.keys()
+            assert metric["value"] is not None or metric["reason"], name
+            assert metric["n"] >= 1 or metric["value"] is None, name
+    return record
+
+
+def test_storage_ends_with_a_record_of_every_point(iobench, small_set):
+    done = iobench(*short("storage", small_set), "--engine", "buffered", "--block-size", "4K,16K")
+    record = check_record(done, "storage")
+    assert [point["params"]["block_size_bytes"] for point in record["points"]] == [4096, 16384]
+    assert record["metrics"]["read_gbps"]["value"] > 0
+    assert record["read_path"]["delivered_bytes"] > 0
+    assert record["workload"]["engine_reasons"] == ["buffered: asked for"]
+
+
+def test_reads_that_crowd_on_few_blocks_are_told(iobench, small_set):
+    done = iobench("storage", small_set, "--seconds", "0.05", "--blocks", "2", "--engine", "buffered")
+    assert done.status in (0, 3)  # whether one read finds in memory what another brought there is chance
+    assert any("8 reads in flight share 4 blocks of 1024 KiB" in text for text in done.document["warnings"])
+
+
+def test_any_large_file_can_be_measured(iobench):
+    Path("any.bin").write_bytes(os.urandom(1 << 20))
+    assert iobench(*short("storage", "any.bin"), "--access", "random", "--block-size", "4K").status == 0
+    done = iobench(*short("storage", "any.bin"), "--access", "shard-replay")
+    assert done.status == 4
+    assert "any.bin" in done.message
+
+
+def test_load_ends_with_images_per_second(iobench, small_set):
+    record = check_record(iobench(*short("load", small_set), "--batch-size", "8"), "load")
+    assert record["metrics"]["images_per_s"]["value"] > 0
+    assert record["points"][0]["params"]["batch_size"] == 8
+
+
+def test_stage_copies_once_and_says_when_there_was_nothing_to_do(iobench, small_set):
+    record = check_record(iobench("stage", small_set, "copy", "--out", "one"), "stage", folder=Path("one"))
+    assert record["metrics"]["stage_time_s"]["value"] > 0
+    again = check_record(iobench("stage", small_set, "copy", "--out", "two"), "stage", folder=Path("two"))
+    assert again["metrics"]["stage_time_s"]["value"] is None
+    assert "already" in again["metrics"]["stage_time_s"]["reason"]
+    assert iobench("index", "copy", "--verify").status == 0
+
+
+@pytest.mark.parametrize("source", ["direct", "staged", "synthetic"])
+def test_train_of_one_rank_needs_no_horovod_and_leaves_no_copy(iobench, small_set, tmp_path, source):
+    words = ("train", small_set, "--np", "1", "--accelerator", "0.02", "--batch-size", "4", "--set", "rounds=2")
+    done = iobench(*words, "--source", source, "--local", tmp_path / "local", "--steps", "10")
+    record = check_record(done, "train")
+    assert {point["params"]["source"] for point in record["points"]} == {source, "synthetic"}
+    assert record["metrics"]["au_mlperf"]["value"] > 0
+    (rank,) = record["ranks"]
+    assert rank["pid"] not in (0, os.getpid())
+    assert not list((tmp_path / "local").glob("*"))
+
+
+def test_train_refuses_more_ranks_than_images_and_engines_that_are_not_known(iobench, small_set):
+    words = ("train", small_set, "--accelerator", "0.02", "--batch-size", "4")
+    done = iobench(*words, "--np", "1", "--engine", "fast")
+    assert (done.status, "'fast'" in done.message) == (2, True)
+    done = iobench(*words, "--np", "1", "--source", "elsewhere")
+    assert (done.status, "elsewhere" in done.message) == (2, True)
+    assert iobench(*words, "--np", "1", "--accelerator", "cuda").status == 2
+
+
+def test_a_failed_copy_for_train_leaves_nothing(iobench, copied, page_set, tmp_path):
+    known = copied(page_set)
+    assert iobench("index", known.folder).status == 0
+    with known.shards[3].open("r+b") as file:
+        file.seek(9000)
+        file.write(b"\0\1\2")
+    words = ("train", known.folder, "--accelerator", "0.02", "--batch-size", "4", "--source", "staged")
+    done = iobench(*words, "--local", tmp_path / "local")
+    assert done.status == 4
+    assert known.shards[3].name in done.message
+    assert not list((tmp_path / "local").glob("*"))
+
+
+def test_several_records_make_one_page(iobench, small_set):
+    for out in ("one", "two"):
+        assert iobench(*short("storage", small_set), "--engine", "buffered", "--out", out).status == 0
+    done = iobench("report", "one", "two/record.json", "-o", "all.html")
+    assert (done.status, done.document) == (0, {"report": "all.html"})
+    assert Path("all.html").stat().st_size > 10_000
+
+
+def test_doctor_looks_at_a_path_and_answers_in_one_document(iobench, small_set):
+    done = iobench("doctor", small_set)
+    assert done.status == 0
+    assert {row["name"] for row in done.document["findings"]} >= {"file system", "byte counter", "ranks (horovod)"}

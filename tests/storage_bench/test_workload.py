@@ -13,6 +13,7 @@ from iobench.loaders.shards import ShardFormatError, ShardSet
 from iobench.storage_bench.workload import (
     DataFile,
     WorkloadError,
+    crowding,
     data_files,
     open_stream,
     parse_size,
@@ -183,6 +184,12 @@ def test_where_there_is_nothing_to_read_the_way_out_is_named(tmp_path):
             data_files(tmp_path / name)
     with pytest.raises(WorkloadError, match="pipe"):
         data_files(tmp_path / "pipe")
+
+
+def test_many_reads_in_flight_on_few_blocks_are_crowded(tmp_path):
+    files = some_files(tmp_path, [16 * BLOCK, 100])  # 17 blocks
+    assert crowding(files, block_bytes=BLOCK, reads_in_flight=2) is None
+    assert "3 reads in flight share 17 blocks of 4 KiB" in crowding(files, block_bytes=BLOCK, reads_in_flight=3)
 
 
 @pytest.mark.parametrize(
