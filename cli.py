@@ -146,8 +146,8 @@ def index(
     json: Json = False,
 ) -> None:
     """Index the shards, prove their layout, and with --verify check every record."""
-    from .loaders.index import load_index, verify_shards
     from .loaders.discovery import find_shards
+    from .loaders.index import load_index, verify_shards
 
     paths = find_shards(path)
     with Screen() as screen:

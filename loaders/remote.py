@@ -16,6 +16,9 @@ from datetime import timedelta
 from typing import ClassVar
 from urllib.parse import quote, urlsplit
 
+from .discovery import SHARD_SUFFIXES
+from .tensors import DESCRIPTION_NAME
+
 SCHEMES = ("s3", "http", "https")
 CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION and, where it is not AWS, AWS_ENDPOINT_URL; "
@@ -100,8 +103,6 @@ def remote_shards(url: str) -> list[RemotePath]:
     obstore (extra `s3`) does the listing, which kvikio cannot: one package without dependencies, and it takes the same
     AWS_* variables.  http servers have no listing: give the addresses of the shards.
     """
-    from .shards import DESCRIPTION_NAME, SHARD_SUFFIXES  # which needs RemotePath from here
-
     scheme, _, rest = url.partition("://")
     if scheme.lower() != "s3":
         raise RemotePathError(f"{scheme}://...: only an s3:// prefix can be listed; give the addresses of the shards")

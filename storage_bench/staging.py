@@ -23,9 +23,10 @@ from typing import ClassVar, TypeVar
 import xxhash
 
 from ..loaders.buffers import Buffer
+from ..loaders.discovery import SHARD_SUFFIXES, find_shards
 from ..loaders.page_cache import evict
 from ..loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
-from ..loaders.shards import DESCRIPTION_NAME, SHARD_SUFFIXES, find_shards
+from ..loaders.tensors import DESCRIPTION_NAME
 from ..results.record import write_whole
 
 Item = TypeVar("Item")

@@ -19,9 +19,9 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..loaders.decode import place_batch
+from ..loaders.discovery import SHARD_SUFFIXES, find_shards
 from ..loaders.plan import batch_runs, epoch_order, rank_share
 from ..loaders.prefetch import DEFAULT_READ_BYTES
-from ..loaders.discovery import SHARD_SUFFIXES, find_shards
 from ..loaders.shards import ShardSet
 from ..loaders.tensors import DESCRIPTION_NAME
 

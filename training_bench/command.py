@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from ..loaders.shards import ShardSet, find_shards
+from ..loaders.discovery import find_shards
+from ..loaders.shards import ShardSet
 from ..results.record import Point, new_run_id
 from ..storage_bench.accelerators import resolve_accelerator
 from ..storage_bench.launch import require_ranks

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from iobench.loaders.dataloader import DataLoader
+from iobench.loaders.discovery import ShardSetError, find_shards
 from iobench.loaders.index import ShardFormatError
 from iobench.loaders.layout import LayoutError
-from iobench.loaders.shards import ShardSet, ShardSetError, find_shards
+from iobench.loaders.shards import ShardSet
 from iobench.loaders.tfrecord import TFRecordError
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iobench.loaders.shards import ShardFormatError, ShardSet
+from iobench.loaders.index import ShardFormatError
+from iobench.loaders.shards import ShardSet
 from iobench.storage_bench.workload import (
     DataFile,
     WorkloadError,
