@@ -292,6 +292,11 @@ def _measure_readers(run: _Run, rates: StorageConfig, readers: Sequence[int]) ->
         if result.evidence is not None:
             run.invalid += [f"storage: {text}" for text in [result.evidence.invalid_reason()] if text]
             run.warnings += [f"storage: {text}" for text in doubts(result.evidence)]
+        if result.harness_limited:
+            run.warnings.append(
+                f"storage: {result.point.threads} readers came within 10 % of what this host reads from its page "
+                f"cache; the storage may give more"
+            )
     points = [storage_point(result, run.path) for result in results]
     run.points += points
     return points
@@ -559,7 +564,8 @@ def _record(
     outcome, requirement = judge_requirement(measured, required=config.required_gpus, what=what, invalid=run.invalid)
     best = find_point(run.points, "direct", measured.value or min(config.required_gpus, run.max_ranks))
     storage = _storage_at(run.points, predicted.value)
-    proven = storage is not None and storage.read_path is not None and storage.read_path.observed_route != "unknown"
+    paths = [None if point is None else point.read_path for point in (storage, best)]
+    proven = all(path is not None and path.observed_route != "unknown" for path in paths)
     terms = (
         f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {accelerator.batch_size} images of "
         f"{run.record_bytes} bytes every {accelerator.step_time_s:g} s, AU at least {config.au_threshold:.2f}. "

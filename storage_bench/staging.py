@@ -24,6 +24,7 @@ import xxhash
 
 from ..loaders.buffers import Buffer
 from ..loaders.discovery import SHARD_SUFFIXES, find_shards
+from ..loaders.evidence import counter_for
 from ..loaders.page_cache import evict
 from ..loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
 from ..loaders.tensors import DESCRIPTION_NAME
@@ -33,6 +34,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 BLOCK_BYTES = 8 << 20
+SYS_BLOCK = Path("/sys/dev/block")
 RESERVE_BYTES = 64 << 20
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".iobench-", ".tmp"
 
@@ -73,8 +75,17 @@ class _Copied:
 
 
 def on_same_device(source: Path, target: Path) -> bool:
-    """Whether both lie on one file system's device (a copy between them proves nothing about another disk)."""
-    return source.stat().st_dev == _existing_parent(target).stat().st_dev
+    """Whether both lie on one file system or one disk: a copy between them proves nothing about another disk."""
+    place = _existing_parent(target)
+    if source.stat().st_dev == place.stat().st_dev:
+        return True
+    return bool(_disks(counter_for([source]).leaves) & _disks(counter_for([place]).leaves))
+
+
+def _disks(leaves: Sequence[str]) -> set[str]:
+    """The whole disks of block devices, by name: partitions of one disk, and volumes on them, share its heads."""
+    nodes = ((SYS_BLOCK / leaf).resolve() for leaf in leaves)
+    return {(node.parent if (node / "partition").exists() else node).name for node in nodes}
 
 
 def room_for(total_bytes: int, target: Path) -> str | None:

@@ -264,3 +264,24 @@ def test_removing_a_copy_leaves_nothing_of_it(source, target):
     remove_stage(target)
     assert not target.exists()
     remove_stage(target)
+
+
+def test_partitions_of_one_disk_are_one_device(tmp_path, monkeypatch):
+    """Two file systems on sda1 and on a volume that spans sda2 and sdb, as /sys shows them; another on sdc."""
+    monkeypatch.setattr(staging, "SYS_BLOCK", tmp_path / "dev")
+    for leaf, place in {"8:1": "sda/sda1", "8:2": "sda/sda2", "8:16": "sdb", "8:32": "sdc"}.items():
+        (tmp_path / "block" / place).mkdir(parents=True, exist_ok=True)
+        if "/" in place:
+            (tmp_path / "block" / place / "partition").touch()
+        (tmp_path / "dev").mkdir(exist_ok=True)
+        (tmp_path / "dev" / leaf).symlink_to(tmp_path / "block" / place)
+    leaves = {"one": ("8:1",), "volume": ("8:2", "8:16"), "other": ("8:32",), "memory": ()}
+
+    def disks(name):
+        return staging._disks(leaves[name])
+
+    assert disks("one") == {"sda"}
+    assert disks("volume") == {"sda", "sdb"}
+    assert disks("one") & disks("volume")
+    assert not disks("one") & disks("other")
+    assert disks("memory") == set()
