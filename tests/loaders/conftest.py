@@ -2,7 +2,8 @@
 
 A test marked `stub_libcuda` does not run in this process.  All that were selected run together in one python of their
 own, where LD_LIBRARY_PATH shows it the stand-in of tests/stub_libcuda; here each then passes, fails or skips as it did
-there.  That process ends when one test takes longer than LIMIT_S: kvikio without a driver may hang for ever.
+there.  That process ends when a test, the start or the end takes longer than LIMIT_S: kvikio without a driver may hang
+for ever.
 """
 
 import faulthandler
@@ -27,6 +28,7 @@ OUTCOMES = pytest.StashKey[Outcomes]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "stub_libcuda: runs in a process of its own, with a libcuda.so.1 without driver")
+    _limit_what_follows()
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +83,8 @@ def _stub_for_marked(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("stub_libcuda") is None:
         yield
     elif OUTCOMES_FILE in os.environ:
-        faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+        _limit_what_follows()
         yield
-        faulthandler.cancel_dump_traceback_later()
     else:
         if OUTCOMES not in request.config.stash:
             stub = request.getfixturevalue("stub")
@@ -131,6 +132,12 @@ def run_marked(session: pytest.Session, stub: Path) -> Outcomes:
         if outcomes.get(name, ("passed", ""))[0] != "failed":
             outcomes[name] = (outcome, text)
     return outcomes
+
+
+def _limit_what_follows() -> None:
+    """In the process that has the stub: end it, with a traceback, unless this is called again within LIMIT_S."""
+    if OUTCOMES_FILE in os.environ:
+        faulthandler.dump_traceback_later(LIMIT_S, exit=True)
 
 
 def environment(stub: Path | None) -> Mapping[str, str]:
