@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
 from urllib.parse import quote, urlsplit
 
-from .discovery import SHARD_SUFFIXES
+from .discovery import SHARD_SUFFIXES, is_shard_name
 from .tensors import DESCRIPTION_NAME
 
 SCHEMES = ("s3", "http", "https")
@@ -39,11 +39,11 @@ class RemoteListError(OSError):
     exit_status: ClassVar[int] = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RemotePath:
     """The address of one object; what a Path is for a file.  `str` of it holds no credentials."""
 
-    url: str = field(repr=False)
+    url: str
 
     def __post_init__(self) -> None:
         if not is_remote(self.url):
@@ -53,6 +53,9 @@ class RemotePath:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.place}/{self.key}"
+
+    def __repr__(self) -> str:
+        return f"RemotePath('{self}')"
 
     @property
     def scheme(self) -> str:
@@ -108,7 +111,7 @@ def remote_shards(url: str) -> list[RemotePath]:
         raise RemotePathError(f"{scheme}://...: only an s3:// prefix can be listed; give the addresses of the shards")
     bucket, _, prefix = rest.partition("/")
     objects, folders = _list(bucket, prefix.rstrip("/"))
-    shards = [path for path in objects if path.name.endswith(SHARD_SUFFIXES) and not path.name.startswith(".")]
+    shards = [path for path in objects if is_shard_name(path.name) and not path.name.startswith(".")]
     for path in sorted(folders + objects, key=str):
         if path not in shards and path.name != DESCRIPTION_NAME and not path.name.startswith("."):
             raise RemoteListError(
@@ -126,9 +129,9 @@ def _list(bucket: str, prefix: str) -> tuple[list[RemotePath], list[RemotePath]]
     """The objects right under a prefix, and the prefixes below it."""
     place = f"s3://{bucket}/{prefix}"
     try:
-        import obstore  # type: ignore[import-not-found, unused-ignore]
-        from obstore.exceptions import BaseError  # type: ignore[import-not-found, unused-ignore]
-        from obstore.store import S3Store  # type: ignore[import-not-found, unused-ignore]
+        import obstore
+        from obstore.exceptions import BaseError
+        from obstore.store import S3Store
     except ImportError as error:
         text = "listing needs obstore; install iobench with its extra `s3`, or give the addresses of the shards"
         raise RemoteListError(errno.ENOSYS, text, place) from error

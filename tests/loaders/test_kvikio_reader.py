@@ -265,6 +265,31 @@ def test_records_are_read_as_they_were_written(any_set):
 
 
 @under_stub
+def test_records_of_different_lengths_are_gathered(tmp_path, encode):
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (40, 9, 7, 3), dtype=np.uint8)
+    for shard in range(2):
+        records = [encode(images[i], i % 300, "x" * (i % 11)) for i in range(shard * 20, shard * 20 + 20)]
+        (tmp_path / f"{shard}.tfrecord").write_bytes(b"".join(records))
+    shards = ShardSet.open(tmp_path, engine="kvikio")
+    assert shards.index.layout.stride_bytes is None
+    order = random.permutation(40).tolist()
+    for position, (image, label) in zip(order, shards.__getitems__(order), strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), images[position])
+        assert label == position % 300
+
+
+@under_stub
+def test_tensor_shards_are_read_as_they_were_written(tmp_path):
+    images = np.random.default_rng(4).integers(0, 256, (30, 9, 7, 3), dtype=np.uint8)
+    (tmp_path / "a.tensors").write_bytes(images[:20].tobytes())
+    (tmp_path / "b.tensors").write_bytes(images[20:].tobytes())
+    shards = ShardSet.open(tmp_path, engine="kvikio", shape=(9, 7, 3), dtype="uint8")
+    loader = DataLoader(shards, batch_size=8, num_workers=2)
+    assert np.array_equal(np.concatenate([batch.permute(0, 2, 3, 1).numpy() for batch, _ in loader]), images)
+
+
+@under_stub
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_batches_of_the_dataloader_hold_every_record_once(any_set, num_workers):
     shards = ShardSet.open(any_set.folder, engine=KvikioReader())

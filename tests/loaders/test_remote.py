@@ -334,6 +334,7 @@ def test_an_address_has_its_parts():
     assert (path.scheme, path.place, path.key, path.name) == ("s3", "bucket", "a/b c?d#e.tfrecord", "b c?d#e.tfrecord")
     assert path.encoded_s3_url() == "s3://bucket/a/b%20c%3Fd%23e.tfrecord"
     assert pickle.loads(pickle.dumps(path)) == path
+    assert repr(path) == "RemotePath('s3://bucket/a/b c?d#e.tfrecord')"
     assert len({path, RemotePath(path.url), RemotePath("s3://bucket/a")}) == 2
     http = RemotePath("https://user:word@host:8080/a/b?X-Amz-Signature=1&x=2#y")
     assert (http.scheme, http.place, http.key, http.name) == ("https", "host:8080", "a/b", "b")
@@ -371,7 +372,7 @@ def obstore() -> None:
 
 def test_the_shards_under_a_prefix_are_listed_in_order(s3, obstore):
     for key in (
-        "set/b.tfrecord",
+        "set/b-00000-of-00001",
         "set/a 1%.tfrecord",
         "set/dataset.json",
         "set/.index",
@@ -380,7 +381,7 @@ def test_the_shards_under_a_prefix_are_listed_in_order(s3, obstore):
         "top",
     ):
         put(f"{s3}/bucket/{quote(key)}", b"x")
-    expected = [RemotePath("s3://bucket/set/a 1%.tfrecord"), RemotePath("s3://bucket/set/b.tfrecord")]
+    expected = [RemotePath("s3://bucket/set/a 1%.tfrecord"), RemotePath("s3://bucket/set/b-00000-of-00001")]
     assert remote_shards("s3://bucket/set") == expected
     assert remote_shards("s3://bucket/set/") == expected
 
