@@ -24,7 +24,7 @@ from ..results.record import Metric, Point, not_measured
 from ..results.stats import summarise
 from .accelerators import touch
 from .evidence import cold_scope_of, doubts, read_path
-from .sweep import choose_engine, require_room_to_warm
+from .sweep import choose_engine, require_memory, require_room_to_warm
 from .workload import Engine, PageCache
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class LoadConfig(BaseModel):
     page_cache: PageCache = "cold"
     seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     blocks: Annotated[int, Field(ge=2, le=1000)] = 8
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,12 @@ def measure_load(
         warm(shards.paths)
     resident = cache_fraction(shards.paths)
     batch_size = min(config.batch_size, len(shards))
+    num_batches = max(1, config.num_workers * config.prefetch_factor) + 2
+    require_memory(
+        num_batches * batch_size * shards.index.layout.slot_bytes,
+        f"{num_batches} batches of {batch_size} images",
+        way_out="use a smaller --batch-size, fewer --num-workers or a smaller prefetch_factor",
+    )
     loader = _new_loader(shards, config, batch_size)
     before, mine, cpu_before = counter.read_bytes(), process_read_bytes(), time.process_time()
     begin = perf_counter()

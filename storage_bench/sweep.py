@@ -124,7 +124,7 @@ def sweep(path: Path, config: StorageConfig, *, on_block: OnBlock | None = None)
     files = data_files(path)
     points = _points(config, files)
     for point, _ in points:
-        _check_size(point, files)
+        _check_size(point, files)  # before anything is read
     results = [_new_result(point, reason, files) for point, reason in points]
     run_points(path, results, config, on_block=on_block)
     return results
@@ -135,6 +135,8 @@ def run_points(
 ) -> None:
     """Add `config.blocks` interleaved time blocks to each of `results`, and judge their evidence."""
     files = data_files(path)
+    for result in results:
+        _check_size(result.point, files)
     replayed = any(result.point.access == "shard-replay" for result in results)
     shards = ShardSet.open(path, shuffle_mode="blocks", seed=config.seed) if replayed else None
     counter = counter_for([file.path for file in files])
@@ -403,23 +405,30 @@ def _points(config: StorageConfig, files: Sequence[DataFile]) -> list[tuple[Swee
     return list(points.items())
 
 
-def _check_size(point: SweepPoint, files: Sequence[DataFile]) -> None:
-    """Refuse what would take more threads or memory than a host has to give."""
+def require_memory(num_bytes: int, what: str, *, way_out: str) -> None:
+    """Raise WorkloadError where buffers would take more than half of the memory that is free."""
     import psutil
 
+    free = MEMORY_SHARE * psutil.virtual_memory().available
+    if num_bytes > free:
+        raise WorkloadError(
+            f"{what} need {num_bytes / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB may be taken; {way_out}"
+        )
+
+
+def _check_size(point: SweepPoint, files: Sequence[DataFile]) -> None:
+    """Refuse what would take more threads or memory than a host has to give."""
     reads = point.reads_in_flight
     if reads > MAX_READS_IN_FLIGHT:
         raise WorkloadUsageError(
             f"{point.threads} threads x queue depth {point.queue_depth} are {reads} reads in flight, each a thread; "
             f"at most {MAX_READS_IN_FLIGHT} are possible"
         )
-    needed = reads * min(point.block_bytes, max(file.size_bytes for file in files))
-    free = MEMORY_SHARE * psutil.virtual_memory().available
-    if needed > free:
-        raise WorkloadError(
-            f"{reads} reads of {point.block_bytes >> 10} KiB in flight need {needed / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} GB may be taken; use fewer --threads, a smaller --queue-depth or --block-size"
-        )
+    require_memory(
+        reads * min(point.block_bytes, max(file.size_bytes for file in files)),
+        f"{reads} reads of {point.block_bytes >> 10} KiB in flight",
+        way_out="use fewer --threads, a smaller --queue-depth or --block-size",
+    )
     if point.page_cache == "warm":
         require_room_to_warm(sum(file.size_bytes for file in files))
 

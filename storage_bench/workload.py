@@ -87,7 +87,7 @@ class StorageConfig(BaseModel):
     page_cache: Several[PageCache] = ("cold",)
     seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     blocks: Annotated[int, Field(ge=2, le=1000)] = 8
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 64
 
 

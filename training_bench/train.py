@@ -50,7 +50,7 @@ class TrainConfig(BaseModel):
     reader_threads: Annotated[int, Field(ge=1, le=64)] = 2
     rounds: Annotated[int, Field(ge=1, le=1000)] = 4
     shuffle: ShuffleMode = "blocks"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """The loader bench on small data: images counted, bytes accounted for, and the engine it says it used."""
 
+import psutil
 import pytest
 
 from iobench.loaders.evidence import counter_for
 from iobench.loaders.readers import direct_refused
 from iobench.storage_bench.evidence import cold_scope_of
 from iobench.storage_bench.load import LoadConfig, measure_load
-from iobench.storage_bench.workload import WorkloadUsageError
+from iobench.storage_bench.workload import WorkloadError, WorkloadUsageError
 
 
 def config(**settings):
@@ -62,6 +63,15 @@ def test_a_batch_larger_than_the_data_is_recorded_as_what_it_was(page_set):
 def test_every_way_of_loading_delivers(page_set, settings):
     result = measure_load(page_set.folder, config(engine="buffered", **settings))
     assert result.point.metrics["images_per_s"].value > 0
+
+
+def test_batches_that_would_take_all_memory_are_refused_before_they_are_read(page_set, monkeypatch):
+    class Memory:
+        available = 1 << 20
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory)
+    with pytest.raises(WorkloadError, match="--batch-size"):
+        measure_load(page_set.folder, config(batch_size=64))
 
 
 def test_cold_reads_of_a_memory_file_system_are_doubted(page_set, memory_folder):
