@@ -301,8 +301,8 @@ def stage(
     json: Json = False,
 ) -> None:
     """Copy a shard set, timed and verified; an interrupted copy goes on where it stopped."""
-    from .qualify import stage_point
     from .storage_bench.staging import stage as copy
+    from .storage_bench.staging import stage_point
 
     journal = _Journal("stage", source, out, json=json)
     with Screen() as screen:
@@ -437,7 +437,11 @@ def local_folder(given: Path | None) -> Path:
         return given
     if named := os.environ.get("IOBENCH_LOCAL"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iobench" / "staged"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise typer.BadParameter("there is no home folder to copy to; give --local DIR") from None
+    return cache / "iobench" / "staged"
 
 
 def _load_beside(
@@ -479,6 +483,9 @@ class _Journal:
         self._run_id = new_run_id(kind)
         self._started = utc_now()
         self._folder = out or Path("iobench-runs") / self._run_id
+        if self._joins(path):
+            text = f"{self._folder}: the run's folder would lie among the data in {path}; give another --out"
+            raise OutputError(text)
         made = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
         probe = self._folder / ".iobench-probe.tmp"
         try:
@@ -493,6 +500,14 @@ class _Journal:
             with suppress(OSError):
                 for folder in made:
                     folder.rmdir()  # made again when there is a record to put into it
+
+    def _joins(self, data: Path) -> bool:
+        """Whether the run's folder would be a new entry of the data folder, which may hold nothing but data."""
+        folder, data = self._folder.resolve(), data.resolve()
+        if not folder.is_relative_to(data) or data.is_file():
+            return False
+        parts = folder.relative_to(data).parts
+        return not parts or not (data / parts[0]).exists()
 
     def finish(
         self,

@@ -28,7 +28,7 @@ from ..loaders.evidence import counter_for
 from ..loaders.page_cache import evict
 from ..loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
 from ..loaders.tensors import DESCRIPTION_NAME
-from ..results.record import write_whole
+from ..results.record import Metric, Point, not_measured, write_whole
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -157,6 +157,22 @@ def require_folder(target: Path) -> None:
         raise StagingError(f"{target}: {place} is no folder; name another one")
     if not os.access(place, os.W_OK | os.X_OK):  # false on a read-only file system too, whoever asks
         raise StagingError(f"{target}: cannot be written ({place} is read-only for this user); name another folder")
+
+
+def stage_point(result: StageResult) -> Point:
+    """A copy in the record's form; one copy is one sample and has no interval."""
+    rate = result.copy_gbps
+    metrics = {"verify_time_s": Metric(value=result.verify_s, unit="s", n=1)}
+    if rate is None:
+        nothing = "every shard was there already, nothing had to be copied"
+        metrics |= {"stage_time_s": not_measured("s", nothing), "read_gbps": not_measured("GB/s", nothing)}
+    else:
+        metrics["stage_time_s"] = Metric(value=result.copy_s, unit="s", n=1, samples=(result.copy_s,))
+        metrics["read_gbps"] = Metric(value=rate, unit="GB/s", n=1)
+    return Point(
+        params={"stage": "stage", "streams": result.streams, "bytes": result.copied_bytes, "files": result.num_files},
+        metrics=metrics,
+    )
 
 
 class _Run:

@@ -100,6 +100,7 @@ def test_without_a_command_the_help_is_shown(iobench):
         (("storage", "x", "--block-size", "3K"), "block_size"),
         (("storage", "x", "--engine", "fast"), "engine"),
         (("storage", "x", "--config", "nosuch.toml"), "nosuch.toml"),
+        (("storage", "x", "--set", "seed=-1"), "seed"),
         (("qualify", "x", "--preset", "quik"), "'quick'"),
         (("qualify", "x", "--accelerator", "cuda"), "cuda"),
         (("qualify", "x", "--set", "copy.epoch=3"), "'copy.epochs'"),
@@ -177,6 +178,34 @@ def test_an_output_folder_that_is_a_file_is_exit_4_before_anything_is_measured(i
         assert done.status == 4
         assert "--out" in done.message
     assert Path("file").read_text() == "mine"
+
+
+def test_a_run_is_not_written_among_the_data(iobench, small_set, monkeypatch):
+    before = sorted(small_set.iterdir())
+    for out in (small_set, small_set / "runs"):
+        done = iobench("storage", small_set, "--out", out)
+        assert done.status == 4
+        assert "among the data" in done.message
+    monkeypatch.chdir(small_set)
+    assert "among the data" in iobench("qualify", ".").message
+    assert sorted(small_set.iterdir()) == before
+
+
+def test_a_run_may_be_written_below_a_folder_that_lies_beside_the_files_measured(iobench):
+    Path("any.bin").write_bytes(os.urandom(1 << 16))
+    Path("work").mkdir()
+    assert iobench(*short("storage", "."), "--out", "work/run").status == 0
+
+
+def test_without_a_home_the_local_folder_must_be_named(iobench, small_set, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", staticmethod(no_home))
+    words = ("train", small_set, "--accelerator", "0.02", "--batch-size", "4")
+    done = iobench(*words, "--source", "staged")
+    assert (done.status, "--local" in done.message) == (2, True)
 
 
 def test_a_full_disk_under_out_is_exit_4_and_keeps_nothing(iobench, page_set, small_disk):

@@ -29,7 +29,7 @@ HEAVY = {"torch", "numpy", "pydantic", "scipy", "plotly", "jinja2", "horovod", "
 
 
 def package_files() -> list[Path]:
-    return sorted([*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])
+    return sorted([*ROOT.glob("*.py"), *(file for room in {*ROOMS, "qualify"} for file in (ROOT / room).rglob("*.py"))])
 
 
 def imported_modules(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -93,7 +93,9 @@ def test_the_root_package_holds_only_its_docstring_and_version() -> None:
 
 def test_the_packages_listed_for_installation_are_the_folders() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    code = {folder for room in ROOMS for folder in (file.parent for file in (ROOT / room).rglob("*.py"))}
+    code = {folder for room in ROOMS for folder in (file.parent for file in (ROOT / room).rglob("*.py"))} | {
+        ROOT / "qualify"
+    }
     data = {ROOT / "configs" / "presets", ROOT / "results" / "templates"}
     folders = {".".join(("iobench", *folder.relative_to(ROOT).parts)) for folder in code | data}
     assert set(settings["packages"]) == folders | {"iobench"}
@@ -104,7 +106,7 @@ def test_the_packages_listed_for_installation_are_the_folders() -> None:
 def test_every_direct_dependency_has_an_exact_pin() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
-    names = {re.split("[<>=]", wanted)[0] for wanted in [*project["dependencies"], *itertools.chain(*extras)]}
+    names = {re.split(r"[<>=\[]", wanted)[0] for wanted in [*project["dependencies"], *itertools.chain(*extras)]}
     lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
     pins = dict(line.split("==") for line in lines if line)
     assert names <= set(pins)

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from iobench.loaders.index import RecordLayout
-from iobench.qualify import QualifyConfig, _choose_copy, _make_copy, _note, _Run
+from iobench.qualify import QualifyConfig
+from iobench.qualify.copying import decide_copy, make_copy
+from iobench.qualify.ranks import _note
+from iobench.qualify.run import Run
 from iobench.results.record import Metric, Point
 from iobench.storage_bench.accelerators import resolve_accelerator
 from iobench.storage_bench.launch import horovod_available
@@ -141,7 +144,7 @@ def test_a_local_folder_that_cannot_be_written_ends_the_job_before_it_measures(p
 def new_run(page_set, local, **config):
     settings = QualifyConfig.model_validate({"accelerator": "0.1", "batch_size": 10, "copy": {"epochs": 10, **config}})
     accelerator = resolve_accelerator("0.1", batch_size=10)
-    run = _Run(page_set.folder, local, settings, accelerator, lambda part, share, detail: None)
+    run = Run(page_set.folder, local, settings, accelerator, lambda part, share, detail: None)
     run.total_bytes = sum(path.stat().st_size for path in page_set.shards)
     run.record_bytes, run.num_images, run.num_shards = 4096, 130, 4
     run.layout = RecordLayout(4096, 100, (35, 35, 3), "uint8")
@@ -160,7 +163,7 @@ def choose(run, *, direct, staged, copy_gbps=1.0, control=1e6):
     """Copy or not where one rank reads at these rates, 1000 images of a GB in the real data set."""
     run.points += [direct, staged, train_point("synthetic", control)]
     copied = StageResult(Path("a"), Path("b"), 1, 10**9, 10**9, 1 / copy_gbps, 0.1, 4, False)
-    return _choose_copy(run, copied, None)
+    return decide_copy(run, copied, None)
 
 
 @pytest.fixture
@@ -234,7 +237,7 @@ def test_a_copy_whose_reads_were_not_valid_decides_nothing(large):
 
 
 def test_a_copy_beside_the_data_is_not_applicable(page_set, tmp_path):
-    staged, choice = _make_copy(new_run(page_set, page_set.folder.parent / "local"))
+    staged, choice = make_copy(new_run(page_set, page_set.folder.parent / "local"))
     assert staged is None
     assert choice.outcome == "same device: not applicable"
     assert "--local" in choice.sentence
@@ -242,7 +245,7 @@ def test_a_copy_beside_the_data_is_not_applicable(page_set, tmp_path):
 
 def test_a_copy_of_the_real_data_set_must_fit_not_only_its_sample(page_set, memory_folder):
     run = new_run(page_set, memory_folder, dataset_bytes="1000T")
-    staged, choice = _make_copy(run)
+    staged, choice = make_copy(run)
     assert staged is None
     assert choice.outcome == "does not fit"
     assert not list(memory_folder.iterdir())
@@ -251,10 +254,10 @@ def test_a_copy_of_the_real_data_set_must_fit_not_only_its_sample(page_set, memo
 def test_a_copy_takes_no_more_disk_than_it_may(page_set, memory_folder):
     run = new_run(page_set, memory_folder)
     run.config = run.config.model_copy(update={"disk_bytes": 1000})
-    staged, choice = _make_copy(run)
+    staged, choice = make_copy(run)
     assert (staged, choice.outcome) == (None, "does not fit")
     run.config = run.config.model_copy(update={"disk_bytes": 90 * 4096})
-    staged, _ = _make_copy(run)
+    staged, _ = make_copy(run)
     assert staged.num_files == 1  # what is affordable at a rate that is not known: the first shard
     assert staged.copied_bytes == 40 * 4096
 
@@ -265,7 +268,7 @@ def test_a_copy_that_fails_is_removed(copied, page_set, memory_folder):
         file.seek(100)
         file.write(b"\0\1\2")
     with pytest.raises(ValueError, match="digest"):
-        _make_copy(new_run(known, memory_folder))
+        make_copy(new_run(known, memory_folder))
     assert not list(memory_folder.iterdir())
 
 

@@ -1,0 +1,6 @@
+"""The main job: `iobench qualify`.  `job.py` is its one page; the other files are the parts it puts in a row."""
+
+from .job import qualify
+from .settings import QualifyConfig
+
+__all__ = ["QualifyConfig", "qualify"]

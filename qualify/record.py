@@ -1,0 +1,160 @@
+"""The record of a qualification: the promised figures, the verdict, and what they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..results.environment import collect, public_path
+from ..results.record import Metric, Point, RunRecord, merge_warnings, new_run_id, not_measured, utc_now
+from ..results.verdict import (
+    CopyChoice,
+    Fed,
+    compose_verdict,
+    judge_requirement,
+)
+from ..training_bench.summary import find_point
+from .run import Run
+
+
+def make_record(
+    run: Run,
+    predicted: Fed,
+    measured: Fed,
+    choice: CopyChoice,
+    *,
+    preset: str | None,
+    command: Sequence[str],
+    started: str,
+) -> RunRecord:
+    """Everything the run has to say, judged against the requirement."""
+    config, accelerator = run.config, run.accelerator
+    what = f"{accelerator.label} training ResNet-50"
+    outcome, requirement = judge_requirement(measured, required=config.required_gpus, what=what, invalid=run.invalid)
+    best = find_point(run.points, "direct", measured.value or min(config.required_gpus, run.max_ranks))
+    storage = _storage_at(run.points, predicted.value)
+    paths = [None if point is None else point.read_path for point in (storage, best)]
+    proven = all(path is not None and path.observed_route != "unknown" for path in paths)
+    terms = (
+        f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {accelerator.batch_size} images of "
+        f"{run.record_bytes} bytes every {accelerator.step_time_s:g} s, AU at least {config.au_threshold:.2f}. "
+        + ("Route proven by counters." if proven else "Route not proven.")
+    )
+    verdict = compose_verdict(
+        outcome,
+        requirement,
+        subject=public_path(run.path),
+        fed=measured,
+        what=what,
+        terms=terms,
+        reasons=run.invalid,
+        measured_seconds=run.measured_s,
+        measured_bytes=run.measured_bytes,
+    )
+    return RunRecord(
+        run_id=new_run_id("qualify"),
+        kind="qualify",
+        started_at=started,
+        finished_at=utc_now(),
+        command=tuple(command),
+        workload=_workload(run, choice, preset),
+        environment=collect(run.path),
+        read_path=None if storage is None else storage.read_path,
+        metrics=_metrics(run, predicted, measured, choice, storage, best),
+        ranks=() if best is None else best.ranks,
+        points=tuple(run.points),
+        verdict=verdict,
+        warnings=merge_warnings(
+            [f"not valid: {text}" for text in run.invalid],
+            run.warnings,
+            [] if proven else ["route not proven: no exact counter here"],
+        ),
+    )
+
+
+def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any]:
+    accelerator = run.accelerator
+    return {
+        "path": public_path(run.path),
+        "preset": preset,
+        "accelerator": accelerator.name,
+        "accelerator_source": accelerator.source,
+        "emulated": accelerator.emulated,
+        "scaled": accelerator.scaled,
+        "batch_size": accelerator.batch_size,
+        "step_time_s": accelerator.step_time_s,
+        "record_bytes": run.record_bytes,
+        "demand_gbps": run.demand_gbps,
+        "au_threshold": run.config.au_threshold,
+        "engine": run.engine,
+        "engine_reason": run.engine_reason,
+        "local": public_path(run.local),
+        "dataset": {
+            "num_images": run.num_images,
+            "num_shards": run.num_shards,
+            "bytes": run.total_bytes,
+            "shape": None if run.layout is None else list(run.layout.shape),
+        },
+        "copy_or_not": {
+            "outcome": choice.outcome,
+            "sentence": choice.sentence,
+            "epochs": list(choice.epochs),
+            "direct_s": list(choice.direct_s) or None,
+            "staged_s": list(choice.staged_s) or None,
+        },
+        "config": run.config.model_dump(mode="json", by_alias=True),
+    }
+
+
+def _storage_at(points: Sequence[Point], readers: int | None) -> Point | None:
+    rows = [point for point in points if point.params["stage"] == "storage"]
+    exact = [point for point in rows if point.params["threads"] == readers]
+    return next(iter(exact or rows[-1:]), None)
+
+
+def _metrics(
+    run: Run, predicted: Fed, measured: Fed, choice: CopyChoice, storage: Point | None, best: Point | None
+) -> dict[str, Metric]:
+    """The promised figures; what was not measured is null with its reason."""
+    load = next((point for point in run.points if point.params["stage"] == "load"), None)
+    copied = next((point for point in run.points if point.params["stage"] == "stage"), None)
+    blocks = storage.metrics["read_gbps"].n if storage else 0
+    steps = best.metrics["au_mlperf"].n if best else 0
+
+    def take(point: Point | None, name: str, unit: str, why: str) -> Metric:
+        return not_measured(unit, why) if point is None else point.metrics[name]
+
+    no_ranks = "no valid point of that many ranks"
+    metrics = {
+        "read_gbps": take(storage, "read_gbps", "GB/s", "no storage point"),
+        "read_iops": take(storage, "read_iops", "reads/s", "no storage point"),
+        "latency_p50_us": take(storage, "latency_p50_us", "us", "no storage point"),
+        "latency_p99_us": take(storage, "latency_p99_us", "us", "no storage point"),
+    }
+    for name, unit in (
+        ("images_per_s", "images/s"),
+        ("step_time_s", "s"),
+        ("data_wait_s", "s"),
+        ("sync_wait_s", "s"),
+        ("data_stall_fraction", "fraction"),
+        ("au_mlperf", "fraction"),
+    ):
+        metrics[name] = take(best, name, unit, no_ranks)
+    metrics["gpus_fed_predicted"] = predicted.as_metric(n=blocks)
+    metrics["gpus_fed_measured"] = measured.as_metric(n=steps)
+    metrics["stage_time_s"] = take(copied, "stage_time_s", "s", choice.sentence)
+    metrics["break_even_epochs"] = (
+        not_measured("epochs", f"{choice.outcome}. {choice.sentence}")
+        if choice.break_even_epochs is None
+        else Metric(value=float(choice.break_even_epochs), unit="epochs", ci95=choice.break_even_range, n=steps)
+    )
+    metrics["cpu_seconds_per_gb"] = take(load, "cpu_seconds_per_gb", "s/GB", "no loader point")
+    metrics["peak_rss_bytes"] = (
+        Metric(value=float(run.peak_rss_bytes), unit="bytes", n=1, reason="sum over the ranks of the largest launch")
+        if run.peak_rss_bytes
+        else not_measured("bytes", "no ranks were run")
+    )
+    metrics["gpu_data_wait_s"] = not_measured("s", "no GPU: accelerators are emulated")
+    metrics["scaling_efficiency"] = not_measured("fraction", "qualify does not run the scaling grid")
+    metrics["joules_per_image"] = not_measured("J/image", "energy is not measured yet")
+    return metrics

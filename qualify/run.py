@@ -1,0 +1,84 @@
+"""A qualification on its way: what is known so far, and the time that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import ClassVar
+
+from ..loaders.index import RecordLayout
+from ..results.record import Metric, Point
+from ..storage_bench.accelerators import Accelerator
+from ..storage_bench.emulate import demand_bps
+from ..storage_bench.sweep import ram_bytes
+from .settings import QualifyConfig
+
+CACHE_SHARE = 0.5  # of memory: a data set up to this size stays in the page cache from epoch to epoch
+
+Show = Callable[[str, float, str], None]
+
+
+class QualifyError(ValueError):
+    """The job cannot be done with what is here."""
+
+    exit_status: ClassVar[int] = 4
+
+
+@dataclass(slots=True)
+class Run:
+    """A qualification on its way."""
+
+    path: Path
+    local: Path
+    config: QualifyConfig
+    accelerator: Accelerator
+    show: Show
+    engine: str = ""
+    engine_reason: str = ""
+    max_ranks: int = 1
+    layout: RecordLayout | None = None
+    record_bytes: int = 0
+    num_images: int = 0
+    num_shards: int = 0
+    total_bytes: int = 0
+    points: list[Point] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
+    measured_s: float = 0.0
+    measured_bytes: int = 0
+    peak_rss_bytes: int = 0
+    rates: dict[int, float] = field(default_factory=dict)
+    warm_rate: Metric | None = None
+    copy_invalid: str | None = None
+
+    @property
+    def real_bytes(self) -> int:
+        """Bytes of the data set that is asked about; the one here may be a sample of it."""
+        return self.config.copy_.dataset_bytes or self.total_bytes
+
+    @property
+    def cache_holds(self) -> bool:
+        """Whether later epochs of that data set come from this host's page cache."""
+        return self.real_bytes <= CACHE_SHARE * ram_bytes()
+
+    @property
+    def demand_gbps(self) -> float:
+        """What one accelerator asks for."""
+        return demand_bps(self.accelerator.batch_size, self.record_bytes, self.accelerator.step_time_s) / 1e9
+
+    @property
+    def left_s(self) -> float:
+        """Measuring time that is left."""
+        return max(0.0, self.config.measure_seconds - self.measured_s)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Count the time of this block as measuring time."""
+        begin = perf_counter()
+        try:
+            yield
+        finally:
+            self.measured_s += perf_counter() - begin

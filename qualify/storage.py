@@ -1,0 +1,122 @@
+"""The storage rate at N concurrent readers, what it predicts, and what the loader delivers by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..results.record import Metric, Point
+from ..results.verdict import (
+    Fed,
+    predict_fed,
+)
+from ..storage_bench.evidence import doubts
+from ..storage_bench.feeding import candidate_readers, measure_rates, pilot_rates, storage_point
+from ..storage_bench.load import LoadConfig, LoadResult, measure_load
+from ..storage_bench.staging import on_same_device
+from ..storage_bench.sweep import WARM_RAM_SHARE, ram_bytes
+from ..storage_bench.workload import StorageConfig
+from .run import Run
+
+LOAD_BLOCKS, LOAD_SECONDS = 8, 0.75
+
+
+def predict(run: Run) -> Fed:
+    """The storage rate at the numbers of readers around the largest one it feeds."""
+    config = run.config
+    rates = StorageConfig(
+        access="shard-replay",
+        seconds=config.storage.seconds,
+        blocks=config.storage.blocks,
+        batch_size=run.accelerator.batch_size,
+    )
+    with run.measuring():
+        run.show("storage", 0.0, "pilot")
+        known = pilot_rates(
+            run.path,
+            rates,
+            engine=run.engine,
+            reads_in_flight=config.train.reader_threads,
+            max_readers=run.max_ranks,
+        )
+    measured: dict[int, Metric] = {}
+    while True:
+        readers = candidate_readers(
+            known, demand_gbps=run.demand_gbps, threshold=config.au_threshold, max_readers=run.max_ranks
+        )
+        points = _measure_readers(run, rates, [count for count in readers if count not in measured])
+        measured |= {int(point.params["threads"] or 0): point.metrics["read_gbps"] for point in points}
+        known |= {count: rate.value or 0.0 for count, rate in measured.items()}
+        run.rates = dict(sorted(known.items()))
+        fed = predict_fed(measured, demand_gbps=run.demand_gbps, threshold=config.au_threshold)
+        bracketed = fed.value is not None and not fed.is_at_least
+        if bracketed or not points or run.left_s < config.measure_seconds / 2:
+            return fed
+
+
+def _measure_readers(run: Run, rates: StorageConfig, readers: Sequence[int]) -> list[Point]:
+    """Blocks at these numbers of readers; notes what counters say against them."""
+    if not readers:
+        return []
+    with run.measuring():
+        results = measure_rates(
+            run.path,
+            rates,
+            engine=run.engine,
+            reason=run.engine_reason,
+            reads_in_flight=run.config.train.reader_threads,
+            readers=tuple(readers),
+            on_block=lambda done, total, point, block: run.show(
+                "storage", done / total, f"{point.threads} readers {block.gbps:.2f} GB/s"
+            ),
+        )
+    for result in results:
+        run.measured_bytes += sum(block.delivered_bytes for block in result.blocks)
+        if result.evidence is not None:
+            run.invalid += [f"storage: {text}" for text in [result.evidence.invalid_reason()] if text]
+            run.warnings += [f"storage: {text}" for text in doubts(result.evidence)]
+        if result.harness_limited:
+            run.warnings.append(
+                f"storage: {result.point.threads} readers came within 10 % of what this host reads from its page "
+                f"cache; the storage may give more"
+            )
+    points = [storage_point(result, run.path) for result in results]
+    run.points += points
+    return points
+
+
+def measure_loader(run: Run) -> None:
+    """What the loader delivers by itself: cold, and warm where later epochs would be."""
+
+    def measure(page_cache: str, blocks: int) -> LoadResult:
+        load = LoadConfig.model_validate(
+            {
+                "engine": "buffered" if page_cache == "warm" else run.engine,
+                "batch_size": min(run.accelerator.batch_size, 64),
+                "num_workers": run.config.train.reader_threads,
+                "page_cache": page_cache,
+                "blocks": blocks,
+                "seconds": LOAD_SECONDS,
+            }
+        )
+        with run.measuring():
+            result = measure_load(
+                run.path,
+                load,
+                on_block=lambda done, total, rate: run.show(
+                    f"load, {page_cache}", done / total, f"{rate:.0f} images/s"
+                ),
+            )
+        run.points.append(result.point)
+        path = result.point.read_path
+        run.measured_bytes += (path.delivered_bytes or 0) if path else 0
+        run.warnings += [f"load: {text}" for text in result.warnings]
+        return result
+
+    if text := measure("cold", LOAD_BLOCKS).invalid:
+        run.invalid.append(f"load: {text}")
+    if run.cache_holds and not on_same_device(run.path, run.local) and run.total_bytes <= WARM_RAM_SHARE * ram_bytes():
+        result = measure("warm", LOAD_BLOCKS // 2)
+        if result.invalid:  # the verdict does not rest on it
+            run.warnings.append(f"load: {result.invalid}")
+        else:
+            run.warm_rate = result.point.metrics["images_per_s"]
