@@ -15,9 +15,11 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from .readers import MAX_OPEN_FILES, ReadError
 from .remote import RemotePath
 
 POOL_THREADS = 8  # how many reads may be under way at once in a process; kvikio's own default is one
+FETCH_BYTES = 4 << 20
 _MAX_OPEN = MAX_OPEN_FILES // 2  # kvikio opens each file twice
 _THREADS_VARIABLES = ("KVIKIO_NTHREADS", "KVIKIO_NUM_THREADS")
 _COUNTED = {"bytes": "bytes_transferred", "ops": "num_ops", "errors": "num_errors"}
@@ -90,6 +93,20 @@ class KvikioReader:
                 str(path),
             )
         return done
+
+    def size_bytes(self, path: Path | RemotePath) -> int:
+        """The size of a file now, of an object when it was first opened; raises ReadError as `read` does."""
+        return self._here().opened(path, self._open).size_bytes()
+
+    @contextmanager
+    def fetched(self, path: RemotePath) -> Iterator[int]:
+        """A file descriptor of a copy of a whole object, for who walks all of it once; the copy goes with the block."""
+        size, piece = self.size_bytes(path), memoryview(bytearray(FETCH_BYTES))
+        with tempfile.TemporaryFile() as copy:
+            for offset in range(0, size, FETCH_BYTES):
+                copy.write(piece[: self.read(path, offset, piece, need=min(FETCH_BYTES, size - offset))])
+            copy.flush()
+            yield copy.fileno()
 
     def counters(self) -> dict[str, int]:
         """What kvikio counted in this process since this reader's first read; empty before it.

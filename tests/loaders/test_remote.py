@@ -194,6 +194,21 @@ def test_the_batches_of_tfrecord_shards_in_a_bucket_are_those_of_the_files(s3, a
 
 
 @under_stub
+def test_an_object_is_fetched_whole_and_the_copy_does_not_stay(s3):
+    put(f"{s3}/bucket/some.bin", CONTENT)
+    put(f"{s3}/bucket/empty.bin")
+    reader = KvikioReader()
+    assert reader.size_bytes(RemotePath("s3://bucket/some.bin")) == len(CONTENT)
+    with reader.fetched(RemotePath("s3://bucket/some.bin")) as fd:
+        assert os.pread(fd, len(CONTENT) + 1, 0) == CONTENT
+        assert os.fstat(fd).st_nlink == 0
+    with reader.fetched(RemotePath("s3://bucket/empty.bin")) as fd:
+        assert os.pread(fd, 1, 0) == b""
+    with pytest.raises(ReadError, match="no such object"), reader.fetched(RemotePath("s3://bucket/none")):
+        pass
+
+
+@under_stub
 def test_an_object_that_is_missing_is_named(s3):
     with pytest.raises(ReadError, match=r"cannot be opened: the server has no such object \(404\)") as caught:
         KvikioReader().read(RemotePath("s3://bucket/none"), 0, memoryview(bytearray(10)))
