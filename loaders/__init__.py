@@ -10,14 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .batches import PlannedBatches
     from .dataloader import DataLoader
     from .fields import Fields
+    from .frameworks import prepare
     from .shards import ShardSet
     from .stall import StallMeter
 
-__all__ = ["DataLoader", "Fields", "ShardSet", "StallMeter"]
+__all__ = ["DataLoader", "Fields", "PlannedBatches", "ShardSet", "StallMeter", "prepare"]
 
-_HOMES = {"DataLoader": "dataloader", "Fields": "fields", "ShardSet": "shards", "StallMeter": "stall"}
+_HOMES = {
+    "DataLoader": "dataloader",
+    "Fields": "fields",
+    "PlannedBatches": "batches",
+    "ShardSet": "shards",
+    "StallMeter": "stall",
+    "prepare": "frameworks",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,15 +15,16 @@ are drawn, and read, again.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import length_hint
 from typing import Any, ClassVar
 
 import torch
 
 STATE_VERSION = 1
-_NOTHING = object()
 _KEYS = {"version", "settings", "epoch", "num_yielded", "generators", "random", "sampler", "sampler_epoch"}
 
 State = dict[str, Any]
@@ -65,23 +66,31 @@ class Place:
         """`indices`, which come from iterating over `again`, from this place on."""
         if self._resumed:
             indices = self._go_there(indices, again)
-        for index in indices:
-            if self._sampler is not None:
-                self._states.append(self._sampler.state_dict())
+        if self._sampler is None:
+            yield from indices
+            return
+        for index in indices if self.num_yielded else _begun(indices, again):
+            self._states.append(self._sampler.state_dict())
             yield index
 
     def _go_there(self, indices: Iterator[Any], again: Iterable[Any]) -> Iterator[Any]:
-        behind = 0 if self._sampler is not None else self.num_yielded
+        """`indices` without those that were yielded before, and the seed drawn that came before the first."""
+        if self._sampler is not None:  # it was told to go there
+            return iter(()) if self.num_yielded >= length_hint(again, sys.maxsize) else indices
         with _replayed(self._state["random"], seed_drawn=self._seed_drawn):
-            passed = sum(1 for _ in itertools.islice(indices, behind))
-            if passed < behind:
-                raise ResumeError(f"the state says that {behind} batches were yielded, but the sampler has {passed}")
-            first = next(indices, _NOTHING)
-            if first is _NOTHING and self._sampler is not None and not self.num_yielded:
-                # Some samplers take the state they have at the end of an epoch for a place with nothing behind it.
-                indices = iter(again)
-                first = next(indices, _NOTHING)
-        return indices if first is _NOTHING else itertools.chain([first], indices)
+            passed = sum(1 for _ in itertools.islice(indices, self.num_yielded))
+            first = list(itertools.islice(indices, 1))
+        if passed < self.num_yielded:
+            raise ResumeError(
+                f"the state says that {self.num_yielded} batches were yielded, but the sampler has {passed}"
+            )
+        return itertools.chain(first, indices)
+
+
+def _begun(indices: Iterator[Any], again: Iterable[Any]) -> Iterator[Any]:
+    """`indices`, begun again where there are none: some samplers take the end of an epoch for a place in the next."""
+    first = list(itertools.islice(indices, 1))
+    return itertools.chain(first, indices) if first else iter(again)
 
 
 def new_state(
