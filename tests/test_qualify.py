@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,11 @@ def qualified(tmp_path_factory):
     if reason := horovod_available():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("qualify")
-    local = Path("/dev/shm") / folder.parent.name / "local"
-    data = ("--set", "data.num_images=256", "--set", "data.images_per_shard=64", "--set", "data.size=64")
-    done = run(folder, folder / "data", *SMALL, *data, "--local", local, "--out", folder / "run")
-    assert done.stdout, done.stderr
-    return folder, local, done, json.loads(done.stdout)
+    with tempfile.TemporaryDirectory(prefix="iobench-test-", dir="/dev/shm") as local:
+        data = ("--set", "data.num_images=256", "--set", "data.images_per_shard=64", "--set", "data.size=64")
+        done = run(folder, folder / "data", *SMALL, *data, "--local", local, "--out", folder / "run")
+        assert done.stdout, done.stderr
+        yield folder, Path(local), done, json.loads(done.stdout)
 
 
 @pytest.mark.horovod
