@@ -5,9 +5,11 @@ import importlib.util
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,19 +49,22 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
 def finish(running: list[subprocess.Popen[str]]) -> None:
-    """Wait until all have ended well; none outlives the test."""
+    """Wait until all have ended well; where one does not, none outlives the test."""
     try:
         for process in running:
             told, _ = process.communicate(timeout=LIMIT_S)
             assert process.returncode == 0, told
-    finally:
-        for process in running:
-            process.kill()
+    except BaseException:
+        for process in running:  # and what it has started
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        raise
 
 
 def on_two_ranks(folder: Path, program: str, *words: str) -> list[dict[str, Any]]:

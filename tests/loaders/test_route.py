@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from iobench.loaders import DataLoader, ShardSet
+from iobench.loaders import DataLoader, ShardSet, route
 from iobench.loaders.evidence import counter_for
 from iobench.loaders.page_cache import evict
-from iobench.loaders.readers import BufferedReader
+from iobench.loaders.readers import BufferedReader, ReadError
 from iobench.loaders.route import MAX_SAMPLED_SHARDS, EvidenceError, RouteError, RouteRefusedError, RouteWatch
 
 PAYLOAD_BYTES = 130 * 35 * 35 * 3
@@ -24,9 +24,9 @@ class Counting(BufferedReader):
         return {f"kvikio_{name}_bytes": share for name in self._backends} | {"kvikio_posix_ops": 3}
 
 
-def open_with(known, reader: BufferedReader, route: str | None) -> ShardSet:
+def open_with(known, reader: BufferedReader, required: str | None) -> ShardSet:
     found = ShardSet.open(known.folder)
-    return ShardSet(found.paths, found.index, reader, require_route=route)
+    return ShardSet(found.paths, found.index, reader, require_route=required)
 
 
 @pytest.fixture
@@ -108,16 +108,52 @@ def test_of_very_many_shards_a_sample_is_asked_what_is_resident(page_set):
     assert watch.evidence(loader.tally).counters["cache_sampled_shards"] == 193
 
 
+def test_of_large_shards_a_piece_of_each_is_asked_and_the_pieces_reach_from_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(route, "SAMPLED_PIECE_BYTES", 4096)
+    asked = []
+
+    def told(path, *, offset: int, length: int) -> int:
+        asked.append((offset, length))
+        return length
+
+    monkeypatch.setattr(route, "resident_bytes", told)
+    paths = [tmp_path / str(number) for number in range(3)]
+    for path in paths:
+        path.write_bytes(bytes(10 * 4096))
+    assert route._resident_share(paths) == 1.0
+    assert asked == [(0, 4096), (4 * 4096, 4096), (9 * 4096, 4096)]
+
+
+def test_a_loop_that_asks_for_no_evidence_does_not_need_a_counter(page_set, monkeypatch):
+    def unreadable(paths):
+        raise PermissionError(13, "Permission denied", "/sys/dev/block/8:0/stat")
+
+    monkeypatch.setattr(route, "counter_for", unreadable)
+    loader = DataLoader(ShardSet.open(page_set.folder), batch_size=30)
+    assert len(list(loader)) == 5
+    found = loader.evidence()
+    assert (found.observed_route, found.device_bytes) == ("unknown", None)
+    assert "the device's counter cannot be read: [Errno 13] Permission denied" in found.route_evidence
+
+
+def test_a_shard_that_is_gone_is_the_readers_error(page_set, copied):
+    known = copied(page_set)
+    loader = DataLoader(ShardSet.open(known.folder), batch_size=30)
+    known.shards[0].unlink()
+    with pytest.raises(ReadError, match="cannot be opened: No such file"):
+        list(loader)
+
+
 # --- a required route
 
 
-@pytest.mark.parametrize(("backends", "route"), [(["posix"], "host"), (["gds"], "gds"), (["remote_http"], "remote")])
-def test_a_reader_that_counts_by_itself_names_the_route(page_set, backends, route):
+@pytest.mark.parametrize(("backends", "seen"), [(["posix"], "host"), (["gds"], "gds"), (["remote_http"], "remote")])
+def test_a_reader_that_counts_by_itself_names_the_route(page_set, backends, seen):
     loader = DataLoader(open_with(page_set, Counting(*backends), None), batch_size=30)
     list(loader)
     found = loader.evidence()
-    assert (found.observed_route, found.counter_class) == (route, "exact")
-    assert found.route_evidence == f"the reader counted {found.delivered_bytes} bytes by {route}"
+    assert (found.observed_route, found.counter_class) == (seen, "exact")
+    assert found.route_evidence == f"the reader counted {found.delivered_bytes} bytes by {seen}"
     assert found.counters[f"kvikio_{backends[0]}_bytes"] == found.delivered_bytes
 
 
@@ -150,17 +186,17 @@ def test_the_required_way_ends_the_epoch_as_ever(page_set):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-@pytest.mark.parametrize("route", ["gds", "p2pdma", "bounce"])
-def test_a_route_to_a_gpu_is_refused_at_opening_where_there_is_none(page_set, route):
+@pytest.mark.parametrize("required", ["gds", "p2pdma", "bounce"])
+def test_a_route_to_a_gpu_is_refused_at_opening_where_there_is_none(page_set, required):
     with pytest.raises(
-        RouteRefusedError, match=f"require_route='{route}' is not possible: torch sees no CUDA"
+        RouteRefusedError, match=f"require_route='{required}' is not possible: torch sees no CUDA"
     ) as caught:
-        ShardSet.open(page_set.folder, require_route=route)
+        ShardSet.open(page_set.folder, require_route=required)
     assert caught.value.exit_status == 4
     assert isinstance(caught.value, RouteError)
 
 
-@pytest.mark.parametrize("route", ["unknown", "usb"])
-def test_what_is_no_route_cannot_be_required(page_set, route):
-    with pytest.raises(ValueError, match=f"require_route '{route}' is not one of host, bounce, gds, p2pdma, remote"):
-        ShardSet.open(page_set.folder, require_route=route)
+@pytest.mark.parametrize("required", ["unknown", "usb"])
+def test_what_is_no_route_cannot_be_required(page_set, required):
+    with pytest.raises(ValueError, match=f"require_route '{required}' is not one of host, bounce, gds, p2pdma, remote"):
+        ShardSet.open(page_set.folder, require_route=required)
