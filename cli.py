@@ -107,7 +107,7 @@ def generate(
     size: Annotated[int, typer.Option(help="pixels of each side")] = 300,
     images_per_shard: Annotated[int, typer.Option(help="images in a file")] = 256,
     seed: Annotated[int, typer.Option(help="what the pixels are drawn from")] = 0,
-    format: Annotated[str, typer.Option(help="tfrecord")] = "tfrecord",  # noqa: A002  # the option's name
+    format: Annotated[str, typer.Option(help="tfrecord or tensors")] = "tfrecord",  # noqa: A002  # the option's name
     force: Annotated[bool, typer.Option("--force", help="replace another data set in DIR")] = False,
     json: Json = False,
 ) -> None:
@@ -142,16 +142,17 @@ def generate(
 @app.command()
 def index(
     path: DataPath,
-    verify: Annotated[bool, typer.Option("--verify", help="check the crc of every record")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="check every record's crc, or every digest")] = False,
     json: Json = False,
 ) -> None:
     """Index the shards, prove their layout, and with --verify check every record."""
-    from .loaders.discovery import find_shards
-    from .loaders.index import load_index, verify_shards
+    from .loaders.index import verify_shards
+    from .loaders.shards import open_index
 
-    paths = find_shards(path)
     with Screen() as screen:
-        found = load_index(paths, progress=lambda done, total: screen.show("index", done / total, f"{done} shards"))
+        paths, found = open_index(
+            path, progress=lambda done, total: screen.show("index", done / total, f"{done} shards")
+        )
         verified = None
         if verify:
             verified = verify_shards(
@@ -165,6 +166,8 @@ def index(
                 "num_shards": len(paths),
                 "stride_bytes": layout.stride_bytes,
                 "payload_offset": layout.payload_offset,
+                "record_bytes": found.record_bytes,
+                "layout_reason": found.layout_reason,
                 "shape": layout.shape,
                 "dtype": layout.dtype,
                 "status": found.status,
@@ -174,8 +177,10 @@ def index(
         )
     shape = " x ".join(map(str, layout.shape))
     say(f"{path}: {found.num_records} records of {shape} {layout.dtype} in {len(paths)} shards; index {found.status}")
+    say(found.layout_reason)
     if verified is not None:
-        say(f"every crc is right ({verified / 1e9:.2f} GB read)")
+        proof = "digest" if paths[0].suffix == ".tensors" else "crc"
+        say(f"every {proof} is right ({verified / 1e9:.2f} GB read)")
 
 
 @app.command()

@@ -1,10 +1,10 @@
-"""Data with known content: TFRecord shards whose every byte can be computed again from (seed, index).
+"""Data with known content: TFRecord or tensor shards whose every byte can be computed again from (seed, index).
 
     (seed, index) -> random stream -> word 0: label     words 1 ...: pixels, class patch set in the middle
                                         |                   |
-    record   | head | tf.Example: ... class/label ... image/encoded ... filename, padded | crc |  = stride bytes
-    shard    | record | record | ...          stride is a multiple of 4096 where that costs at most 5 %, else of 512
-    folder   train-00000-of-00008.tfrecord ...  dataset.json
+    record   see forms.py: a framed tf.Example, or pixels and label alone
+    shard    | record | record | ...
+    folder   train-00000-of-00008.tfrecord (or .tensors) ...  dataset.json
 
 Pixels do not compress and no block comes twice, so storage that compresses or deduplicates gains nothing.  The label is
 a function of the pixels: the top bits of a centred square spell one of ten 4x4 patterns, 8 of 16 cells apart pairwise.
@@ -38,18 +38,17 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from ..loaders.tfrecord import FOOT_BYTES, HEAD_BYTES, encode_example, frame, masked_crc, walk_example
 from ..results.record import Model, write_whole
+from .forms import ALIGNMENT_BYTES, Form, FormatName, record_form
 
 NUM_CLASSES = 10
 GENERATOR = "iobench 1"
 DESCRIPTION = "dataset.json"
 
-_ALIGNMENT = 4096
 _CHUNK_BYTES = 4 << 20
 _SYNC_BYTES = 64 << 20  # bounds the wait in fsync, and so the answer to Ctrl-C, where writes go through the page cache
 _RESERVE_BYTES = 64 << 20
-_SHARD_NAME = re.compile(r"train-\d{5,}-of-\d{5,}\.tfrecord")
+_SHARD_NAME = re.compile(r"train-\d{5,}-of-\d{5,}\.(tfrecord|tensors)")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # Rows 1 to 10 of the 16x16 Walsh-Hadamard matrix: any two differ in 8 of 16 places.
 _CODES = np.array([[(row & cell).bit_count() & 1 for cell in range(16)] for row in range(1, NUM_CLASSES + 1)], np.uint8)
@@ -76,7 +75,7 @@ class Generate(Model):
     size: int = Field(default=300, ge=8, le=4096)
     images_per_shard: int = Field(default=256, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    format: Literal["tfrecord"] = "tfrecord"
+    format: FormatName = "tfrecord"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -96,7 +95,7 @@ class ShardFile(Model):
 class Dataset(Model):
     """What dataset.json says about the folder it lies in."""
 
-    format: Literal["tfrecord"]
+    format: FormatName
     shape: tuple[int, int, int]
     dtype: Literal["uint8"]
     num_images: int
@@ -157,61 +156,9 @@ def _patterns(side: int, channels: int) -> NDArray[np.uint8]:
     return np.repeat(bits[..., None], channels, axis=-1)
 
 
-class _Layout(NamedTuple):
-    """A framed record with zeros for pixels, and where in it what changes from image to image stands."""
-
-    record: bytes
-    pixels_at: int
-    label_at: int
-    filename_at: int
-    shape: tuple[int, int, int]
-
-    @property
-    def stride(self) -> int:
-        return len(self.record)
-
-
 def record_bytes(config: Generate) -> int:
     """Bytes of one record on disk, framing included; `num_images` times this is what a data set takes."""
-    return _layout(config.shape).stride
-
-
-@lru_cache(maxsize=2)
-def _layout(shape: tuple[int, int, int]) -> _Layout:
-    bare = len(_template(shape, 0))
-    for alignment in (_ALIGNMENT, 512):
-        target = -(-bare // alignment) * alignment
-        # The length fields before the name may grow with it: a few paddings below the difference are tried.
-        for padding in range(target - bare, max(target - bare - 8, -1), -1):
-            record = _template(shape, padding)
-            if len(record) == target and padding * 20 <= target:
-                return _place(record, shape)
-    return _place(_template(shape, 0), shape)
-
-
-def _template(shape: tuple[int, int, int], padding: int) -> bytes:
-    height, width, channels = shape
-    features: dict[str, bytes | int] = {
-        "image/height": height,
-        "image/width": width,
-        "image/channels": channels,
-        "image/format": b"raw",
-        "image/class/label": 0,
-        "image/filename": _filename(0, 0) + b" " * padding,
-        "image/encoded": bytes(height * width * channels),
-    }
-    return frame(encode_example(features))
-
-
-def _filename(seed: int, index: int) -> bytes:
-    return b"seed-%019d/image-%012d.raw" % (seed, index)
-
-
-def _place(record: bytes, shape: tuple[int, int, int]) -> _Layout:
-    features = walk_example(memoryview(record)[HEAD_BYTES:-FOOT_BYTES])
-    names = ("image/encoded", "image/class/label", "image/filename")
-    pixels_at, label_at, filename_at = (HEAD_BYTES + features[name].span[0] for name in names)
-    return _Layout(record, pixels_at, label_at, filename_at, shape)
+    return len(record_form(config.format, config.shape).record)
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -423,7 +370,7 @@ def _write_shards(
 def _chunks(config: Generate, chunk_records: int) -> Iterator[_Chunk]:
     num_shards = -(-config.num_images // config.images_per_shard)
     for shard in range(num_shards):
-        name = f"train-{shard:05d}-of-{num_shards:05d}.tfrecord"
+        name = f"train-{shard:05d}-of-{num_shards:05d}.{config.format}"
         stop = min((shard + 1) * config.images_per_shard, config.num_images)
         for first in range(shard * config.images_per_shard, stop, chunk_records):
             yield _Chunk(name, first, min(chunk_records, stop - first))
@@ -431,12 +378,12 @@ def _chunks(config: Generate, chunk_records: int) -> Iterator[_Chunk]:
 
 def _filled(config: Generate, num_threads: int) -> Generator[tuple[_Chunk, memoryview]]:
     """All chunks in order, each with the aligned buffer that holds it until the one after next is asked for."""
-    layout, stop = _layout(config.shape), Event()
-    whole = _ALIGNMENT // math.gcd(layout.stride, _ALIGNMENT)  # so many records end on an aligned byte
-    wanted = min(_CHUNK_BYTES // layout.stride, min(config.images_per_shard, config.num_images) + whole - 1)
+    form, stride, stop = record_form(config.format, config.shape), record_bytes(config), Event()
+    whole = ALIGNMENT_BYTES // math.gcd(stride, ALIGNMENT_BYTES)  # so many records end on an aligned byte
+    wanted = min(_CHUNK_BYTES // stride, min(config.images_per_shard, config.num_images) + whole - 1)
     chunk_records = max(wanted // whole, 1) * whole
     chunks = _chunks(config, chunk_records)
-    free = [_buffer(layout, chunk_records) for _ in range(num_threads + 3)]
+    free = [_buffer(form, chunk_records) for _ in range(num_threads + 3)]
     pending: deque[tuple[_Chunk, memoryview, Future[None]]] = deque()
     handed_out: list[memoryview] = []
     pool = ThreadPoolExecutor(num_threads, "fill")
@@ -444,7 +391,7 @@ def _filled(config: Generate, num_threads: int) -> Generator[tuple[_Chunk, memor
         while True:
             while free and (chunk := next(chunks, None)):
                 buffer = free.pop()
-                pending.append((chunk, buffer, pool.submit(_fill, buffer, layout, config.seed, chunk, stop)))
+                pending.append((chunk, buffer, pool.submit(_fill, buffer, form, config, chunk, stop)))
             if not pending:
                 return
             chunk, buffer, future = pending.popleft()
@@ -457,26 +404,22 @@ def _filled(config: Generate, num_threads: int) -> Generator[tuple[_Chunk, memor
         pool.shutdown(cancel_futures=True)
 
 
-def _buffer(layout: _Layout, num_records: int) -> memoryview:
+def _buffer(form: Form, num_records: int) -> memoryview:
     """Page-aligned memory for `num_records`, with all that is the same in every record in place."""
-    size_bytes = -(-num_records * layout.stride // _ALIGNMENT) * _ALIGNMENT
-    buffer = memoryview(mmap.mmap(-1, size_bytes))
-    for start in range(0, num_records * layout.stride, layout.stride):
-        buffer[start : start + layout.stride] = layout.record
+    stride = len(form.record)
+    buffer = memoryview(mmap.mmap(-1, -(-num_records * stride // ALIGNMENT_BYTES) * ALIGNMENT_BYTES))
+    for start in range(0, num_records * stride, stride):
+        buffer[start : start + stride] = form.record
     return buffer
 
 
-def _fill(buffer: memoryview, layout: _Layout, seed: int, chunk: _Chunk, stop: Event) -> None:
+def _fill(buffer: memoryview, form: Form, config: Generate, chunk: _Chunk, stop: Event) -> None:
+    stride = len(form.record)
     for i in range(chunk.num_records):
         if stop.is_set():
             return
-        record = buffer[i * layout.stride : (i + 1) * layout.stride]
-        image, label = _draw(seed, chunk.first + i, layout.shape)
-        name = _filename(seed, chunk.first + i)
-        record[layout.pixels_at : layout.pixels_at + image.size] = image.reshape(-1).data
-        record[layout.label_at] = label | 0x80  # the low seven bits of a padded varint; four more bytes follow
-        record[layout.filename_at : layout.filename_at + len(name)] = name
-        record[-FOOT_BYTES:] = masked_crc(record[HEAD_BYTES:-FOOT_BYTES]).to_bytes(FOOT_BYTES, "little")
+        image, label = _draw(config.seed, chunk.first + i, config.shape)
+        form.fill(buffer[i * stride : (i + 1) * stride], image, label, seed=config.seed, index=chunk.first + i)
 
 
 class _ShardWriter:
@@ -506,7 +449,7 @@ class _ShardWriter:
         """
         self._hash.update(buffer[:num_bytes])
         self._wait()
-        data = buffer[: -(-num_bytes // _ALIGNMENT) * _ALIGNMENT]
+        data = buffer[: -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES]
         self._behind = self._pool.submit(self._write, data, self.num_bytes)
         self.num_bytes += num_bytes
 
