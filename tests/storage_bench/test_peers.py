@@ -39,8 +39,19 @@ def hide(package, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
 
 
+OTHERS: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def others():
+    """Processes of other tests' session fixtures, a server say, which may be there before a test begins."""
+    OTHERS.clear()
+    OTHERS.update(child.pid for child in psutil.Process().children(recursive=True))
+
+
 def processes_below():
-    return [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and child.pid not in OTHERS]
 
 
 def block(images, seconds, cpu_s=1.0):
