@@ -11,8 +11,7 @@ CONTRACT.md says what every argument does on each road.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch.utils.data
@@ -22,6 +21,7 @@ from .batches import PlannedBatches
 from .buffers import BufferPool
 from .evidence import RouteEvidence
 from .iterators import LocalBatches, ProcessBatches, ShardBatches
+from .order import draws_globally, samplers_of, settings_of
 from .plan import Indices
 from .prefetch import Prefetcher, Tally
 from .resume import Place, State, checked_state, generators_of, new_state, own_state, restore, sampler_epoch
@@ -92,7 +92,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         )
         self.meter = StallMeter()
         self.tally = Tally()
-        self._data_name = None if shards is None else _name_of(shards)
         self._num_epochs = 0
         self._place: Place
         self._begun = False
@@ -154,7 +153,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iter(): the order is a function of it; a sampler with a set_epoch is told."""
         self.epoch = epoch
-        set_epoch_of(self._samplers(), epoch)
+        set_epoch_of(samplers_of(self), epoch)
 
     @property
     def num_dropped(self) -> int:
@@ -167,17 +166,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def __iter__(self) -> Any:
         """One epoch; what it gives is torch's iterator, and over a ShardSet one of iobench's."""
-        samplers, resumed = self._samplers(), self._take_pending()
-        if resumed is not None:
-            restore(resumed, samplers=samplers, own=own_state(samplers))
-        begun = resumed or self._new_state()
-        self._place = Place(
-            begun, sampler=own_state(samplers), resumed=resumed is not None, seed_drawn=self.generator is None
-        )
-        self._begun = True
+        samplers, pending = samplers_of(self), self._pending
+        resumed = pending is not None and pending["sampler_epoch"] == sampler_epoch(samplers)
+        begun = dict(pending) if resumed and pending is not None else self._new_state()
+        if resumed:
+            restore(begun, samplers)
+        self._place = Place(begun, sampler=own_state(samplers), resumed=resumed, seed_drawn=self.generator is None)
         self.meter = StallMeter()
         self.meter.transfer_not_covered = cuda_in_use()
         batches: Any = super().__iter__() if self._shards is None else self._get_iterator()
+        self._begun, self._pending = True, None
         self.epoch += 1
         if isinstance(self.dataset, IterableDataset):
             batches.pass_over(begun["num_yielded"])
@@ -243,9 +241,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """
         if self._pending is not None:
             return dict(self._pending)
-        if not self._begun or self._place.finished:
-            return self._new_state()
-        return self._place.state_dict()
+        underway = self._begun and not self._place.finished
+        return {"settings": settings_of(self), **(self._place.state_dict() if underway else self._new_state())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next iter() goes on from there.  Raises ResumeError where it is a place in another order.
@@ -254,64 +251,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """
         if not state:
             return
-        samplers = self._samplers()
-        self._pending = checked_state(state, self._settings(), generators=generators_of(samplers))
+        samplers = samplers_of(self)
+        self._pending = checked_state(state, settings_of(self), generators=generators_of(samplers))
         self._iterator = None  # worker processes that are kept have gone on
         self.epoch = state["epoch"]
         if state["sampler_epoch"] is not None:
             set_epoch_of(samplers, state["sampler_epoch"])
 
-    def _take_pending(self) -> State | None:
-        pending, self._pending = self._pending, None
-        if pending is None or pending["sampler_epoch"] != sampler_epoch(self._samplers()):
-            return None
-        return pending
-
     def _new_state(self) -> State:
-        samplers = self._samplers()
-        draws_globally = self._plan is None and not isinstance(self.dataset, IterableDataset)
-        return new_state(
-            self._settings(),
-            epoch=self.epoch,
-            samplers=samplers,
-            draws_globally=draws_globally,
-            own=own_state(samplers),
-        )
-
-    def _samplers(self) -> dict[str, Any]:
-        """What the order comes from, by name."""
-        found = {"generator": self.generator, "batch_sampler": self._index_sampler}
-        if self._plan is None:
-            found["sampler"] = getattr(self._index_sampler, "sampler", None)
-        return {name: one for name, one in found.items() if one is not None}
-
-    def _settings(self) -> dict[str, Any]:
-        """What a place in an epoch depends on."""
-        plan, batches = self._plan, self._index_sampler
-        found = {
-            "data": self._data_name or _name_of(self.dataset),
-            "batch_size": getattr(batches, "batch_size", None),
-            "drop_last": getattr(batches, "drop_last", self.drop_last),
-            "sampler": type(getattr(batches, "sampler", batches)).__name__,
-        }
-        if plan is None:
-            return found
-        seeded = plan.mode not in ("off", "generator")
-        return found | {
-            "mode": plan.mode,
-            "seed": plan.shards.seed if seeded else None,
-            "block_records": plan.shards.block_records if plan.mode == "blocks" else None,
-            "world_size": plan.world_size,
-            "even_batches": plan.even_batches,
-        }
-
-
-def _name_of(dataset: Any) -> str:
-    """What data these are, as far as an order of it is concerned."""
-    if isinstance(dataset, ShardSet):
-        shards = zip(dataset.paths, dataset.index.shard_sizes, strict=True)
-        rows = "".join(f"{str(path).rpartition('/')[2]} {size}\n" for path, size in shards)
-        return f"{len(dataset)} records, {hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()}"
-    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-        return type(dataset).__name__
-    return f"{type(dataset).__name__} of {len(dataset)}"
+        return new_state(epoch=self.epoch, samplers=samplers_of(self), draws_globally=draws_globally(self))

@@ -53,7 +53,7 @@ class Place:
         return int(self._state["num_yielded"])
 
     def state_dict(self) -> State:
-        """All that is needed to come back here."""
+        """All that is needed to come back here, but for the loader's settings."""
         return dict(self._state)
 
     def count(self) -> None:
@@ -93,14 +93,11 @@ def _begun(indices: Iterator[Any], again: Iterable[Any]) -> Iterator[Any]:
     return itertools.chain(first, indices) if first else iter(again)
 
 
-def new_state(
-    settings: Mapping[str, Any], *, epoch: int, samplers: Mapping[str, Any], draws_globally: bool, own: Any = None
-) -> State:
-    """The state at the beginning of an epoch; `samplers` may hold generators, `own` is the one with its own state."""
-    generators = generators_of(samplers)
+def new_state(*, epoch: int, samplers: Mapping[str, Any], draws_globally: bool) -> State:
+    """The state at the beginning of an epoch, without settings."""
+    generators, own = generators_of(samplers), own_state(samplers)
     return {
         "version": STATE_VERSION,
-        "settings": dict(settings),
         "epoch": epoch,
         "num_yielded": 0,
         "generators": {name: generator.get_state() for name, generator in generators.items()},
@@ -129,8 +126,9 @@ def checked_state(state: Any, settings: Mapping[str, Any], *, generators: Iterab
     return dict(state)
 
 
-def restore(state: State, *, samplers: Mapping[str, Any], own: Any) -> None:
+def restore(state: State, samplers: Mapping[str, Any]) -> None:
     """Set the generators, and the sampler with a state of its own, as they were."""
+    own = own_state(samplers)
     for name, generator in generators_of(samplers).items():
         generator.set_state(state["generators"][name])
     if own is not None and state["sampler"] is not None:
