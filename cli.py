@@ -45,7 +45,7 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="one setting, key=
 DataPath = Annotated[Path, typer.Argument(help="folder of shards, or one file")]
 SourceFolder = Annotated[Path, typer.Argument(metavar="SRC", help="folder of shards")]
 LocalFolder = Annotated[Path | None, typer.Option("--local", help="where a local copy may go  [$IOBENCH_LOCAL, cache]")]
-EngineFlag = Annotated[str | None, typer.Option(help="auto, buffered or direct")]
+EngineFlag = Annotated[str | None, typer.Option(help="auto, buffered, direct; for load also mmap, kvikio")]
 
 
 def main() -> NoReturn:

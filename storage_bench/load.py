@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..loaders.engines import EngineName, open_reader
 from ..loaders.evidence import background_rate, counter_for, judge, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
-from ..loaders.readers import BufferedReader, DirectReader
+from ..loaders.readers import BufferedReader, DirectReader, Reader
 from ..loaders.shards import ShardSet
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import summarise
 from .accelerators import touch
 from .evidence import cold_scope_of, doubts, read_path
 from .sweep import choose_engine, require_memory, require_room_to_warm
-from .workload import Engine, PageCache
+from .workload import PageCache, WorkloadUsageError
 
 if TYPE_CHECKING:
     from ..loaders.dataloader import DataLoader
@@ -36,7 +37,7 @@ class LoadConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: Engine = "auto"
+    engine: EngineName = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 64
     shuffle: ShuffleMode = "blocks"
     num_workers: Annotated[int, Field(ge=0, le=64)] = 2
@@ -63,12 +64,11 @@ def measure_load(
 ) -> LoadResult:
     """Measure images/s of the loader on `path`; raises what opening and reading the shards raises."""
     found = ShardSet.open(path, seed=config.seed)
-    engine, reason = choose_engine(config.engine, found.paths[0], page_cache=config.page_cache)
+    reader, reason = _open_reader(config, found.paths[0])
     cold = config.page_cache == "cold"
     total_bytes = sum(stamp.size_bytes for stamp in found.index.stamps)
     if not cold:
         require_room_to_warm(total_bytes)
-    reader = DirectReader() if engine == "direct" else BufferedReader(evict_behind=cold)
     shards = ShardSet(found.paths, found.index, reader, shuffle_mode=config.shuffle, seed=config.seed)
     found.close()
     counter = counter_for(shards.paths)
@@ -96,7 +96,7 @@ def measure_load(
     after, mine_after = counter.read_bytes(), process_read_bytes()
     evidence = judge(
         counter,
-        engine=engine,
+        engine=reader.engine,
         page_cache=config.page_cache,
         cache_fraction=resident,
         delivered_bytes=reader.delivered_bytes,
@@ -108,7 +108,7 @@ def measure_load(
     point = Point(
         params={
             "stage": "load",
-            "engine": engine,
+            "engine": reader.engine,
             "batch_size": batch_size,
             "shuffle": config.shuffle,
             "num_workers": config.num_workers,
@@ -120,6 +120,16 @@ def measure_load(
     smaller = f"batches hold {batch_size} images, not {config.batch_size}: there are no more"
     warnings = (*doubts(evidence), *([smaller] if batch_size < config.batch_size else []))
     return LoadResult(point, evidence.invalid_reason(), warnings, reason, shards.index.status)
+
+
+def _open_reader(config: LoadConfig, sample: Path) -> tuple[Reader, str]:
+    cold = config.page_cache == "cold"
+    if config.engine == "mmap" and cold:
+        raise WorkloadUsageError("engine mmap shows the page cache itself; use --page-cache warm, or --engine direct")
+    if config.engine in ("mmap", "kvikio"):
+        return open_reader(config.engine, sample, evict_behind=cold)
+    engine, reason = choose_engine(config.engine, sample, page_cache=config.page_cache)
+    return (DirectReader() if engine == "direct" else BufferedReader(evict_behind=cold)), reason
 
 
 def _time_blocks(

@@ -90,3 +90,13 @@ def test_a_measurement_that_a_counter_proves_is_not_doubted(page_set):
     if result.point.read_path.observed_route == "unknown":
         pytest.skip(result.point.read_path.route_evidence)
     assert not any("in memory" in warning for warning in result.warnings)
+
+
+def test_the_mapped_engine_is_measured_warm_and_refused_cold(page_set):
+    result = measure_load(
+        page_set.folder, LoadConfig(engine="mmap", page_cache="warm", seconds=0.05, blocks=2, batch_size=4)
+    )
+    assert result.point.params["engine"] == "mmap"
+    assert result.point.metrics["images_per_s"].value > 0
+    with pytest.raises(WorkloadUsageError, match="--page-cache warm"):
+        measure_load(page_set.folder, LoadConfig(engine="mmap", seconds=0.05, blocks=2))
