@@ -100,6 +100,7 @@ def check_example(known, ranks: list[dict[str, Any]], *, loader: str, sampler: s
 # --- the examples of CONTRACT.md
 
 
+@pytest.mark.slow
 @needs("lightning")
 def test_lightning_rebuilds_our_loader_and_every_record_comes_once_on_two_ranks(page_set, folder):
     finish([start(folder, str(PROGRAMS / "example.py"), "Lightning", str(folder))])

@@ -417,6 +417,7 @@ def test_an_iterable_data_set_that_became_shorter_is_told():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchdata") is None, reason="torchdata is not installed")
+@pytest.mark.filterwarnings("ignore:.set_vital. is deprecated")
 @pytest.mark.parametrize("place", [0, 1, 6, 13])
 def test_a_place_means_what_it_means_to_torchdata(place):
     from torchdata.stateful_dataloader import StatefulDataLoader
