@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tfrecord import example_pb2
 
-from iobench.loaders.fields import Fields, Wanted
+from iobench.loaders.fields import Fields, First, Wanted, parse_record
 from iobench.loaders.layout import LayoutError, LayoutProof
-from iobench.loaders.tfrecord import TFRecordError, encode_example, frame, walk_frames
+from iobench.loaders.tfrecord import HEAD_BYTES, TFRecordError, encode_example, frame, walk_frames
 
 SHAPE = (4, 5, 3)
 PIXELS = bytes(range(60))
@@ -256,6 +257,41 @@ def test_garbage_where_the_pixels_of_another_spelling_lie_is_no_image(path):
     lies[at] = 20  # the bytes value is said to end in the midst of the pixels
     with pytest.raises((LayoutError, TFRecordError), match="record 1"):
         prove(path, [good, frame(lies)])
+
+
+def parsed_whole(payloads):
+    """Places and labels by parsing all bytes of each record, or the number of the first that cannot be."""
+    first, found = None, []
+    for number, payload in enumerate(payloads):
+        try:
+            record = parse_record(memoryview(payload), Wanted(), where="", first=first)
+        except (LayoutError, TFRecordError):
+            return number
+        first = first or First(record.shape, "")
+        found.append((record.image_at, record.label))
+    return found
+
+
+def proven(path, payloads):
+    """The same, by the proof."""
+    try:
+        found = prove(path, [frame(payload) for payload in payloads])
+    except (LayoutError, TFRecordError) as error:
+        return int(re.search(r"record (\d+)", str(error)).group(1))
+    places = found.payload_offsets - found.frames.offsets - HEAD_BYTES
+    return list(zip(places.tolist(), found.labels.tolist(), strict=True))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(st.data())
+def test_records_with_any_byte_changed_are_found_as_parsing_them_whole_finds_them(path, data):
+    payloads = []
+    for label in range(data.draw(st.integers(2, 8))):
+        payload = bytearray(spelled(data.draw(st.sampled_from(ORDERS[::97])), label)[12:-4])
+        for _ in range(data.draw(st.sampled_from([0, 0, 1, 2]))):
+            payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+        payloads.append(payload)
+    assert proven(path, payloads) == parsed_whole(payloads)
 
 
 def test_a_shard_cut_between_two_looks_at_it_is_no_shard_of_garbage_labels(path):
