@@ -42,12 +42,16 @@ class PlannedBatches(Sampler[Any]):
                 f"PlannedBatches plans over a ShardSet, not over a {type(shards).__name__}; where a framework puts its "
                 f"sampler here, tell it not to (Lightning: Trainer(use_distributed_sampler=False))"
             )
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give 1 or more")
         self.shards = shards
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.rank = shards.rank if rank is None else rank
         self.world_size = shards.world_size if world_size is None else world_size
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} is not one of world_size {self.world_size}; ranks count from 0")
         self.even_batches = even_batches
         self.generator = generator
         self.epoch = 0

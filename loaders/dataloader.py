@@ -120,6 +120,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _planned(self, shards: ShardSet, shuffle: bool, sampler: Any, batch_sampler: Any) -> PlannedBatches | None:
         """The plan of this rank's batches; None where a sampler gives them."""
         if isinstance(batch_sampler, PlannedBatches):
+            if len(batch_sampler.shards) != len(shards):
+                raise ValueError(
+                    f"the PlannedBatches are of another set: it has {len(batch_sampler.shards)} records, the loader's "
+                    f"has {len(shards)}; make them over the loader's ShardSet"
+                )
             return batch_sampler
         if sampler is not None or batch_sampler is not None:
             return None

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch.utils.data._utils.pin_memory import pin_memory
 from torch.utils.data.dataloader import (
     _BaseDataLoaderIter,
@@ -94,7 +93,7 @@ class ShardBatches(_Tracked):
         self._collate = loader._own_collate
         self._held_to_route = loader.evidence if shards.require_route is not None else None
         indices = self._place.stream(self._sampler_iter, self._index_sampler)
-        records = _record_numbers(shards, indices, batched=self._auto_collation)
+        records = indices if loader._plan is not None else _checked(shards, indices, batched=self._auto_collation)
         self._prefetcher = loader._open(shards, records, base_seed=int(self._base_seed))
 
     def _next_data(self) -> Any:
@@ -119,7 +118,7 @@ class ShardBatches(_Tracked):
         self._prefetcher.close()
 
 
-def _record_numbers(shards: ShardSet, indices: Iterator[Any], *, batched: bool) -> Iterator[Indices]:
-    """Batches of record numbers; keeps no reference to the iterator, so that dropping that ends its threads."""
+def _checked(shards: ShardSet, indices: Iterator[Any], *, batched: bool) -> Iterator[Indices]:
+    """A sampler's batches as record numbers; knows nothing of the iterator, so that dropping it ends its threads."""
     for index in indices:
-        yield index if isinstance(index, np.ndarray) else shards.record_numbers(index if batched else [index])
+        yield shards.record_numbers(index if batched else [index])

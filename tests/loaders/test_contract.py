@@ -231,6 +231,10 @@ def test_a_sampler_gives_the_order(page_set, shards, num_workers):
 
 def test_a_batch_sampler_gives_the_batches(page_set, shards):
     assert order(page_set, DataLoader(shards, batch_sampler=[[4, 5], [2]])) == [[4, 5], [2]]
+    for kind in (np.array, torch.tensor, tuple):
+        assert order(page_set, DataLoader(shards, batch_sampler=[kind([-1, 5])])) == [[129, 5]]
+        with pytest.raises(IndexError, match="record 130 is not one of 130"):
+            list(DataLoader(shards, batch_sampler=[kind([130, 5])]))
     ranked = ShardSet.open(page_set.folder, rank=1, world_size=2, shuffle_mode="blocks")
     planned = PlannedBatches(ranked, 8, shuffle=True, even_batches=True)
     loader = DataLoader(ranked, batch_sampler=planned, num_workers=1)

@@ -294,6 +294,16 @@ def test_a_plan_is_a_batch_sampler_for_torchs_own_loader(page_set):
     assert copy.deepcopy(plan).epoch == 2
 
 
+def test_a_plan_that_does_not_fit_is_refused(page_set, sector_set):
+    shards = ShardSet.open(page_set.folder)
+    with pytest.raises(ValueError, match="rank 2 is not one of world_size 2"):
+        PlannedBatches(shards, 4, rank=2, world_size=2)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        PlannedBatches(shards, 0)
+    with pytest.raises(ValueError, match="of another set: it has 130 records, the loader's has 70"):
+        DataLoader(ShardSet.open(sector_set.folder), batch_sampler=PlannedBatches(shards, 4))
+
+
 def test_a_plan_over_something_else_is_refused_with_what_puts_it_there(page_set):
     with pytest.raises(TypeError, match=r"over a ShardSet, not over a list; .*use_distributed_sampler=False"):
         PlannedBatches([1, 2, 3], batch_size=4, drop_last=False)
