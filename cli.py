@@ -288,6 +288,7 @@ def load(
             **settings.model_dump(mode="json"),
             "engine_reason": result.engine_reason,
             "index": result.index_status,
+            "layout": result.layout_reason,
         },
         points=[result.point],
         metrics=result.point.metrics,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..loaders.discovery import find_shards
 from ..results.record import Metric, Point
 from ..results.verdict import (
     Fed,
@@ -78,7 +79,7 @@ def _make_run(run: Run, cells: Sequence[tuple[Source, int]], staged: StageResult
     engines: dict[Source, str] = {"direct": run.engine}
     if staged is not None and any(source == "staged" for source, _ in cells):
         folders["staged"] = staged.target
-        engines["staged"] = choose_engine("auto", next(staged.target.glob("*.tfrecord*")))[0]
+        engines["staged"] = choose_engine("auto", find_shards(staged.target)[0])[0]
     assert run.layout is not None  # set when the data were opened
     return TrainRun(
         folders=folders,

@@ -57,6 +57,7 @@ class LoadResult:
     warnings: tuple[str, ...]
     engine_reason: str
     index_status: str
+    layout_reason: str
 
 
 def measure_load(
@@ -119,7 +120,9 @@ def measure_load(
     )
     smaller = f"batches hold {batch_size} images, not {config.batch_size}: there are no more"
     warnings = (*doubts(evidence), *([smaller] if batch_size < config.batch_size else []))
-    return LoadResult(point, evidence.invalid_reason(), warnings, reason, shards.index.status)
+    return LoadResult(
+        point, evidence.invalid_reason(), warnings, reason, shards.index.status, shards.index.layout_reason
+    )
 
 
 def _open_reader(config: LoadConfig, sample: Path) -> tuple[Reader, str]:

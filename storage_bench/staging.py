@@ -23,7 +23,7 @@ from typing import ClassVar, TypeVar
 import xxhash
 
 from ..loaders.buffers import Buffer
-from ..loaders.discovery import SHARD_SUFFIXES, find_shards
+from ..loaders.discovery import SHARD_SUFFIXES, find_shards, is_shard_name
 from ..loaders.evidence import counter_for
 from ..loaders.page_cache import evict
 from ..loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
@@ -109,7 +109,7 @@ def stage(
 ) -> StageResult:
     """Copy the shard set in `source` to the folder `target` and verify it; an interrupted copy goes on next time.
 
-    With `limit_bytes` only as many whole shards as fit into it are copied: a sample, without the set's description.
+    With `limit_bytes` only as many whole shards as fit into it are copied: a sample, described as that.
 
     Raises StagingError where space is short, the target lies in the source, or a digest does not agree.
     """
@@ -135,8 +135,7 @@ def stage(
     begin = perf_counter()
     run.in_threads(run.verify, copied, streams)
     verify_s = perf_counter() - begin
-    if len(shards) == whole:
-        _copy_description(source, target)
+    _copy_description(source, target, shards=None if len(shards) == whole else shards)
     written = sum(item.written_bytes for item in copied)
     same = on_same_device(shards[0], target)
     return StageResult(source, target, len(shards), total, written, copy_s, verify_s, streams, same)
@@ -304,14 +303,14 @@ def _check_names(shards: Sequence[Path], target: Path) -> None:
     if inside := sorted(folders & {target.resolve(), *target.resolve().parents}):
         raise StagingError(f"{target}: the target lies in the source {inside[0]}; name another folder")
     names = [path.name for path in shards]
-    if odd := [name for name in names if not name.endswith(SHARD_SUFFIXES)]:
+    if odd := [name for name in names if not is_shard_name(name)]:
         raise StagingError(f"{odd[0]}: a copy of it would be no shard to anybody; name it {odd[0]}{SHARD_SUFFIXES[0]}")
     if len(set(names)) < len(names):
         raise StagingError(f"two shards of the source are named {max(names, key=names.count)}; stage them one by one")
     theirs, ours = target / DESCRIPTION_NAME, shards[0].parent / DESCRIPTION_NAME
     if theirs.is_file() and (not ours.is_file() or theirs.read_bytes() != ours.read_bytes()):
         raise StagingError(f"{target}: holds another data set; name another folder, or empty this one")
-    if foreign := sorted({path.name for path in target.glob("*") if path.name.endswith(SHARD_SUFFIXES)} - set(names)):
+    if foreign := sorted({path.name for path in target.glob("*") if is_shard_name(path.name)} - set(names)):
         raise StagingError(f"{target / foreign[0]}: not a shard of {folders.pop()}; name another folder")
 
 
@@ -334,9 +333,17 @@ def _digests(source: Path) -> dict[str, str]:
         ) from error
 
 
-def _copy_description(source: Path, target: Path) -> None:
-    if (source / DESCRIPTION_NAME).is_file():
-        write_whole(target / DESCRIPTION_NAME, (source / DESCRIPTION_NAME).read_text())
+def _copy_description(source: Path, target: Path, *, shards: Sequence[Path] | None) -> None:
+    """The set's description, or with `shards` what it says of these alone."""
+    if not (source / DESCRIPTION_NAME).is_file():
+        return
+    text = (source / DESCRIPTION_NAME).read_text()
+    if shards is not None:
+        document, names = json.loads(text), {path.name for path in shards}
+        document["shards"] = [row for row in document["shards"] if row["name"] in names]
+        document["num_images"] = sum(row["num_images"] for row in document["shards"])
+        text = json.dumps(document, indent=1)
+    write_whole(target / DESCRIPTION_NAME, text)
 
 
 def _remove_temporaries(folder: Path) -> None:

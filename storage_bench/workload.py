@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..loaders.decode import place_batch
-from ..loaders.discovery import SHARD_SUFFIXES, find_shards
+from ..loaders.discovery import find_shards, is_shard_name
 from ..loaders.plan import batch_runs, epoch_order, rank_share
 from ..loaders.prefetch import DEFAULT_READ_BYTES
 from ..loaders.shards import ShardSet
@@ -118,7 +118,7 @@ def data_files(path: Path) -> list[DataFile]:
         raise WorkloadError(f"{path}: no such file or folder; make data with `iobench generate {path}`")
     if path.is_dir():
         found = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
-        if any(entry.name == DESCRIPTION_NAME or entry.name.endswith(SHARD_SUFFIXES) for entry in found):
+        if any(entry.name == DESCRIPTION_NAME or is_shard_name(entry.name) for entry in found):
             found = find_shards(path)
     elif path.is_file():
         found = [path]

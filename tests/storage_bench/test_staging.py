@@ -10,6 +10,7 @@ import pytest
 
 from iobench.loaders.shards import ShardSet
 from iobench.storage_bench import staging
+from iobench.storage_bench.generate import Generate, generate, sample_pixels
 from iobench.storage_bench.staging import StagingError, on_same_device, remove_stage, room_for, stage
 
 
@@ -285,3 +286,12 @@ def test_partitions_of_one_disk_are_one_device(tmp_path, monkeypatch):
     assert disks("one") & disks("volume")
     assert not disks("one") & disks("other")
     assert disks("memory") == set()
+
+
+def test_a_sample_of_tensor_shards_is_described_as_that_and_opens(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    generate(source, Generate(num_images=12, images_per_shard=4, size=16, format="tensors"))
+    stage(source, target, limit_bytes=2 * (source / "train-00000-of-00003.tensors").stat().st_size)
+    shards = ShardSet.open(target)
+    assert len(shards) == 8
+    assert (shards[7][0].permute(1, 2, 0).numpy() == sample_pixels(0, 7, (16, 16, 3))).all()
