@@ -91,11 +91,12 @@ def test_only_what_is_missing_short_or_wrong_is_copied_again(source, target):
     assert all(same_bytes(source / name, target / name) for name in names(source))
 
 
-def test_a_sample_is_whole_shards_without_the_description(page_set, source, target):
+def test_a_sample_is_whole_shards_and_says_so(page_set, source, target):
     sizes = [path.stat().st_size for path in page_set.shards]
     result = stage(source, target, limit_bytes=sum(sizes[:2]) + 100)
     assert result.num_files == 2
-    assert names(target) == [path.name for path in page_set.shards[:2]]
+    assert names(target) == ["dataset.json", *(path.name for path in page_set.shards[:2])]
+    assert json.loads((target / "dataset.json").read_text())["num_images"] == 80
     assert len(ShardSet.open(target)) == 80
     with pytest.raises(StagingError, match="larger than the 100 bytes"):
         stage(source, target.with_name("another"), limit_bytes=100)
