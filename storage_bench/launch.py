@@ -146,15 +146,8 @@ def _horovod_settings(num_ranks: int) -> dict[str, str]:
     """Settings for small meetings of ranks that share cores.
 
     Horovod's thread wakes up in every rank once per cycle, and all ranks exchange a bit vector, whether there is
-    something to do or not.  Seen on two busy cores, median time from the last arrival to the end of a meeting, and CPU
-    time of all ranks when idle:
-
-        cycle     2 ranks            4 ranks            9 ranks
-        1 ms      1.9 ms, 0.3 cores  3.1 ms, 0.5 cores  5.5 ms, 1.1 cores
-        2 ms      3.0 ms, 0.2 cores  3.5 ms, 0.4 cores  5.7 ms, 0.7 cores
-        5 ms      5.3 ms, 0.1 cores  5.7 ms, 0.2 cores  8.5 ms, 0.4 cores
-
-    Without the response cache it is 15 to 20 ms and more than a core, so the cache stays on.  Stalls are watched by us.
+    something to do or not: a short cycle makes meetings quick, and idle ranks costly where there are more ranks than
+    cores.  Without the response cache both get worse, so the cache stays on.  Stalls are watched by us.
     """
     cycle_ms = 1 if num_ranks <= len(os.sched_getaffinity(0)) else 2
     return {"HOROVOD_CYCLE_TIME": str(cycle_ms), "HOROVOD_STALL_CHECK_DISABLE": "1"}

@@ -122,8 +122,7 @@ class HorovodRanks:
     that are no part of a meeting stand by in `barrier`, where a round with everybody standing by is the end.
 
     A process set for each number of ranks would do the same, but each set costs an exchange between its ranks in every
-    cycle of Horovod's: seen on two cores at a cycle of 5 ms, 9 idle ranks took a core with sets of 7 and 8, and a third
-    of one without.
+    cycle of Horovod's, idle or not.
     """
 
     backend: Backend = "horovod"
