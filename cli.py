@@ -554,6 +554,7 @@ class _Journal:
         from .results.record import write_record
         from .results.report import write_report
 
+        record = record.model_copy(update={"run_id": self._run_id})  # the folder's name
         path = write_record(record, self._folder)
         write_report([record], self._folder / "report.html")
         show_points(record.points)
