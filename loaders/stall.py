@@ -3,7 +3,7 @@
     with StallMeter() as meter:
         for images, labels in meter.watch(loader):
             step(images, labels)
-    print(meter)          # 400 steps, 12.1 s, waited 0.31 s for data (2.6 %), p50 0.02 ms, p99 9.1 ms
+    print(meter)          # N steps, X s, waited Y s for data (Z%), p50 ... ms, p99 ... ms
 
 Host wait is the time blocked in next().  The wall time runs from the first next() to the last batch's end of step.
 On CUDA the compute stream has a wait of its own (stall_cuda.py): the host may wait while the GPU is still busy.
