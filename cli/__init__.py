@@ -1,0 +1,90 @@
+"""The command: one function per verb.  It loads configs, calls the bench, writes the record and says what it means.
+
+Exit: 0 done or met, 1 requirement missed, 2 wrong usage or config, 3 measurement invalid, 4 data or environment error,
+130 interrupted.  With --json stdout holds exactly one JSON document, errors included; everything else is on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from .. import __version__
+from ..terminal import say
+from . import data, jobs, reports, storage
+from .journal import print_json
+from .options import DONE, ENVIRONMENT, INTERRUPTED, USAGE, app
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["data", "jobs", "main", "reports", "run", "storage"]
+
+GRACE_S = 4.0  # what an interrupted command has for cleaning up before it is ended all the same
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit status."""
+    as_json = "--json" in arguments
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        status = int(app(list(arguments) or ["--help"], prog_name="iobench", standalone_mode=False) or DONE)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception as error:
+        known, message = _status_of(error)
+        if known is None:  # a mistake of this program: never 1, which says that a requirement was missed
+            traceback.print_exc()
+            known, message = ENVIRONMENT, f"internal error: {message or type(error).__name__}; please report it"
+        return _fail(message, type(error).__name__, known, as_json=as_json)
+    if status == INTERRUPTED:  # typer, too, makes a status of an interrupt
+        return _fail("interrupted", "Interrupted", INTERRUPTED, as_json=as_json)
+    return status
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _fail(message: str, kind: str, status: int, *, as_json: bool) -> int:
+    if as_json:
+        print_json({"error": {"type": kind, "message": message, "exit_status": status}})
+    say(f"iobench: {message}")
+    return status
+
+
+def _status_of(error: Exception) -> tuple[int | None, str]:
+    """The exit status an error carries, and its message with the file it is about."""
+    if hasattr(error, "format_message"):  # what typer raises for wrong usage
+        return USAGE, f"{error.format_message()} (iobench --help)"
+    status = getattr(error, "exit_status", None)
+    if isinstance(error, OSError):
+        named = error.filename is not None and error.strerror is not None
+        return status or ENVIRONMENT, f"{error.filename}: {error.strerror}" if named else str(error)
+    return status, str(error)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """The first SIGINT or SIGTERM unwinds; cleaning up has GRACE_S, further signals do not disturb it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    watchdog = threading.Timer(GRACE_S, os._exit, (INTERRUPTED,))
+    watchdog.daemon = True
+    watchdog.start()
+    raise KeyboardInterrupt

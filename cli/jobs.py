@@ -1,0 +1,115 @@
+"""Commands that run ranks: train, qualify."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..terminal import Screen
+from .journal import Journal, command_line
+from .options import (
+    DONE,
+    INVALID,
+    MISSED,
+    ConfigFile,
+    DataPath,
+    EngineFlag,
+    Json,
+    LocalFolder,
+    Out,
+    Sets,
+    app,
+    local_folder,
+)
+
+
+@app.command()
+def train(
+    path: DataPath,
+    np: Annotated[int, typer.Option("--np", min=1, max=256, help="ranks")] = 1,
+    accelerator: Annotated[str, typer.Option(help="h100, a100 or seconds per step (all emulated)")] = "h100",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="images per rank  [the published one]")] = None,
+    steps: Annotated[int, typer.Option(min=2, help="counted steps per round")] = 10,
+    source: Annotated[str, typer.Option(help="direct, staged or synthetic")] = "direct",
+    local: LocalFolder = None,
+    engine: EngineFlag = None,
+    seconds: Annotated[float, typer.Option(min=1, help="time the rounds may take")] = 60.0,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Run ranks that compute on batches from one source, beside a synthetic control."""
+    from ..configs import load as load_config
+    from ..training_bench.command import run_train
+    from ..training_bench.train import TrainConfig
+
+    settings = load_config(TrainConfig, file=config, sets=set_ or ())
+    journal = Journal("train", path, out, json=json)
+    with Screen() as screen:
+        outcome = run_train(
+            path,
+            settings,
+            num_ranks=np,
+            accelerator=accelerator,
+            batch_size=batch_size,
+            steps=steps,
+            source=source,
+            engine=engine or "auto",
+            local=local_folder(local),
+            seconds=seconds,
+            show=screen.show,
+        )
+    journal.finish(
+        workload={**settings.model_dump(mode="json"), **outcome.workload},
+        points=outcome.points,
+        metrics=outcome.best.metrics,
+        best=outcome.best,
+        warnings=outcome.warnings,
+        invalid=outcome.invalid,
+    )
+
+
+@app.command()
+def qualify(
+    path: DataPath,
+    preset: Annotated[str, typer.Option(help="a preset's name")] = "quick",
+    accelerator: Annotated[str | None, typer.Option(help="h100, a100 or seconds per step (all emulated)")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images per rank  [the published one]")] = None,
+    required_gpus: Annotated[int | None, typer.Option(help="how many accelerators the storage must feed")] = None,
+    max_ranks: Annotated[int | None, typer.Option(help="the most ranks to run on this host")] = None,
+    engine: EngineFlag = None,
+    measure_seconds: Annotated[float | None, typer.Option(help="measuring time at most")] = None,
+    epochs: Annotated[int | None, typer.Option(help="epochs over which a copy may pay back")] = None,
+    dataset_bytes: Annotated[str | None, typer.Option(help="size of the real data set, as 150G")] = None,
+    local: LocalFolder = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """The main job: one verdict about the storage under PATH, with a record and a report."""
+    from ..configs import load as load_config
+    from ..qualify import QualifyConfig
+    from ..qualify import qualify as measure
+
+    flags = {
+        "accelerator": accelerator,
+        "batch_size": batch_size,
+        "required_gpus": required_gpus,
+        "max_ranks": max_ranks,
+        "engine": engine,
+        "measure_seconds": measure_seconds,
+        "copy.epochs": epochs,
+        "copy.dataset_bytes": dataset_bytes,
+    }
+    settings = load_config(QualifyConfig, preset=preset, file=config, sets=set_ or (), flags=flags)
+    journal = Journal("qualify", path, out, json=json)
+    with Screen() as screen:
+        record = measure(
+            path, settings, local=local_folder(local), preset=preset, command=command_line(), show=screen.show
+        )
+    journal.write(record)
+    outcome = record.verdict.outcome if record.verdict else "insufficient"
+    raise typer.Exit({"pass": DONE, "fail": MISSED}.get(outcome, INVALID))

@@ -1,0 +1,125 @@
+"""A run's folder, its record and what of it goes to the terminal and to stdout."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..terminal import say, show_points, show_verdict
+from .options import ENVIRONMENT, INVALID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..results.record import Kind, Metric, Point, RunRecord
+
+
+class Journal:
+    """A run's folder: made before anything is measured, so that a full or read-only disk is noticed at once."""
+
+    def __init__(self, kind: Kind, path: Path, out: Path | None, *, json: bool) -> None:
+        from ..results.record import new_run_id, utc_now
+
+        self._kind: Kind = kind
+        self._path = path
+        self._json = json
+        self._run_id = new_run_id(kind)
+        self._started = utc_now()
+        self._folder = out or Path("iobench-runs") / self._run_id
+        if self._joins(path):
+            text = f"{self._folder}: the run's folder would lie among the data in {path}; give another --out"
+            raise OutputError(text)
+        made = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
+        probe = self._folder / ".iobench-probe.tmp"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"\0" * 4096)
+        except OSError as error:
+            text = f"{self._folder}: the run's folder cannot be written ({error.strerror}); give another --out"
+            raise OutputError(text) from error
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+            with suppress(OSError):
+                for folder in made:
+                    folder.rmdir()  # made again when there is a record to put into it
+
+    def _joins(self, data: Path) -> bool:
+        """Whether the run's folder would be a new entry of the data folder, which may hold nothing but data."""
+        folder, data = self._folder.resolve(), data.resolve()
+        if not folder.is_relative_to(data) or data.is_file():
+            return False
+        parts = folder.relative_to(data).parts
+        return not parts or not (data / parts[0]).exists()
+
+    def finish(
+        self,
+        *,
+        workload: dict[str, Any],
+        points: Sequence[Point],
+        metrics: dict[str, Metric],
+        best: Point,
+        warnings: Sequence[str] = (),
+        invalid: Sequence[str] = (),
+    ) -> None:
+        """Write the record of a run without a requirement; exit 3 where its measurement is not valid."""
+        from ..results.environment import collect, public_path
+        from ..results.record import RunRecord, utc_now
+
+        record = RunRecord(
+            run_id=self._run_id,
+            kind=self._kind,
+            started_at=self._started,
+            finished_at=utc_now(),
+            command=command_line(),
+            workload={"path": public_path(self._path), **workload},
+            environment=collect(self._path),
+            read_path=best.read_path,
+            metrics=metrics,
+            ranks=best.ranks,
+            points=tuple(points),
+            warnings=(*warnings, *(f"not valid: {text}" for text in invalid)),
+        )
+        self.write(record)
+        for warning in record.warnings:
+            say(f"warning: {warning}")
+        if invalid:
+            raise typer.Exit(INVALID)
+
+    def write(self, record: RunRecord) -> None:
+        """record.json and report.html into the run's folder, the tables on the terminal, the JSON on stdout."""
+        from ..results.record import write_record
+        from ..results.report import write_report
+
+        record = record.model_copy(update={"run_id": self._run_id})  # the folder's name
+        path = write_record(record, self._folder)
+        write_report([record], self._folder / "report.html")
+        show_points(record.points)
+        show_verdict(record)
+        say(f"record: {path}")
+        say(f"report: {self._folder / 'report.html'}")
+        if self._json:
+            print_json(record.model_dump(mode="json"))
+
+
+class OutputError(OSError):
+    """The run's folder cannot be written."""
+
+    exit_status = ENVIRONMENT
+
+
+def command_line() -> tuple[str, ...]:
+    """The command as it was given, without what is private in its paths."""
+    from ..results.environment import public_path
+
+    return ("iobench", *(public_path(word) if "/" in word else word for word in sys.argv[1:]))
+
+
+def print_json(document: object) -> None:
+    """The one document of --json."""
+    print(json_format.dumps(document))

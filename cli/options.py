@@ -1,0 +1,41 @@
+"""What commands share: exit statuses, the application they hang on, and the options that mean the same everywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DONE, MISSED, USAGE, INVALID, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Feeds accelerators from storage, and measures how many the storage can feed.",
+    epilog="Exit: 0 done or met, 1 missed, 2 usage, 3 measurement invalid, 4 data or environment, 130 interrupted.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout, everything else on stderr")]
+Out = Annotated[Path | None, typer.Option("--out", help="folder of this run  [default: ./iobench-runs/RUN]")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="settings in a TOML file")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="one setting, key=value; may be given again")]
+DataPath = Annotated[Path, typer.Argument(help="folder of shards, or one file")]
+SourceFolder = Annotated[Path, typer.Argument(metavar="SRC", help="folder of shards")]
+LocalFolder = Annotated[Path | None, typer.Option("--local", help="where a local copy may go  [$IOBENCH_LOCAL, cache]")]
+EngineFlag = Annotated[str | None, typer.Option(help="auto, buffered, direct; for load also mmap, kvikio")]
+
+
+def local_folder(given: Path | None) -> Path:
+    """Where a local copy may go: --local, $IOBENCH_LOCAL, the user's cache; a memory file system only when named."""
+    if given is not None:
+        return given
+    if named := os.environ.get("IOBENCH_LOCAL"):
+        return Path(named)
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise typer.BadParameter("there is no home folder to copy to; give --local DIR") from None
+    return cache / "iobench" / "staged"

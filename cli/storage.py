@@ -1,0 +1,188 @@
+"""Commands that measure storage and what reads it: storage, load, stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..terminal import Screen, say
+from .journal import Journal
+from .options import ConfigFile, DataPath, EngineFlag, Json, Out, Sets, SourceFolder, app
+
+
+@app.command()
+def storage(
+    path: DataPath,
+    engine: EngineFlag = None,
+    access: Annotated[str | None, typer.Option(help="sequential, random or shard-replay")] = None,
+    block_size: Annotated[str | None, typer.Option(help="4K..64M; several with commas")] = None,
+    queue_depth: Annotated[str | None, typer.Option(help="reads in flight per thread; several with commas")] = None,
+    threads: Annotated[str | None, typer.Option(help="streams at once; several with commas")] = None,
+    page_cache: Annotated[str | None, typer.Option(help="cold, warm or cold,warm")] = None,
+    seconds: Annotated[float | None, typer.Option(help="seconds of one time block")] = None,
+    blocks: Annotated[int | None, typer.Option(help="time blocks of each point")] = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Storage rate at every combination of the given lists, interleaved, with counters on each point."""
+    from ..configs import load as load_config
+    from ..storage_bench.evidence import doubts
+    from ..storage_bench.feeding import storage_point
+    from ..storage_bench.sweep import sweep
+    from ..storage_bench.workload import StorageConfig, crowding, data_files
+
+    flags = {
+        "engine": engine,
+        "access": access,
+        "block_size": block_size,
+        "queue_depth": queue_depth,
+        "threads": threads,
+        "page_cache": page_cache,
+        "seconds": seconds,
+        "blocks": blocks,
+    }
+    settings = load_config(StorageConfig, file=config, sets=set_ or (), flags=flags)
+    journal = Journal("storage", path, out, json=json)
+    with Screen() as screen:
+        results = sweep(
+            path,
+            settings,
+            on_block=lambda done, total, point, block: screen.show(
+                "storage", done / total, f"{point.engine} {point.block_bytes >> 10} KiB: {block.gbps:.2f} GB/s"
+            ),
+        )
+    points = [storage_point(result, path) for result in results]
+    evidence = [result.evidence for result in results if result.evidence is not None]
+    best = max(points, key=lambda point: point.metrics["read_gbps"].value or 0.0)
+    files = data_files(path)
+    crowded = (
+        crowding(files, block_bytes=result.point.block_bytes, reads_in_flight=result.point.reads_in_flight)
+        for result in results
+        if result.point.access != "shard-replay"
+    )
+    warnings = [*(text for item in evidence for text in doubts(item)), *(text for text in crowded if text)]
+    reasons = {f"{result.point.engine}: {result.engine_reason}": None for result in results}
+    journal.finish(
+        workload={**settings.model_dump(mode="json"), "engine_reasons": list(reasons)},
+        points=points,
+        metrics=best.metrics,
+        best=best,
+        warnings=warnings,
+        invalid=[text for item in evidence if (text := item.invalid_reason())],
+    )
+
+
+@app.command()
+def load(
+    path: DataPath,
+    engine: EngineFlag = None,
+    batch_size: Annotated[int | None, typer.Option(help="images in a batch")] = None,
+    shuffle: Annotated[str | None, typer.Option(help="off, shards, blocks or records")] = None,
+    num_workers: Annotated[int | None, typer.Option(help="reader threads")] = None,
+    page_cache: Annotated[str | None, typer.Option(help="cold or warm")] = None,
+    seconds: Annotated[float | None, typer.Option(help="seconds of one time block")] = None,
+    peers: Annotated[str | None, typer.Option(help="beside ours, interleaved: preadv, torch, tfrecord, dali")] = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """What the loader delivers by itself: images/s, GB/s and CPU seconds per GB; with --peers beside other loaders."""
+    from ..configs import load as load_config
+    from ..storage_bench.load import LoadConfig, measure_load
+
+    flags = {
+        "engine": engine,
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "num_workers": num_workers,
+        "page_cache": page_cache,
+        "seconds": seconds,
+    }
+    if peers is not None:
+        _load_beside(path, {**flags, "peers": peers}, config, set_, out, json=json)
+        return
+    settings = load_config(LoadConfig, file=config, sets=set_ or (), flags=flags)
+    journal = Journal("load", path, out, json=json)
+    with Screen() as screen:
+        result = measure_load(
+            path, settings, on_block=lambda done, total, rate: screen.show("load", done / total, f"{rate:.0f} images/s")
+        )
+    journal.finish(
+        workload={
+            **settings.model_dump(mode="json"),
+            "engine_reason": result.engine_reason,
+            "index": result.index_status,
+            "layout": result.layout_reason,
+        },
+        points=[result.point],
+        metrics=result.point.metrics,
+        best=result.point,
+        warnings=result.warnings,
+        invalid=[result.invalid] if result.invalid else [],
+    )
+
+
+@app.command()
+def stage(
+    source: SourceFolder,
+    target: Annotated[Path, typer.Argument(metavar="DST", help="folder for the copy")],
+    streams: Annotated[int, typer.Option(min=1, max=64, help="shards copied at once")] = 4,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Copy a shard set, timed and verified; an interrupted copy goes on where it stopped."""
+    from ..storage_bench.staging import stage as copy
+    from ..storage_bench.staging import stage_point
+
+    journal = Journal("stage", source, out, json=json)
+    with Screen() as screen:
+        result = copy(
+            source,
+            target,
+            streams=streams,
+            progress=lambda done, total: screen.show(
+                "stage", done / total, f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"
+            ),
+        )
+    point = stage_point(result)
+    warnings = ["source and target are on the same device"] if result.same_device else []
+    there = result.total_bytes - result.copied_bytes
+    if there and result.copied_bytes:
+        warnings.append(f"{there / 1e9:.2f} GB were there already: the time is that of the rest, and of checking them")
+    journal.finish(workload={"streams": streams}, points=[point], metrics=point.metrics, best=point, warnings=warnings)
+    say(
+        f"{result.num_files} shards, {result.total_bytes / 1e9:.2f} GB: {result.copied_bytes / 1e9:.2f} GB copied in "
+        f"{result.copy_s:.2f} s, verified in {result.verify_s:.2f} s"
+    )
+
+
+def _load_beside(
+    path: Path, flags: dict[str, Any], config: Path | None, sets: list[str] | None, out: Path | None, *, json: bool
+) -> None:
+    from ..configs import load as load_config
+    from ..storage_bench.peers import PeersConfig, compare_peers
+
+    settings = load_config(PeersConfig, file=config, sets=sets or (), flags=flags)
+    journal = Journal("load", path, out, json=json)
+    with Screen() as screen:
+        result = compare_peers(
+            path,
+            settings,
+            on_block=lambda done, total, road, rate: screen.show("peers", done / total, f"{road}: {rate:.0f} images/s"),
+        )
+    ours = result.points[0]
+    journal.finish(
+        workload={**settings.model_dump(mode="json"), "roads": list(result.roads)},
+        points=result.points,
+        metrics=ours.metrics,
+        best=ours,
+        warnings=result.warnings,
+        invalid=result.invalid,
+    )
+    for text in result.sentences:
+        say(text)
