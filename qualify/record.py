@@ -138,6 +138,7 @@ def _metrics(
         ("sync_wait_s", "s"),
         ("data_stall_fraction", "fraction"),
         ("au_mlperf", "fraction"),
+        ("au_dlio", "fraction"),
     ):
         metrics[name] = take(best, name, unit, no_ranks)
     metrics["gpus_fed_predicted"] = predicted.as_metric(n=blocks)

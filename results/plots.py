@@ -111,7 +111,7 @@ def utilisation_plot(record: RunRecord) -> Plot | None:
     threshold = record.workload.get("au_threshold")
     if isinstance(threshold, int | float):
         mark_height(layout, threshold, f"threshold {threshold:.2f}")
-    columns = point_columns(points, ("au_mlperf", "data_stall_fraction", "images_per_s"))
+    columns = point_columns(points, ("au_mlperf", "au_predicted", "au_dlio", "data_stall_fraction", "images_per_s"))
     table = Table("Utilisation", (_named(points), *columns, *flag_columns(points)))
     title = _fed_finding(record, accelerator)
     return Plot("utilisation", title, tuple(traces), layout, table, note=flag_note(points, mark=OPEN_MARKERS))

@@ -1,6 +1,7 @@
 """Verdicts: how many accelerators are fed, whether to copy first, and the sentence that says so.
 
     predicted   max N with B(N) >= u * N * d      B(N) measured at N concurrent readers, d one accelerator's demand
+                AU(N) = min(AU_control(N), B(N) / (N * d))
     measured    max N of the ranks that ran with AU(N) >= u
     copy or not the smallest E with T_copy + sum T_local(e) < sum T_direct(e), e = 1 cold
 
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .record import Metric, Outcome, Requirement, Verdict
+from .record import Metric, Outcome, Requirement, Verdict, not_measured
 
 TRUSTED_CONTROL = 0.90
 
@@ -83,6 +84,52 @@ def predict_fed(rates: Mapping[int, Metric], *, demand_gbps: float, threshold: f
     if value == most:
         return Fed(value, _known(largest(0), least), None, f"at least: more than {most} readers were not measured")
     return Fed(value, _known(largest(0), least), largest(1))
+
+
+def rate_between(rates: Mapping[int, Metric], num_readers: int) -> Metric:
+    """The rate at `num_readers`: as measured there, else on the straight line between its measured neighbours.
+
+    Beyond the smallest and the largest number that was measured nothing is known.
+    """
+    if (there := rates.get(num_readers)) is not None:
+        return there
+    known = sorted(count for count, rate in rates.items() if rate.value is not None)
+    below = [count for count in known if count < num_readers]
+    above = [count for count in known if count > num_readers]
+    if not below or not above:
+        return not_measured("GB/s", f"no rate was measured on both sides of {num_readers} readers")
+    low, high = rates[below[-1]], rates[above[0]]
+    assert low.value is not None  # as chosen
+    assert high.value is not None
+    share = (num_readers - below[-1]) / (above[0] - below[-1])
+    return Metric(
+        value=low.value + share * (high.value - low.value),
+        unit=low.unit,
+        n=min(low.n, high.n),
+        reason=f"between the rates of {below[-1]} and {above[0]} readers",
+    )
+
+
+def predict_utilisation(rate: Metric, *, num_ranks: int, demand_gbps: float, control: float | None = None) -> Metric:
+    """The AU that `num_ranks` ranks would reach on a storage that gives `rate` (GB/s) to as many readers.
+
+        step = max(s + m, N * b / B(N))        s the step time, m what a meeting of ranks costs, b bytes of a batch
+        AU   = s / step = min(s / (s + m), B(N) / (N * d))        d = b / s
+
+    Ranks meet after each step, so all of them make as many steps, and a rank that reads faster than its share fills
+    its queue and leaves the rest to the others: together they go at B(N) where that is too slow.  Reading goes on
+    while ranks compute and meet, so that of both costs only the larger one shows.  `control` is s / (s + m), the AU
+    of ranks that read nothing; without it meetings cost nothing.  The interval comes from the rate's.
+    """
+    if rate.value is None:
+        return not_measured("fraction", f"no rate: {rate.reason}")
+    limit = 1.0 if control is None else control
+
+    def reached(gbps: float) -> float:
+        return min(limit, max(0.0, gbps) / (num_ranks * demand_gbps))
+
+    interval = None if rate.ci95 is None else (reached(rate.ci95[0]), reached(rate.ci95[1]))
+    return Metric(value=reached(rate.value), unit="fraction", ci95=interval, n=rate.n, reason=rate.reason)
 
 
 def decide_fed(utilisation: Mapping[int, Metric], *, threshold: float, unusable: Mapping[int, str]) -> Fed:

@@ -40,6 +40,8 @@ METRIC_LABELS = {
     "overhead_s": "overhead per step",
     "data_stall_fraction": "share of time waiting for data",
     "au_mlperf": "accelerator utilisation (AU)",
+    "au_dlio": "AU as DLIO computes it",
+    "au_predicted": "AU predicted from the storage rate",
     "scaling_efficiency": "scaling efficiency",
     "gpus_fed_predicted": "accelerators fed, predicted",
     "gpus_fed_measured": "accelerators fed, measured",

@@ -30,6 +30,7 @@ PROMISED = {
     "data_stall_fraction",
     "gpu_data_wait_s",
     "au_mlperf",
+    "au_dlio",
     "gpus_fed_predicted",
     "gpus_fed_measured",
     "stage_time_s",

@@ -19,7 +19,7 @@ from ..loaders.evidence import DeviceCounter, RouteEvidence, judge
 from ..results.record import ColdScope, Metric, Point, RankReport
 from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
-from ..storage_bench.emulate import accelerator_utilisation
+from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from ..storage_bench.evidence import cold_scope_of, read_path
 from .loop import Block, RankPlan, Source
 
@@ -35,6 +35,7 @@ UNITS = {
     "images_per_s": "images/s",
     "data_stall_fraction": "fraction",
     "au_mlperf": "fraction",
+    "au_dlio": "fraction",
 }
 
 Steps = npt.NDArray[np.int64]
@@ -127,6 +128,7 @@ def _figures(steps: Steps, plan: RankPlan) -> dict[str, float]:
         "images_per_s": plan.batch_size / wall,
         "data_stall_fraction": wait / wall,
         "au_mlperf": accelerator_utilisation(1, plan.step_time_s, wall),
+        "au_dlio": dlio_utilisation(compute, wall),
     }
 
 

@@ -13,6 +13,8 @@ from iobench.results.verdict import (
     judge_requirement,
     missed_in_spite_of_few_steps,
     predict_fed,
+    predict_utilisation,
+    rate_between,
 )
 
 
@@ -103,6 +105,65 @@ def test_a_predicted_number_was_measured_and_lies_in_its_range(rates, threshold)
     assert fed.value in {0, *measured}
     assert fed.low is None or fed.low <= fed.value
     assert fed.high is None or fed.value <= fed.high
+
+
+# --- AU from the rate --------------------------------------------------------------------------------------------
+
+
+def test_the_utilisation_is_the_share_of_the_demand_that_the_storage_covers():
+    # 4 x 0.5 GB/s are asked for
+    metric = predict_utilisation(rate(1.5, 0.1), num_ranks=4, demand_gbps=0.5)
+    assert metric.value == pytest.approx(0.75)
+    assert metric.ci95 == pytest.approx((0.70, 0.80))
+    assert predict_utilisation(rate(2.1, 0.3), num_ranks=4, demand_gbps=0.5).ci95 == pytest.approx((0.9, 1.0))
+
+
+def test_what_meetings_cost_shows_only_where_reading_does_not_hide_it():
+    assert predict_utilisation(rate(3.0), num_ranks=4, demand_gbps=0.5, control=0.96).value == pytest.approx(0.96)
+    assert predict_utilisation(rate(1.5), num_ranks=4, demand_gbps=0.5, control=0.96).value == pytest.approx(0.75)
+
+
+def test_a_rate_between_two_measured_ones_is_on_the_line_between_them_and_unknown_beyond():
+    rates = {2: rate(1.0), 6: rate(3.0)}
+    assert rate_between(rates, 2) is rates[2]
+    assert rate_between(rates, 3).value == pytest.approx(1.5)
+    assert rate_between(rates, 3).ci95 is None
+    beyond = rate_between(rates, 7)
+    assert beyond.value is None
+    assert predict_utilisation(beyond, num_ranks=7, demand_gbps=0.5).value is None
+
+
+def simulated_utilisation(*, num_ranks, depth, step_s, batch, bandwidth, meeting_s, num_steps=60, drop=10, tick=2e-4):
+    """Ranks that read ahead by `depth` batches, share `bandwidth` evenly and meet after each step, tick by tick."""
+    queued, progress = [0] * num_ranks, [0.0] * num_ranks
+    done, now, ready_at, begun = 0, 0.0, [None] * num_ranks, 0.0
+    while done < num_steps:
+        reading = [rank for rank in range(num_ranks) if queued[rank] < depth]
+        for rank in reading:
+            progress[rank] += bandwidth * tick / len(reading) / batch
+            if progress[rank] >= 1:
+                progress[rank] -= 1
+                queued[rank] += 1
+        now += tick
+        for rank in range(num_ranks):
+            if ready_at[rank] is None and queued[rank]:
+                queued[rank] -= 1
+                ready_at[rank] = now + step_s
+        if all(time is not None for time in ready_at) and now >= max(ready_at) + meeting_s:
+            ready_at, done = [None] * num_ranks, done + 1
+            begun = now if done == drop else begun
+    return (num_steps - drop) * step_s / (now - begun)
+
+
+@pytest.mark.parametrize(("num_ranks", "meeting_s"), [(2, 0.0), (3, 0.004), (4, 0.004), (5, 0.004), (8, 0.0)])
+def test_the_prediction_is_what_simulated_ranks_that_share_a_disk_and_meet_reach(num_ranks, meeting_s):
+    step_s, batch, bandwidth = 0.1, 1.0, 40.0  # one asks for 10 a second
+    simulated = simulated_utilisation(
+        num_ranks=num_ranks, depth=2, step_s=step_s, batch=batch, bandwidth=bandwidth, meeting_s=meeting_s
+    )
+    control = step_s / (step_s + meeting_s)
+    predicted = predict_utilisation(rate(bandwidth), num_ranks=num_ranks, demand_gbps=batch / step_s, control=control)
+    assert simulated == pytest.approx(predicted.value, abs=0.01)
 
 
 # --- measured ----------------------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ def test_a_worked_example_of_one_rank():
     assert value(point, "images_per_s") == pytest.approx(4 / step)
     assert value(point, "data_stall_fraction") == pytest.approx(0.002 / step)
     assert value(point, "au_mlperf") == pytest.approx(STEP_S / step)
+    assert value(point, "au_dlio") == pytest.approx(0.010 / step)
     assert point.params["counted_steps"] == 10
 
 
@@ -134,6 +135,35 @@ def test_each_round_gives_samples_of_its_own():
     assert metric.samples == pytest.approx([0, 0, 0.01, 0.01, 0.02, 0.02])
     assert metric.value == pytest.approx(0.01)
     assert metric.ci95 is not None
+
+
+def test_a_sleep_that_lasts_too_long_lowers_the_utilisation_of_the_rules_and_not_that_of_dlio():
+    rows = steps(*[(0, 12 * MS, 1 * MS, 0)] * 12)  # 12 ms of compute where 10 are nominal
+    points, _ = summarise(make_plan(block()), result(0, log(0, rows)))
+    assert value(points[0], "au_mlperf") == pytest.approx(10 / 13)
+    assert value(points[0], "au_dlio") == pytest.approx(12 / 13)
+
+
+def dlio_au(loads, computes, barriers):
+    """The published formula over one epoch block, from clock readings: (end - start - proc[0]), compute[1:]."""
+    now, proc, compute = 0.0, [], []
+    for load, work, barrier in zip(loads, computes, barriers, strict=True):
+        proc.append(load + work)
+        compute.append(work)
+        now += load + work + barrier
+    return sum(compute[1:]) / (now - 0.0 - sum(proc[:1]))
+
+
+short = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30), st.integers(0, 5)), min_size=2, max_size=3)
+
+
+@given(st.tuples(st.integers(0, 90), st.integers(1, 30)), short)
+def test_the_utilisation_is_dlios_by_its_published_formula(first, parts):
+    """The meeting of the step that is left out, which DLIO counts, is nothing here."""
+    parts = [(*first, 0), *parts]
+    rows = steps(*[(wait * MS, work * MS, sync * MS, 0) for wait, work, sync in parts])
+    points, _ = summarise(make_plan(block(drop=1, count=len(parts) - 1)), result(0, log(0, rows)))
+    assert value(points[0], "au_dlio") == pytest.approx(dlio_au(*zip(*parts, strict=True)))
 
 
 # --- several ranks -----------------------------------------------------------------------------------------------
