@@ -57,8 +57,8 @@ class KeptFiles:
 
     def __init__(self) -> None:
         self._files: dict[Path, _KeptFile] = {}
-        self._returned: deque[weakref.ref[memoryview]] = deque()
-        self._handed_out: dict[int, tuple[weakref.ref[memoryview], _KeptFile, tuple[int, int]]] = {}
+        self._returned: deque[weakref.ref[Any]] = deque()
+        self._handed_out: dict[int, tuple[weakref.ref[Any], _KeptFile, tuple[int, int]]] = {}
         self._lock = threading.RLock()
         self._written = False
         self._pagemap = -1
@@ -80,8 +80,9 @@ class KeptFiles:
             file, stop = self._opened(fd, path), offset + length
             if file is None or not self._is_free(file, offset, stop):
                 return None
-            memory = memoryview(file.pages)[offset:stop]
-            reference = weakref.ref(memory, self._returned.append)
+            window = (ctypes.c_ubyte * length).from_buffer(file.pages, offset)  # what memoryviews and arrays keep alive
+            memory = memoryview(window).cast("B")
+            reference = weakref.ref(window, self._returned.append)
             file.in_use.add((offset, stop))
             self._handed_out[id(reference)] = reference, file, (offset, stop)
             return memory, file.address + offset
@@ -111,7 +112,8 @@ class KeptFiles:
                     file.in_use.discard((start, stop))
                 else:
                     self._written = True
-                    self._files.clear()  # what views still show stays mapped until they are gone
+                    self._files.clear()
+                    self._handed_out.clear()  # what views still show stays mapped until they are gone
 
     def is_present(self, address: int, length: int) -> bool:
         """Whether every page of the range is in the page tables, so that touching it faults nowhere."""
