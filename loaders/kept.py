@@ -160,4 +160,4 @@ def _map_whole(fd: int) -> _KeptFile | None:
         return None
     pages = (ctypes.c_ubyte * size).from_address(address)
     weakref.finalize(pages, _libc.munmap, address, size).atexit = False
-    return _KeptFile(pages, np.frombuffer(pages, np.uint8), address, size)
+    return _KeptFile(pages, np.frombuffer(memoryview(pages), np.uint8), address, size)
