@@ -24,6 +24,8 @@ from .buffers import ALIGNMENT_BYTES, Buffer
 from .page_cache import PAGE_BYTES
 
 MAX_OPEN_FILES = 256
+READ_BYTES = 4 << 20  # several threads then share a batch, and its pages are still in the processor's cache
+DIRECT_READ_BYTES = 32 << 20  # the kernel sends one read to the device in many pieces at once: a large one keeps it busy
 
 Request = tuple[Path, int, Sequence[memoryview], int]  # path, offset, targets, bytes that must come
 
@@ -247,6 +249,11 @@ class DirectReader(_FileReader):
             if error.errno == errno.EINVAL:
                 raise _refused(path) from error
             raise
+
+
+def read_bytes_of(engine: str) -> int:
+    """How long a loader's reads of consecutive records are at most with this engine."""
+    return DIRECT_READ_BYTES if engine == DirectReader.engine else READ_BYTES
 
 
 def read_all(reader: Reader, requests: Iterable[Request]) -> int:
