@@ -82,7 +82,7 @@ def load(
     engine: EngineFlag = None,
     batch_size: Annotated[int | None, typer.Option(help="images in a batch")] = None,
     shuffle: Annotated[str | None, typer.Option(help="off, shards, blocks or records")] = None,
-    num_workers: Annotated[int | None, typer.Option(help="reader threads")] = None,
+    num_workers: Annotated[int | None, typer.Option(help="reader threads; chosen by a probe if not given")] = None,
     page_cache: Annotated[str | None, typer.Option(help="cold or warm")] = None,
     seconds: Annotated[float | None, typer.Option(help="seconds of one time block")] = None,
     peers: Annotated[str | None, typer.Option(help="beside ours, interleaved: preadv, torch, tfrecord, dali")] = None,
@@ -115,6 +115,7 @@ def load(
     journal.finish(
         workload={
             **settings.model_dump(mode="json"),
+            "chosen": result.chosen,
             "engine_reason": result.engine_reason,
             "index": result.index_status,
             "layout": result.layout_reason,
@@ -125,6 +126,8 @@ def load(
         warnings=result.warnings,
         invalid=[result.invalid] if result.invalid else [],
     )
+    if result.chosen["rates"]:
+        say(f"{result.chosen['num_workers']} threads were chosen: {result.chosen['reason']}")
 
 
 @app.command()

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from .dataloader import DataLoader
     from .fields import Fields
     from .frameworks import prepare
+    from .probe import Suggestion, suggest
     from .shards import ShardSet
     from .stall import StallMeter
 
-__all__ = ["DataLoader", "Fields", "PlannedBatches", "ShardSet", "StallMeter", "prepare"]
+__all__ = ["DataLoader", "Fields", "PlannedBatches", "ShardSet", "StallMeter", "Suggestion", "prepare", "suggest"]
 
 _HOMES = {
     "DataLoader": "dataloader",
@@ -25,7 +26,9 @@ _HOMES = {
     "PlannedBatches": "batches",
     "ShardSet": "shards",
     "StallMeter": "stall",
+    "Suggestion": "probe",
     "prepare": "frameworks",
+    "suggest": "probe",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ from ..loaders.engines import EngineName, open_reader
 from ..loaders.evidence import background_rate, counter_for, judge, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
+from ..loaders.probe import Suggestion, suggest
 from ..loaders.readers import BufferedReader, DirectReader, Reader
 from ..loaders.shards import ShardSet
 from ..results.record import Metric, Point, not_measured
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
 
 
 class LoadConfig(BaseModel):
-    """How the loader reads, and for how long."""
+    """How the loader reads, and for how long.  Threads and depth that are not given come from a probe of the data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: EngineName = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 64
     shuffle: ShuffleMode = "blocks"
-    num_workers: Annotated[int, Field(ge=0, le=64)] = 2
-    prefetch_factor: Annotated[int, Field(ge=1, le=64)] = 2
+    num_workers: Annotated[int, Field(ge=0, le=64)] | None = None
+    prefetch_factor: Annotated[int, Field(ge=1, le=64)] | None = None
     page_cache: PageCache = "cold"
     seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     blocks: Annotated[int, Field(ge=2, le=1000)] = 8
@@ -50,7 +51,10 @@ class LoadConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """The point, why it would not count (None: it counts), and what else must be said."""
+    """The point, why it would not count (None: it counts), and what else must be said.
+
+    `chosen` are the threads and the depth it was measured with, and the probe's rates where it chose them.
+    """
 
     point: Point
     invalid: str | None
@@ -58,6 +62,7 @@ class LoadResult:
     engine_reason: str
     index_status: str
     layout_reason: str
+    chosen: dict[str, Any]
 
 
 def measure_load(
@@ -74,19 +79,21 @@ def measure_load(
     found.close()
     counter = counter_for(shards.paths)
     background = background_rate(counter) or 0.0
-    if cold:
-        evict(shards.paths)
-    else:
-        warm(shards.paths)
-    resident = cache_fraction(shards.paths)
+    prepare = evict if cold else warm
+    prepare(shards.paths)
     batch_size = min(config.batch_size, len(shards))
-    num_batches = max(1, config.num_workers * config.prefetch_factor) + 2
+    chosen = _choose(shards, config, batch_size)
+    if chosen.rates:  # the probe has read
+        prepare(shards.paths)
+    resident = cache_fraction(shards.paths)
+    num_batches = max(1, chosen.num_workers * (chosen.prefetch_factor or 1)) + 2
     require_memory(
         num_batches * batch_size * shards.index.layout.slot_bytes,
         f"{num_batches} batches of {batch_size} images",
         way_out="use a smaller --batch-size, fewer --num-workers or a smaller prefetch_factor",
     )
-    loader = _new_loader(shards, config, batch_size)
+    loader = _new_loader(shards, config, chosen, batch_size)
+    probed_bytes = reader.delivered_bytes
     before, mine, cpu_before = counter.read_bytes(), process_read_bytes(), time.process_time()
     begin = perf_counter()
     try:
@@ -95,12 +102,13 @@ def measure_load(
         shards.close()
     total_s, cpu_s = perf_counter() - begin, time.process_time() - cpu_before
     after, mine_after = counter.read_bytes(), process_read_bytes()
+    delivered_bytes = reader.delivered_bytes - probed_bytes
     evidence = judge(
         counter,
         engine=reader.engine,
         page_cache=config.page_cache,
         cache_fraction=resident,
-        delivered_bytes=reader.delivered_bytes,
+        delivered_bytes=delivered_bytes,
         payload_bytes=loader.tally.payload_bytes,
         raw_device_bytes=None if before is None or after is None else after - before,
         process_bytes=None if mine is None or mine_after is None else mine_after - mine,
@@ -112,17 +120,25 @@ def measure_load(
             "engine": reader.engine,
             "batch_size": batch_size,
             "shuffle": config.shuffle,
-            "num_workers": config.num_workers,
+            "num_workers": chosen.num_workers,
             "page_cache": config.page_cache,
         },
         read_path=read_path(evidence, cold_scope=cold_scope_of(path)),
-        metrics=_metrics(blocks, cpu_s, reader.delivered_bytes, total_bytes / len(shards)),
+        metrics=_metrics(blocks, cpu_s, delivered_bytes, total_bytes / len(shards)),
     )
     smaller = f"batches hold {batch_size} images, not {config.batch_size}: there are no more"
     warnings = (*doubts(evidence), *([smaller] if batch_size < config.batch_size else []))
+    index = shards.index
     return LoadResult(
-        point, evidence.invalid_reason(), warnings, reason, shards.index.status, shards.index.layout_reason
+        point, evidence.invalid_reason(), warnings, reason, index.status, index.layout_reason, asdict(chosen)
     )
+
+
+def _choose(shards: ShardSet, config: LoadConfig, batch_size: int) -> Suggestion:
+    """Threads and depth: those that were given, the others chosen."""
+    shuffle, given = config.shuffle != "off", config.prefetch_factor
+    chosen = suggest(shards, batch_size=batch_size, shuffle=shuffle, num_workers=config.num_workers)
+    return chosen if given is None or not chosen.num_workers else replace(chosen, prefetch_factor=given)
 
 
 def _open_reader(config: LoadConfig, sample: Path) -> tuple[Reader, str]:
@@ -157,15 +173,15 @@ def _time_blocks(
         yield images, now - start, waited
 
 
-def _new_loader(shards: ShardSet, config: LoadConfig, batch_size: int) -> DataLoader[Any]:
+def _new_loader(shards: ShardSet, config: LoadConfig, chosen: Suggestion, batch_size: int) -> DataLoader[Any]:
     from ..loaders.dataloader import DataLoader
 
     return DataLoader(
         shards,
         batch_size=batch_size,
         shuffle=config.shuffle != "off",
-        num_workers=config.num_workers,
-        prefetch_factor=config.prefetch_factor if config.num_workers else None,
+        num_workers=chosen.num_workers,
+        prefetch_factor=chosen.prefetch_factor,
         drop_last=True,
     )
 

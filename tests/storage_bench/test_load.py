@@ -100,3 +100,22 @@ def test_the_mapped_engine_is_measured_warm_and_refused_cold(page_set):
     assert result.point.metrics["images_per_s"].value > 0
     with pytest.raises(WorkloadUsageError, match="--page-cache warm"):
         measure_load(page_set.folder, LoadConfig(engine="mmap", seconds=0.05, blocks=2))
+
+
+def test_threads_and_depth_that_are_not_given_are_chosen_by_a_probe_that_is_not_counted(page_set):
+    result = measure_load(page_set.folder, config(engine="buffered", page_cache="warm", shuffle="off"))
+    chosen = result.chosen
+    assert chosen["num_workers"] in {rate["threads"] for rate in chosen["rates"]}
+    assert result.point.params["num_workers"] == chosen["num_workers"]
+    path = result.point.read_path
+    records = path.payload_bytes / (35 * 35 * 3)
+    ahead = chosen["num_workers"] * chosen["prefetch_factor"] * 16
+    assert records <= path.delivered_bytes / 4096 <= records + ahead
+
+
+def test_threads_and_depth_that_are_given_are_kept(page_set):
+    result = measure_load(page_set.folder, config(engine="buffered", num_workers=3, prefetch_factor=4))
+    assert (result.chosen["num_workers"], result.chosen["prefetch_factor"], result.chosen["rates"]) == (3, 4, ())
+    deep = measure_load(page_set.folder, config(engine="buffered", prefetch_factor=4))
+    assert deep.chosen["prefetch_factor"] == 4
+    assert deep.chosen["rates"]
