@@ -25,7 +25,7 @@ from .page_cache import PAGE_BYTES
 
 MAX_OPEN_FILES = 256
 READ_BYTES = 4 << 20  # several threads then share a batch, and its pages are still in the processor's cache
-DIRECT_READ_BYTES = 32 << 20  # the kernel sends one read to the device in many pieces at once: a large one keeps it busy
+DIRECT_READ_BYTES = 32 << 20  # the kernel sends a read to the device in many pieces at once: a large one keeps it busy
 
 Request = tuple[Path, int, Sequence[memoryview], int]  # path, offset, targets, bytes that must come
 
