@@ -18,46 +18,14 @@ Else records are read beside the slots and moved into them once; those bytes are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from .index import RecordLayout, ShardIndex
+from .placement import Move, Part, Placement, ReadOp, rounded_up, split_read
 from .plan import Run
+from .ragged import place_ragged
 
 MAX_PARTS = 1000  # of one read; IOV_MAX is 1024
 SCRATCH_BYTES = 64 << 10  # a gap between two payloads that is larger is skipped, not read
-
-Part = tuple[int, int]
-
-
-class ReadOp(NamedTuple):
-    """One read: `length` bytes of a shard from `file_offset` to `buffer_offset`, of which `need` must come.
-
-    With `parts` the bytes go to several places of the buffer: (offset, length) each, in file order.
-    """
-
-    shard: int
-    file_offset: int
-    length: int
-    need: int
-    buffer_offset: int
-    parts: tuple[Part, ...] | None = None
-
-
-class Move(NamedTuple):
-    """`length` bytes from one place of the buffer to another, after the reads are done."""
-
-    source: int
-    target: int
-    length: int
-
-
-class Placement(NamedTuple):
-    """How a batch comes into a buffer, and where its first record's slot starts there."""
-
-    reads: tuple[ReadOp, ...]
-    moves: tuple[Move, ...]
-    first_record: int
-    payload_bytes: int
 
 
 def buffer_bytes(layout: RecordLayout, *, batch_size: int, alignment: int) -> int:
@@ -65,7 +33,7 @@ def buffer_bytes(layout: RecordLayout, *, batch_size: int, alignment: int) -> in
     slots = batch_size * layout.slot_bytes
     if layout.stride_bytes is None:
         beside = batch_size * (layout.payload_bytes + 2 * alignment) if alignment > 1 else SCRATCH_BYTES
-        return _up(slots, alignment) + beside + alignment
+        return rounded_up(slots, alignment) + beside + alignment
     if alignment == 1 or layout.stride_bytes % alignment == 0:
         return slots + 2 * alignment
     return 2 * slots + 2 * alignment * (batch_size + 2)  # slots, and room beside them for every run's superset
@@ -75,6 +43,8 @@ def place_batch(
     runs: Sequence[Run], index: ShardIndex, *, alignment: int, scatters: bool, read_bytes: int
 ) -> Placement:
     """Decide where each run of a batch is read to, as the index's layout and the reader allow."""
+    if index.extents is not None:
+        return place_ragged(runs, index.first_records, index.extents, alignment=alignment, read_bytes=read_bytes)
     if index.layout.stride_bytes is not None:
         return place(runs, index.layout, alignment=alignment, read_bytes=read_bytes)
     if scatters:
@@ -87,7 +57,7 @@ def place(runs: Sequence[Run], layout: RecordLayout, *, alignment: int, read_byt
     stride = layout.slot_bytes
     num_records = sum(run.num_records for run in runs)
     skew = runs[0].first * stride % alignment
-    beside = _up(skew + num_records * stride, alignment)
+    beside = rounded_up(skew + num_records * stride, alignment)
     reads: list[ReadOp] = []
     moves: list[Move] = []
     for shard, first, count, number in sorted(runs):
@@ -98,11 +68,11 @@ def place(runs: Sequence[Run], layout: RecordLayout, *, alignment: int, read_byt
         else:
             target = beside
             moves.append(Move(beside + head, slot, length))
-            beside += _up(head + length, alignment)
+            beside += rounded_up(head + length, alignment)
         if head + length <= read_bytes:
-            reads.append(ReadOp(shard, offset - head, _up(head + length, alignment), head + length, target))
+            reads.append(ReadOp(shard, offset - head, rounded_up(head + length, alignment), head + length, target))
         else:
-            reads += _split(shard, offset - head, head + length, target, alignment, read_bytes)
+            reads += split_read(shard, offset - head, head + length, target, alignment=alignment, read_bytes=read_bytes)
     return Placement(tuple(reads), tuple(moves), skew, num_records * layout.payload_bytes)
 
 
@@ -136,13 +106,13 @@ def place_apart(runs: Sequence[Run], index: ShardIndex, *, alignment: int) -> Pl
     """Records at places of their own, and a reader that cannot scatter: each is read beside the slots and moved."""
     size = index.layout.payload_bytes
     num_records = sum(run.num_records for run in runs)
-    beside = _up(num_records * size, alignment)
+    beside = rounded_up(num_records * size, alignment)
     reads: list[ReadOp] = []
     moves: list[Move] = []
     for run in sorted(runs):
         for slot, offset in enumerate(_payload_offsets(run, index), run.slot):
             head = offset % alignment
-            length = _up(head + size, alignment)
+            length = rounded_up(head + size, alignment)
             reads.append(ReadOp(run.shard, offset - head, length, head + size, beside))
             moves.append(Move(beside + head, slot * size, size))
             beside += length
@@ -164,15 +134,3 @@ def _payload_offsets(run: Run, index: ShardIndex) -> list[int]:
     first = int(index.first_records[run.shard]) + run.first
     offsets: list[int] = index.payload_offsets[first : first + run.num_records].tolist()
     return offsets
-
-
-def _split(shard: int, start: int, need: int, target: int, alignment: int, read_bytes: int) -> list[ReadOp]:
-    step = max(alignment, read_bytes - read_bytes % alignment)
-    return [
-        ReadOp(shard, start + done, _up(min(step, need - done), alignment), min(step, need - done), target + done)
-        for done in range(0, need, step)
-    ]
-
-
-def _up(value: int, alignment: int) -> int:
-    return -(-value // alignment) * alignment

@@ -1,8 +1,8 @@
 """Which files are the shards of a data set.
 
 In a data folder dotfiles and dataset.json are not shards; anything else that is no shard is an error.  Shards are
-TFRecords (`.tfrecord`, or numbered as TensorFlow does: `train-00000-of-00008`; plain, gzip or zlib) or tensor shards
-(`.tensors`), one of the two in a set.
+TFRecords (`.tfrecord`, or numbered as TensorFlow does: `train-00000-of-00008`; plain, gzip or zlib), tensor shards
+(`.tensors`) or npz files (`.npz`, a sample each), one of the three in a set.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from .index import ShardFormatError
+from .npz import NPZ_SUFFIX
 from .tensors import DESCRIPTION_NAME, SUFFIX
 
-SHARD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz", SUFFIX)
+SHARD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz", SUFFIX, NPZ_SUFFIX)
 
 _NUMBERED = re.compile(r"-\d{5,}-of-\d{5,}(\.gz)?$")
 
@@ -54,13 +55,14 @@ def _checked(paths: list[Path], name: str) -> list[Path]:
 
 
 def _of_one_format(paths: list[Path]) -> list[Path]:
-    tensors = [path for path in paths if path.suffix == SUFFIX]
-    if 0 < len(tensors) < len(paths):
-        other = next(path for path in paths if path.suffix != SUFFIX)
-        raise ShardFormatError(
-            f"{tensors[0]}: a tensor shard, and {other.name} is none; a set has one format: give each a folder, or "
-            f"name those of one format with a glob"
-        )
+    for suffix, kind in ((SUFFIX, "a tensor shard"), (NPZ_SUFFIX, "an npz file")):
+        some = [path for path in paths if path.suffix == suffix]
+        if 0 < len(some) < len(paths):
+            other = next(path for path in paths if path.suffix != suffix)
+            raise ShardFormatError(
+                f"{some[0]}: {kind}, and {other.name} is none; a set has one format: give each a folder, or name those "
+                f"of one format with a glob"
+            )
     return paths
 
 

@@ -35,7 +35,8 @@ class LayoutError(ValueError):
 class Fields:
     """What the features of a tf.Example are called; the defaults are those of TensorFlow's image scripts.
 
-    `label=None`: there are no labels, and each is -1.  Where a dimension is None a shape must be given.
+    `label=None`: there are no labels, and each is -1.  Where a dimension is None a shape must be given.  `opaque`: the
+    image's bytes are taken as they are, encoded or not and of any length, as a tensor of bytes.
     """
 
     image: str = "image/encoded"
@@ -43,6 +44,10 @@ class Fields:
     height: str | None = "image/height"
     width: str | None = "image/width"
     channels: str | None = "image/channels"
+    opaque: bool = False
+
+
+DLIO_FIELDS = Fields(image="image", label=None, height=None, width=None, channels=None, opaque=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,10 @@ class Wanted:
         sizes: tuple[int, ...] = self.shape or (1, 1, 1)
         if len(sizes) != 3 or min(sizes) < 1:
             raise ValueError(f"shape {self.shape} is not (height, width, channels), three positive numbers")
+        if self.fields.opaque and (self.shape is not None or self.dtype != "uint8"):
+            raise ValueError(
+                "opaque samples are bytes of any length: leave shape and dtype out, or Fields(opaque=True)"
+            )
 
     def image_bytes(self, shape: Shape) -> int:
         """Bytes of one image of this shape."""
@@ -71,6 +80,7 @@ class Parsed(NamedTuple):
 
     features: Mapping[str, Feature]
     image_at: int
+    image_bytes: int
     shape: Shape
     label: int
 
@@ -97,13 +107,23 @@ def parse_record(payload: memoryview, wanted: Wanted, *, where: str, first: Firs
         held = f"{len(image.spans)} values of kind {image.kind}"
         raise LayoutError(f"{where}: {wanted.fields.image!r} holds {held}, not one image of kind {' or '.join(kinds)}")
     at, length = image.spans[0]
+    if wanted.fields.opaque:
+        if not length:
+            raise LayoutError(f"{where}: {wanted.fields.image!r} is empty; leave this record out")
+        return Parsed(features, at, length, (1, 1, length), _label(features, wanted.fields.label, where))
     pixels = payload[at : at + length]
     shape = wanted.shape or _stated_shape(features, wanted.fields, pixels, where)
     if first is not None and (shape != first.shape or length != wanted.image_bytes(shape)):
         raise _other_size(shape, pixels, wanted, where, first)
     if length != wanted.image_bytes(shape):
         raise _not_raw(shape, pixels, wanted, where)
-    return Parsed(features, at, shape, _label(features, wanted.fields.label, where))
+    return Parsed(features, at, length, shape, _label(features, wanted.fields.label, where))
+
+
+def is_dlio(features: Mapping[str, Feature]) -> bool:
+    """Whether a record is as DLIO, and so MLPerf Storage, writes them: `image`, some bytes, and `size`, a number."""
+    kinds = {name: feature.kind for name, feature in features.items()}
+    return kinds == {"image": "bytes", "size": "int64"}
 
 
 def _stated_shape(features: Mapping[str, Feature], fields: Fields, pixels: memoryview, where: str) -> Shape:
@@ -165,7 +185,7 @@ def _encoding(pixels: memoryview) -> str | None:
 def _encoded(kind: str, where: str) -> LayoutError:
     return LayoutError(
         f"{where}: holds a {kind} image; there is no decoder for encoded images here yet, only raw pixels are read: "
-        f"decode the images once and write them raw, or take a set that `iobench generate` made"
+        f"decode the images once and write them raw, or take their bytes as they are with fields=Fields(opaque=True)"
     )
 
 

@@ -2,7 +2,10 @@
 
     TFRecords   each record is parsed, or spelled as one that was (layout.py)      ->  places of all pixels, labels
     tensors     dataset.json or the shape given, held against sizes and padding    ->  one stride, labels
+    npz         directory, local headers and npy headers of each file (npz.py)     ->  extents, labels
     all pixels at one stride?   yes: `layout` says where they are      no: `payload_offsets` has each one's place
+
+Samples that need not have one size (opaque TFRecords, npz) have `extents`: place, length and shape of each.
 
 One stride lets a batch be a view of what was read; without it records are gathered.  `layout_reason` tells which and
 why.  An index is kept in `.iobench-index` beside the data, or in the user's cache where the folder cannot be written,
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +30,9 @@ import numpy.typing as npt
 from .fields import NO_LABEL, Fields, Shape, Wanted
 from .index_file import Arrays, IndexCacheError, cache_folder, read_index_file, write_index_file
 from .layout import LayoutProof, ShardLayout
+from .npz import NPZ_SUFFIX, NpzError, NpzFormat, NpzSample, read_sample, verify_npz
 from .plan import Indices
+from .ragged import Extents
 from .tensors import SUFFIX, TensorFormat, count_records, find_format, read_labels, verify_digests
 from .tfrecord import FRAMING_BYTES, verify_payload_crc, walk_frames
 
@@ -45,13 +51,21 @@ class ShardFormatError(ValueError):
 class RecordLayout:
     """One layout for every record of a set: `stride_bytes` from record to record, pixels at `payload_offset`.
 
-    Where records do not lie at one stride it is None, `payload_offset` is 0, and the index has `payload_offsets`.
+    Where records do not lie at one stride it is None, `payload_offset` is 0, and the index has `payload_offsets`; where
+    samples need not have one size, its `extents`, and `mean_bytes` stands for a sample's bytes wherever room is
+    estimated.  `shape` is then (): there is none that all have.
     """
 
     stride_bytes: int | None
     payload_offset: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: str
+    mean_bytes: int | None = None
+
+    @property
+    def ragged(self) -> bool:
+        """Whether samples need not have one size: batches are then lists."""
+        return self.mean_bytes is not None
 
     @property
     def item_bytes(self) -> int:
@@ -60,9 +74,8 @@ class RecordLayout:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of one record's pixels."""
-        height, width, channels = self.shape
-        return height * width * channels * self.item_bytes
+        """Bytes of one record's pixels; on average where samples differ."""
+        return math.prod(self.shape) * self.item_bytes if self.mean_bytes is None else self.mean_bytes
 
     @property
     def slot_bytes(self) -> int:
@@ -95,6 +108,7 @@ class ShardIndex:
     layout_reason: str = ""
     status: str = "built"
     location: Path | None = None
+    extents: Extents | None = None
 
     @property
     def num_records(self) -> int:
@@ -157,9 +171,9 @@ def build_index(
 
 
 def verify_shards(paths: Sequence[Path], index: ShardIndex, *, progress: Progress | None = None) -> int:
-    """Check every record's crc, or every tensor shard's digest; returns the bytes read, raises at the first wrong one.
+    """Check every record's or member's crc, or every tensor shard's digest; raises at the first wrong one.
 
-    ShardFormatError where nothing was written down that bytes could be held against.
+    Returns the bytes read.  ShardFormatError where nothing was written down that bytes could be held against.
     """
     done, total = 0, sum(stamp.size_bytes for stamp in index.stamps)
     if paths[0].suffix == SUFFIX:
@@ -170,6 +184,8 @@ def verify_shards(paths: Sequence[Path], index: ShardIndex, *, progress: Progres
                 f"set with a dataset.json, or leave --verify out"
             )
         return verify_digests(paths, digests, progress=None if progress is None else lambda at: progress(at, total))
+    if paths[0].suffix == NPZ_SUFFIX:
+        return verify_npz(paths, progress=None if progress is None else lambda at: progress(at, total))
     for path, mark in zip(paths, index.stamps, strict=True):
         with _opened(path) as fd:
             verify_payload_crc(fd, *walk_frames(fd, mark.size_bytes, path=path), path=path)
@@ -187,7 +203,7 @@ def index_locations(folder: Path, *, name: str = INDEX_NAME) -> tuple[Path, ...]
 
 
 def save_index(
-    index: ShardIndex, folder: Path, wanted: Wanted | TensorFormat, *, name: str = INDEX_NAME, status: str
+    index: ShardIndex, folder: Path, wanted: Wanted | TensorFormat | NpzFormat, *, name: str = INDEX_NAME, status: str
 ) -> ShardIndex:
     """Keep the index beside the data, else in the user's cache, else nowhere; `location` says where."""
     stored: Path | None = None
@@ -207,8 +223,12 @@ def save_index(
 
 def _wanted(
     paths: Sequence[Path], fields: Fields | None, shape: Shape | None, dtype: str | None
-) -> Wanted | TensorFormat:
-    """What the records should be: tensor shards have no fields, TFRecords say their shape themselves."""
+) -> Wanted | TensorFormat | NpzFormat:
+    """What the records should be: tensor shards have no fields, TFRecords say their shape themselves, npz always."""
+    if paths[0].suffix == NPZ_SUFFIX:
+        if shape is not None or dtype is not None:
+            raise ShardFormatError(f"{paths[0]}: an npz file says shape and dtype of its array itself; leave them out")
+        return NpzFormat.of(fields)
     if paths[0].suffix != SUFFIX:
         return Wanted(fields or Fields(), shape, dtype or "uint8")
     if fields is not None:
@@ -219,10 +239,15 @@ def _wanted(
 
 
 def _build(
-    paths: Sequence[Path], stamps: tuple[ShardStamp, ...], wanted: Wanted | TensorFormat, progress: Progress | None
+    paths: Sequence[Path],
+    stamps: tuple[ShardStamp, ...],
+    wanted: Wanted | TensorFormat | NpzFormat,
+    progress: Progress | None,
 ) -> ShardIndex:
     if isinstance(wanted, TensorFormat):
         return _build_tensors(paths, stamps, wanted, progress)
+    if isinstance(wanted, NpzFormat):
+        return _build_npz(paths, stamps, wanted, progress)
     proof = LayoutProof(wanted)
     found: list[ShardLayout] = []
     for number, path in enumerate(paths):
@@ -231,10 +256,16 @@ def _build(
         if progress is not None:
             progress(number + 1, len(paths))
     assert proof.first is not None  # there is at least one shard, and none without a record
-    layout, reason = _common_layout(found, paths, proof.first.shape, wanted.dtype)
-    offsets = np.concatenate([shard.payload_offsets for shard in found]) if layout.stride_bytes is None else None
     labels = np.concatenate([shard.labels for shard in found])
     sizes = tuple(len(shard.labels) for shard in found)
+    offsets = np.concatenate([shard.payload_offsets for shard in found])
+    if proof.wanted.fields.opaque:
+        extents = Extents(offsets, np.concatenate([shard.payload_bytes for shard in found]))
+        reason = f"opaque samples of {extents.said}, each proven on its record's bytes"
+        return _ragged(stamps, sizes, labels, extents, reason)
+    layout, reason = _common_layout(found, paths, proof.first.shape, wanted.dtype)
+    if layout.stride_bytes is not None:
+        return ShardIndex(layout, stamps, sizes, _first_records(sizes), labels, None, reason)
     return ShardIndex(layout, stamps, sizes, _first_records(sizes), labels, offsets, reason)
 
 
@@ -256,6 +287,40 @@ def _build_tensors(
     )
     sizes = tuple(map(len, labels))
     return ShardIndex(layout, stamps, sizes, _first_records(sizes), np.concatenate(labels), None, reason)
+
+
+def _build_npz(
+    paths: Sequence[Path], stamps: tuple[ShardStamp, ...], wanted: NpzFormat, progress: Progress | None
+) -> ShardIndex:
+    found: list[NpzSample] = []
+    for number, path in enumerate(paths):
+        found.append(read_sample(path, wanted))
+        first, sample = found[0], found[-1]
+        if (sample.dtype, len(sample.shape)) != (first.dtype, len(first.shape)):
+            raise NpzError(
+                f"{path}: its array is {sample.dtype} {sample.shape}, that of {paths[0].name} {first.dtype} "
+                f"{first.shape}; a set has one dtype and number of dimensions: name those that go together with a glob"
+            )
+        if progress is not None:
+            progress(number + 1, len(paths))
+    offsets, lengths, _, shapes, fortran, labels = (np.array(column) for column in zip(*found, strict=True))
+    extents = Extents(
+        offsets, lengths, found[0].dtype, shapes.astype(np.int64), fortran.astype(np.int64) if fortran.any() else None
+    )
+    told = "labels are theirs" if (labels != NO_LABEL).any() else "without labels"
+    reason = f"one stored array of {extents.said} in each file, {told}"
+    return _ragged(stamps, (1,) * len(found), labels.astype(np.int64), extents, reason)
+
+
+def _ragged(
+    stamps: tuple[ShardStamp, ...],
+    sizes: tuple[int, ...],
+    labels: npt.NDArray[np.int64],
+    extents: Extents,
+    reason: str,
+) -> ShardIndex:
+    layout = RecordLayout(None, 0, (), extents.dtype, extents.mean_bytes)
+    return ShardIndex(layout, stamps, sizes, _first_records(sizes), labels, None, reason, extents=extents)
 
 
 def _common_layout(
@@ -294,13 +359,13 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _as_json(wanted: Wanted | TensorFormat) -> Any:
+def _as_json(wanted: Wanted | TensorFormat | NpzFormat) -> Any:
     """What was asked for, as a kept index repeats it."""
     asked = asdict(wanted) | {"kind": type(wanted).__name__, "digests": None}
     return json.loads(json.dumps(asked))
 
 
-def _index_name(wanted: Wanted | TensorFormat | None) -> str:
+def _index_name(wanted: Wanted | TensorFormat | NpzFormat | None) -> str:
     """Where something particular is asked of the records, the index of that has a name of its own."""
     if wanted is None:
         return INDEX_NAME
@@ -308,7 +373,7 @@ def _index_name(wanted: Wanted | TensorFormat | None) -> str:
     return f"{INDEX_NAME}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
-def _pack(index: ShardIndex, wanted: Wanted | TensorFormat) -> tuple[dict[str, Any], Arrays]:
+def _pack(index: ShardIndex, wanted: Wanted | TensorFormat | NpzFormat) -> tuple[dict[str, Any], Arrays]:
     header = {
         "wanted": _as_json(wanted),
         "layout": asdict(index.layout),
@@ -321,7 +386,19 @@ def _pack(index: ShardIndex, wanted: Wanted | TensorFormat) -> tuple[dict[str, A
         arrays["labels"] = index.labels
     if index.payload_offsets is not None:
         arrays["payload_offsets"] = index.payload_offsets
+    if (extents := index.extents) is not None:
+        arrays |= {"offsets": extents.offsets, "lengths": extents.lengths}
+        arrays |= {} if extents.shapes is None else {"shapes": extents.shapes.ravel()}
+        arrays |= {} if extents.fortran is None else {"fortran": extents.fortran}
     return header, arrays
+
+
+def _unpack_extents(layout: RecordLayout, arrays: Arrays) -> Extents | None:
+    if not layout.ragged:
+        return None
+    offsets, shapes = arrays["offsets"], arrays.get("shapes")
+    rows = None if shapes is None else shapes.reshape(len(offsets), -1)
+    return Extents(offsets, arrays["lengths"], layout.dtype, rows, arrays.get("fortran"))
 
 
 def _unpack(header: dict[str, Any], arrays: Arrays, location: Path) -> ShardIndex:
@@ -333,7 +410,18 @@ def _unpack(header: dict[str, Any], arrays: Arrays, location: Path) -> ShardInde
         offsets = arrays.get("payload_offsets")
         labels = arrays["labels"] if "labels" in arrays else np.broadcast_to(np.int64(NO_LABEL), sum(sizes))
         reason = str(header["layout_reason"])
-        index = ShardIndex(layout, stamps, sizes, _first_records(sizes), labels, offsets, reason, "cached", location)
+        index = ShardIndex(
+            layout,
+            stamps,
+            sizes,
+            _first_records(sizes),
+            labels,
+            offsets,
+            reason,
+            "cached",
+            location,
+            _unpack_extents(layout, arrays),
+        )
         agrees = "wanted" in header and _agrees(index)
     except Exception as error:
         raise IndexCacheError(f"{location.name} is damaged ({type(error).__name__})") from error
@@ -349,6 +437,8 @@ def _agrees(index: ShardIndex) -> bool:
     counts = np.array(index.shard_sizes, dtype=np.int64)
     if index.labels.shape != (counts.sum(),) or len(counts) != len(bounds) or counts.min() < 1:
         return False
+    if index.extents is not None:
+        return offsets is None and layout.stride_bytes is None and index.extents.fits(index.shard_sizes, bounds)
     if layout.stride_bytes is not None:
         inside = 0 <= layout.payload_offset <= layout.stride_bytes - layout.payload_bytes
         return offsets is None and inside and bool((counts * layout.stride_bytes == bounds).all())

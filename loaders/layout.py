@@ -25,11 +25,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .fields import NO_LABEL, First, LayoutError, Parsed, Wanted, parse_record
-from .tfrecord import FRAMING_BYTES, HEAD_BYTES, Feature, Frames, TFRecordError
+from .fields import DLIO_FIELDS, NO_LABEL, First, LayoutError, Parsed, Shape, Wanted, is_dlio, parse_record
+from .tfrecord import FRAMING_BYTES, HEAD_BYTES, Feature, Frames, TFRecordError, walk_example
 
 _FIXED, _FREE, _VARINT_FREE = 0xFF, 0x00, 0x80
 _EDGE_BYTES = 16 << 20  # of heads and tails that are held at once
+_OPAQUE_EDGE_BYTES = 1 << 10  # of a sample of unknown length; what is no sample is sought in that much of each end
+_MAX_OPAQUE_LENGTHS = 1024
 _MAX_SPELLINGS = 32  # of one length; where records differ more than that, each is parsed
 
 Int64s = npt.NDArray[np.int64]
@@ -37,11 +39,15 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class ShardLayout(NamedTuple):
-    """What was proven of one shard: its frames, where in the file each record's pixels lie, and labels, int64 (n,)."""
+    """What was proven of one shard: its frames, where in the file each record's pixels lie, and labels, int64 (n,).
+
+    `payload_bytes` (n,) says how long pixels are, which of opaque samples may differ.
+    """
 
     frames: Frames
     payload_offsets: Int64s
     labels: Int64s
+    payload_bytes: Int64s
 
 
 class _Spelling(NamedTuple):
@@ -50,6 +56,7 @@ class _Spelling(NamedTuple):
     row: Bytes
     mask: Bytes
     image_at: int
+    image_bytes: int
     label_columns: slice | None
 
 
@@ -88,20 +95,29 @@ class LayoutProof:
         if not len(lengths):
             raise LayoutError(f"{path}: no record in it; take it out of the data folder, or create it again")
         self.first = self.first or self._read_first(fd, int(lengths[0]), path)
-        pixels = self.wanted.image_bytes(self.first.shape)
-        heads = np.where(lengths >= pixels, lengths - pixels, lengths)
+        heads = self._head_bytes(lengths, self.first.shape)
         tails = np.minimum(heads, lengths - heads)
-        found = ShardLayout(frames, np.empty_like(lengths), np.full_like(lengths, NO_LABEL))
+        found = ShardLayout(
+            frames, np.empty_like(lengths), np.full_like(lengths, NO_LABEL), payload_bytes=np.empty_like(lengths)
+        )
         for start, stop in _chunks(heads + tails + FRAMING_BYTES):
             part = slice(start, stop)
             edges = _read_edges(fd, Frames(frames.offsets[part], lengths[part]), heads[part], tails[part], path)
-            views = ShardLayout(edges.frames, found.payload_offsets[part], found.labels[part])
+            views = ShardLayout(edges.frames, *(column[part] for column in found[1:]))
             self._prove_part(fd, edges, views, start, path)
         return found
+
+    def _head_bytes(self, lengths: Int64s, shape: Shape) -> Int64s:
+        if self.wanted.fields.opaque:
+            return np.minimum(lengths, _OPAQUE_EDGE_BYTES)
+        pixels = self.wanted.image_bytes(shape)
+        return np.where(lengths >= pixels, lengths - pixels, lengths)
 
     def _read_first(self, fd: int, length: int, path: Path) -> First:
         payload = memoryview(bytearray(length))
         read_exactly(fd, payload, HEAD_BYTES, path)
+        if self.wanted == Wanted() and is_dlio(walk_example(payload, where=f"{path}: record 0")):
+            self.wanted = Wanted(DLIO_FIELDS)
         shape = parse_record(payload, self.wanted, where=f"{path}: record 0").shape
         return First(shape, f"record 0 of {path.name}")
 
@@ -120,8 +136,11 @@ class LayoutProof:
             place, length = int(edges.frames.offsets[record]), int(lengths[record])
             parsed = self._parse(fd, edges, record, f"{path}: record {start + record} (byte {place})", path)
             found.payload_offsets[record] = place + HEAD_BYTES + parsed.image_at
+            found.payload_bytes[record] = parsed.image_bytes
             found.labels[record] = parsed.label
             unknown[record] = False
+            if self.wanted.fields.opaque and not self._teaches(parsed, edges, record):
+                continue
             known = self._spellings.setdefault(length, [])
             if len(known) < _MAX_SPELLINGS:
                 known.append(self._spelling(parsed, edges, record))
@@ -135,11 +154,22 @@ class LayoutProof:
         payload[:head] = edges.flat[start : start + head].data
         payload[length - tail :] = edges.flat[start + head : start + head + tail].data
         if head + tail < length:
-            # An image of the right size covers all the zeros, wherever it lies: no tag or number was among them.
+            # An image that covers all the zeros, as one of the right size does wherever it lies: no tag or number was
+            # among them.
             with suppress(TFRecordError, LayoutError):
-                return parse_record(payload, self.wanted, where=where, first=self.first)
+                parsed = parse_record(payload, self.wanted, where=where, first=self.first)
+                if _covers(parsed, head, length - tail):
+                    return parsed
             read_exactly(fd, payload, int(edges.frames.offsets[record]) + HEAD_BYTES, path)
         return parse_record(payload, self.wanted, where=where, first=self.first)
+
+    def _teaches(self, parsed: Parsed, edges: _Edges, record: int) -> bool:
+        """Whether an opaque record says how others are spelled: its edges hold all of it but the sample.
+
+        Where lengths hardly repeat, what was learnt of one record helps no other, and is not kept.
+        """
+        length, head, tail = (int(column[record]) for column in (edges.frames.lengths, edges.heads, edges.tails))
+        return len(self._spellings) < _MAX_OPAQUE_LENGTHS and _covers(parsed, head, length - tail)
 
     def _spelling(self, parsed: Parsed, edges: _Edges, record: int) -> _Spelling:
         length, head, tail = (int(column[record]) for column in (edges.frames.lengths, edges.heads, edges.tails))
@@ -154,7 +184,13 @@ class LayoutProof:
             column = HEAD_BYTES + (at if at < head else at - gap_bytes)
             columns = slice(column, column + size)
         start = int(edges.starts[record])
-        return _Spelling(edges.flat[start : start + len(mask)] & mask, mask, parsed.image_at, columns)
+        return _Spelling(
+            edges.flat[start : start + len(mask)] & mask, mask, parsed.image_at, parsed.image_bytes, columns
+        )
+
+
+def _covers(parsed: Parsed, start: int, stop: int) -> bool:
+    return parsed.image_at <= start and parsed.image_at + parsed.image_bytes >= stop
 
 
 def _settle(
@@ -167,6 +203,7 @@ def _settle(
     same = ((rows & spelling.mask) == spelling.row).all(axis=1)
     members = members[same]
     found.payload_offsets[members] = found.frames.offsets[members] + HEAD_BYTES + spelling.image_at
+    found.payload_bytes[members] = spelling.image_bytes
     if spelling.label_columns is not None:
         found.labels[members] = _decode_varints(rows[same, spelling.label_columns])
     unknown[members] = False

@@ -29,10 +29,11 @@ from .decode import Placement, ReadOp, buffer_bytes, place_batch, view_geometry
 from .index import ShardIndex
 from .mapped import MappedReader, Mapping
 from .plan import Indices, batch_runs
-from .readers import Reader, read_all
+from .ragged import Arrays, sample_views
+from .readers import READ_BYTES, Reader, read_all, read_bytes_of
 
 JOIN_TIMEOUT_S = 2.0
-DEFAULT_READ_BYTES = 4 << 20
+DEFAULT_READ_BYTES = READ_BYTES
 
 
 @dataclass(slots=True)
@@ -99,9 +100,9 @@ _Task = tuple[_Batch, Sequence[ReadOp]]
 
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """A finished batch: images (B, H, W, C) over pool memory, and the record numbers."""
+    """A finished batch: images (B, H, W, C) over pool memory, or B samples of unequal size; and the record numbers."""
 
-    images: npt.NDArray[Any]
+    images: npt.NDArray[Any] | Arrays
     records: Indices
 
 
@@ -117,7 +118,7 @@ class Prefetcher:
         tally: Tally,
         num_threads: int,
         depth: int,
-        read_bytes: int = DEFAULT_READ_BYTES,
+        read_bytes: int | None = None,
         timeout_s: float = 0.0,
         on_thread_start: Callable[[int], None] | None = None,
     ) -> None:
@@ -126,7 +127,7 @@ class Prefetcher:
         self._pool = pool
         self._tally = tally
         self._depth = max(1, depth) if num_threads else 1
-        self._read_bytes = read_bytes
+        self._read_bytes = read_bytes or read_bytes_of(source.reader.engine)
         self._timeout_s = timeout_s
         self._window: deque[_Batch] = deque()
         self._queue: SimpleQueue[_Task | None] = SimpleQueue()
@@ -211,9 +212,11 @@ class Prefetcher:
             path = self._source.paths[run.shard]
             mapping = self._mapped.map(path, run.first * stride, run.num_records * stride)
             self._mapped.count(run.num_records * stride)
+        elif placement.places is not None:
+            buffer, mapping = self._room_for(placement)
         else:
             buffer = self._pool.acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment))
-        tasks = _tasks(placement.reads, self._read_bytes)
+        tasks = _tasks(placement, self._read_bytes)
         batch = _Batch(records, buffer, mapping, placement, len(tasks))
         batch.gate.acquire()
         if self._threads:
@@ -221,15 +224,31 @@ class Prefetcher:
                 self._queue.put((batch, ops))
         return batch
 
+    def _room_for(self, placement: Placement) -> tuple[Buffer | None, Mapping | None]:
+        """Where a batch of samples of unequal size is read to, or seen."""
+        if self._mapped is None or not placement.whole:
+            return self._pool.acquire(placement.size_bytes), None
+        first, length = placement.reads[0], sum(op.need for op in placement.reads)
+        self._mapped.count(length)
+        return None, self._mapped.map(self._source.paths[first.shard], first.file_offset, length)
+
     def _wait(self, batch: _Batch) -> None:
         if not self._threads:
-            for ops in _tasks(batch.placement.reads, self._read_bytes):
+            for ops in _tasks(batch.placement, self._read_bytes):
                 batch.finish(_work(self._source.reader, self._source.paths, batch, ops), None)
         if not batch.gate.acquire(timeout=self._timeout_s or -1):
             raise RuntimeError(f"no batch within {self._timeout_s} s: the storage hangs or is too slow; raise timeout=")
 
     def _hand_out(self, batch: _Batch) -> RawBatch:
         index, placement, tally = self._source.index, batch.placement, self._tally
+        tally.num_batches += 1
+        tally.num_records += len(batch.records)
+        tally.num_reads += len(placement.reads)
+        tally.delivered_bytes += batch.delivered
+        tally.payload_bytes += placement.payload_bytes
+        tally.copied_bytes += sum(move.length for move in placement.moves)
+        if placement.places is not None:
+            return self._hand_out_views(batch)
         shape, strides, offset = view_geometry(index.layout, len(batch.records), placement.first_record)
         dtype = index.layout.dtype
         images: npt.NDArray[Any]
@@ -238,13 +257,19 @@ class Prefetcher:
         else:
             assert batch.mapping is not None  # a batch has the one or the other
             images = np.ndarray(shape, dtype, buffer=batch.mapping.memory, offset=offset, strides=strides)
-        tally.num_batches += 1
-        tally.num_records += len(batch.records)
-        tally.num_reads += len(placement.reads)
-        tally.delivered_bytes += batch.delivered
-        tally.payload_bytes += placement.payload_bytes
-        tally.copied_bytes += sum(move.length for move in placement.moves)
         return RawBatch(images, batch.records)
+
+    def _hand_out_views(self, batch: _Batch) -> RawBatch:
+        extents, places = self._source.index.extents, batch.placement.places
+        assert extents is not None  # the index has these where a placement has places
+        assert places is not None
+        if batch.buffer is not None:
+            size = batch.placement.size_bytes
+            memory = self._pool.hand_out(batch.buffer, shape=(size,), dtype=np.uint8, strides=(1,), offset=0)
+        else:
+            assert batch.mapping is not None  # a batch has the one or the other
+            memory = np.frombuffer(batch.mapping.memory, np.uint8)
+        return RawBatch(sample_views(memory, batch.records, places, extents), batch.records)
 
 
 def _serve(
@@ -275,9 +300,11 @@ def _serve(
         del task, batch
 
 
-def _tasks(reads: Sequence[ReadOp], read_bytes: int) -> list[Sequence[ReadOp]]:
+def _tasks(placement: Placement, read_bytes: int) -> list[Sequence[ReadOp]]:
     """Small reads a few together, about `read_bytes` a task: what a task costs is then shared by several records."""
-    together = max(1, read_bytes // max(1, reads[0].length))
+    reads = placement.reads
+    typical = reads[0].length if placement.places is None else placement.size_bytes // len(reads)
+    together = max(1, read_bytes // max(1, typical))
     return [reads[start : start + together] for start in range(0, len(reads), together)]
 
 

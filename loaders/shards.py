@@ -23,6 +23,7 @@ from .fields import Fields, Shape
 from .index import Progress, ShardIndex, load_index
 from .plan import SHUFFLE_MODES, Indices, ShuffleMode
 from .prefetch import Prefetcher, RawBatch, Tally
+from .ragged import pool_bytes
 from .readers import Reader
 from .route import refuse_route
 
@@ -39,6 +40,8 @@ BLOCK_BYTES = 8 << 20
 
 class ShardSet(_Samples):
     """A map-style data set over shards: `len(s)`, `s[i] -> (image CHW uint8, int)`, `s.__getitems__(list)`.
+
+    Where samples differ in size (`index.extents`), `s[i]` is (tensor, int) and a batch (list of tensors, labels).
 
     Open one with `ShardSet.open`.  A plain torch DataLoader works on it; iobench's takes the fast road, and holds the
     bytes to `require_route` at the end of each epoch (RouteError).
@@ -173,14 +176,25 @@ class ShardSet(_Samples):
 
     def new_pool(self, batch_size: int, *, depth: int) -> BufferPool:
         """Buffers for batches of this size: `depth` being read, and two between the loop's hands."""
-        size = buffer_bytes(self.index.layout, batch_size=batch_size, alignment=self.reader.alignment_bytes)
+        alignment = self.reader.alignment_bytes
+        if self.index.extents is not None:
+            size = pool_bytes(self.index.extents, batch_size=batch_size, alignment=alignment)
+        else:
+            size = buffer_bytes(self.index.layout, batch_size=batch_size, alignment=alignment)
         return BufferPool(size, num_free_kept=depth + 2)
 
     def to_tensors(self, batch: RawBatch) -> tuple[Any, torch.Tensor]:
-        """(images (B, C, H, W) over pool memory in channels-last order, labels int64 (B)), transform applied."""
+        """(images (B, C, H, W) over pool memory in channels-last order, labels int64 (B)), transform applied.
+
+        Of a ragged set the first is a list of B tensors, each with its own shape.
+        """
         import torch
 
-        images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
+        images: torch.Tensor | list[torch.Tensor]
+        if isinstance(batch.images, list):
+            images = [torch.from_numpy(sample) for sample in batch.images]
+        else:
+            images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
         labels = torch.from_numpy(self.index.labels[batch.records])
         return (images if self.transform is None else self.transform(images)), labels
 
