@@ -1,46 +1,51 @@
 """Evidence: counters before and after, and which way the bytes took.
 
-    st_dev of the data -> /sys/dev/block/MAJ:MIN -> through dm and md to the leaves -> sectors read
+    files -> counters (counters/) -> [before] reads [after] -> less what others read -> judge -> RouteEvidence
 
-A block device's counter is *exact*, and beside it the kernel counts what one process alone made devices read.  A file
-system without a block device (network, FUSE, overlay, tmpfs) has no counter here yet: its class is *none*, its route
-`unknown`, and nobody may call it proven.
-The validity rule: only an exact counter can make a measurement invalid.
+What may be concluded depends on the class of the counter that decides:
+
+    exact        it counts these bytes and no fewer: it proves the way, and alone can make a measurement invalid
+    bounding     what it counts holds these bytes and headers: between 1.0 and 1.15 of them the way is "bounded"
+    client-own   the storage client's word, taken as bounding
+    none         nothing counts: the route is `unknown`, and nobody may call it proven
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-SECTOR_BYTES = 512  # of /sys/dev/block/*/stat, whatever the device's own sector is
+from .counters.block import DeviceCounter
+from .counters.choice import counter_for
+from .counters.counter import Counter, CounterClass, CounterSet, moved, total
+
+__all__ = [
+    "CacheState",
+    "Counter",
+    "CounterClass",
+    "CounterSet",
+    "DeviceCounter",
+    "Route",
+    "RouteEvidence",
+    "background_rate",
+    "counter_for",
+    "judge",
+    "moved",
+    "process_read_bytes",
+    "total",
+]
+
 COLD_MINIMUM = 0.98
 WARM_MAXIMUM = 0.02
 OVER_READ_LIMIT = 1.15
+BOUND = (1.0, 1.15)  # what a bounding counter may show for each delivered byte
 BUSY_SHARE = 0.01  # from this share of the delivered bytes on, what others read makes the subtraction uncertain
 
-CounterClass = Literal["exact", "bounding", "client-own", "none"]
 Route = Literal["host", "bounce", "gds", "p2pdma", "remote", "unknown"]
 CacheState = Literal["cold", "warm"]
-
-
-@dataclass(frozen=True)
-class DeviceCounter:
-    """The block devices under a set of files, and how many bytes they have read since boot."""
-
-    leaves: tuple[str, ...]
-    counter_class: CounterClass
-    reason: str
-
-    def read_bytes(self) -> int | None:
-        """Bytes read by all leaves; None where there is no counter."""
-        if not self.leaves:
-            return None
-        return sum(_sectors_read(Path("/sys/dev/block") / leaf / "stat") for leaf in self.leaves) * SECTOR_BYTES
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,14 @@ class RouteEvidence:
     payload_bytes: int
     device_bytes: int | None
     read_amplification: float | None
+    cache_fraction_after: float | None = None
     counters: dict[str, float | int | str | None] = field(default_factory=dict)
 
     def invalid_reason(self) -> str | None:
         """Why this measurement does not count, or None; the rule of an exact counter."""
-        if self.observed_route == "unknown" or self.device_bytes is None or not self.delivered_bytes:
+        if self.counter_class != "exact" or self.observed_route == "unknown":
+            return None
+        if self.device_bytes is None or not self.delivered_bytes:
             return None
         share = self.device_bytes / self.delivered_bytes
         if (self.page_cache == "cold" or self.engine == "direct") and share < COLD_MINIMUM:
@@ -79,28 +87,15 @@ class RouteEvidence:
 
     def warning(self) -> str | None:
         """Over-read beyond 15 % is told, with its ratio, and does not make a point invalid."""
-        if self.read_amplification is None or self.page_cache == "warm" or self.read_amplification <= OVER_READ_LIMIT:
+        if self.counter_class != "exact" or self.read_amplification is None or self.page_cache == "warm":
+            return None
+        if self.read_amplification <= OVER_READ_LIMIT:
             return None
         return f"{self.engine}: the device read {self.read_amplification:.2f} bytes for each byte of payload"
 
 
-def counter_for(paths: Iterable[Path]) -> DeviceCounter:
-    """Find the leaf block devices under `paths` (files or folders) through dm and md."""
-    leaves: set[str] = set()
-    for number in sorted({os.stat(path).st_dev for path in paths}):
-        name = f"{os.major(number)}:{os.minor(number)}"
-        node = Path("/sys/dev/block") / name
-        if not node.exists():
-            return DeviceCounter(
-                (), "none", f"device {name} is anonymous (network, FUSE, overlay or memory file system)"
-            )
-        leaves |= _leaves(node)
-    names = ", ".join(sorted((Path("/sys/dev/block") / leaf).resolve().name for leaf in leaves))
-    return DeviceCounter(tuple(sorted(leaves)), "exact", f"sectors read by {names}")
-
-
-def background_rate(counter: DeviceCounter, *, seconds: float = 0.5) -> float | None:
-    """Bytes per second that others read from the same devices, measured while this program reads nothing."""
+def background_rate(counter: Counter, *, seconds: float = 0.5) -> float | None:
+    """Bytes per second that others have the same counter count, measured while this program reads nothing."""
     before = counter.read_bytes()
     if before is None:
         return None
@@ -120,7 +115,7 @@ def process_read_bytes() -> int | None:
 
 
 def judge(
-    counter: DeviceCounter,
+    counter: Counter,
     *,
     engine: str,
     page_cache: CacheState | None,
@@ -130,48 +125,65 @@ def judge(
     raw_device_bytes: int | None,
     background_bytes: float,
     process_bytes: int | None = None,
+    cache_fraction_after: float | None = None,
+    beside: Mapping[str, int] | None = None,
 ) -> RouteEvidence:
     """Turn counters into evidence: leave out what others read, name the route, give the ratio unclipped.
 
-    Where the kernel also counted what these processes alone made the devices read (`process_bytes`), both counters must
-    have seen a byte, and nothing is subtracted; else others' reads are taken to go on as just before.
+    Where the kernel also counted what these processes alone made block devices read (`process_bytes`), both counters
+    must have seen a byte, and nothing is subtracted; else others' reads are taken to go on as just before.
+    `beside` is how far the counters that do not decide have moved; the record keeps them.
     """
-    if raw_device_bytes is not None and process_bytes is not None:
-        device: int | None = min(raw_device_bytes, process_bytes)
+    if raw_device_bytes is not None and process_bytes is not None and counter.leaves:
+        count: int | None = min(raw_device_bytes, process_bytes)
         background_bytes = 0.0
     else:
-        device = None if raw_device_bytes is None else max(0, round(raw_device_bytes - background_bytes))
-    doubt = _doubt(counter, device, delivered_bytes, background_bytes, cold=page_cache == "cold" or engine == "direct")
+        count = None if raw_device_bytes is None else max(0, round(raw_device_bytes - background_bytes))
+    cold = page_cache == "cold" or engine == "direct"
+    if count is None:
+        doubt: str | None = counter.reason if counter.counter_class == "none" else f"no answer from: {counter.reason}"
+    elif counter.counter_class == "exact":
+        doubt = _doubt(count, delivered_bytes, background_bytes, cold=cold)
+    else:
+        resident = page_cache == "warm" and cache_fraction is not None and cache_fraction >= COLD_MINIMUM
+        bound = (0.0, WARM_MAXIMUM) if resident and not cold else BOUND
+        doubt = _out_of_bounds(counter, count, delivered_bytes, background_bytes, bound=bound)
+    device = None if doubt and counter.counter_class != "exact" else count  # what bounds nothing is no measurement
     return RouteEvidence(
         engine=engine,
         page_cache=page_cache,
         requested_route="host",
         observed_route="unknown" if doubt else "host",
-        route_evidence=f"route not proven: {doubt}" if doubt else counter.reason,
+        route_evidence=f"route not proven: {doubt}" if doubt else _proof(counter, device, delivered_bytes),
         counter_class=counter.counter_class,
         cache_fraction=cache_fraction,
+        cache_fraction_after=cache_fraction_after,
         delivered_bytes=delivered_bytes,
         payload_bytes=payload_bytes,
         device_bytes=device,
         read_amplification=device / payload_bytes if device is not None and payload_bytes else None,
         counters={
+            **(beside or {}),
             "device_bytes_raw": raw_device_bytes,
             "process_bytes": process_bytes,
-            "background_bytes": round(background_bytes),
+            "background_bytes": None if raw_device_bytes is None else round(background_bytes),
         },
     )
 
 
-def _doubt(
-    counter: DeviceCounter, device: int | None, delivered_bytes: int, background_bytes: float, *, cold: bool
-) -> str | None:
-    """Why the counter decides nothing, or None.
+def _proof(counter: Counter, device: int | None, delivered_bytes: int) -> str:
+    if counter.counter_class == "exact" or device is None:
+        return counter.reason
+    share = device / delivered_bytes if delivered_bytes else 0.0
+    return f"bounded, not proven: {counter.reason} were {share:.2f} of the bytes delivered"
+
+
+def _doubt(device: int, delivered_bytes: int, background_bytes: float, *, cold: bool) -> str | None:
+    """Why an exact counter decides nothing, or None.
 
     What others read is known only from just before.  Where that is more than a trifle, the difference still proves the
     route if it agrees with what was delivered; if it does not agree, it proves nothing either way.
     """
-    if counter.counter_class != "exact" or device is None:
-        return counter.reason
     if background_bytes <= BUSY_SHARE * delivered_bytes:
         return None
     share = device / delivered_bytes if delivered_bytes else 0.0
@@ -185,15 +197,22 @@ def _doubt(
     )
 
 
-def _sectors_read(stat: Path) -> int:
-    return int(stat.read_text().split()[2])
+def _out_of_bounds(
+    counter: Counter, received: int, delivered_bytes: int, background_bytes: float, *, bound: tuple[float, float]
+) -> str | None:
+    """Why a bounding counter does not even bound the way, or None.
 
-
-def _leaves(node: Path) -> set[str]:
-    slaves = list((node / "slaves").iterdir()) if (node / "slaves").is_dir() else []
-    if not slaves:
-        return {(node / "dev").read_text().strip()}
-    return set().union(*(_leaves(slave.resolve()) for slave in slaves))
+    That it saw next to nothing tells of the page cache only where the data are known to be resident.
+    """
+    if not delivered_bytes:
+        return "nothing was delivered"
+    share, others = received / delivered_bytes, background_bytes / delivered_bytes
+    if others > BOUND[1] - BOUND[0]:
+        return f"just before this run others moved {others:.0%} as much as it did; {counter.reason} bound nothing"
+    least, most = bound
+    if least <= share <= most:
+        return None
+    return f"{counter.reason} were {share:.2f} of the bytes delivered, not {least:g} to {most:g}"
 
 
 def _resident(fraction: float | None) -> str:

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Protocol, get_args
 
-from .evidence import DeviceCounter, Route, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
+from .counters.counter import CounterSet, NoCounter
+from .evidence import Route, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
 from .page_cache import PAGE_BYTES, resident_bytes
 from .prefetch import Tally
 from .readers import Reader
@@ -169,13 +170,13 @@ def _own_counters(reader: Reader) -> dict[str, int]:
     return dict(counters()) if callable(counters) else {}
 
 
-def _counter_of(paths: Sequence[Path]) -> DeviceCounter:
+def _counter_of(paths: Sequence[Path]) -> CounterSet:
     if _is_remote(paths):
-        return DeviceCounter((), "none", "objects on a server lie on no device of this machine")
+        return CounterSet(NoCounter("objects on a server lie on no device of this machine"))
     try:
         return counter_for(paths)
     except OSError as error:  # a loop that asks for no evidence must not end for want of it
-        return DeviceCounter((), "none", f"the device's counter cannot be read: {error}")
+        return CounterSet(NoCounter(f"the device's counter cannot be read: {error}"))
 
 
 def _is_remote(paths: Sequence[Path]) -> bool:

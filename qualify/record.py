@@ -13,6 +13,7 @@ from ..results.verdict import (
     compose_verdict,
     judge_requirement,
 )
+from ..storage_bench.evidence import PROVEN, proof_of
 from ..training_bench.summary import find_point
 from .run import Run
 
@@ -34,11 +35,11 @@ def make_record(
     best = find_point(run.points, "direct", measured.value or min(config.required_gpus, run.max_ranks))
     storage = _storage_at(run.points, predicted.value)
     paths = [None if point is None else point.read_path for point in (storage, best)]
-    proven = all(path is not None and path.observed_route != "unknown" for path in paths)
+    proof = proof_of(paths)
     terms = (
         f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {accelerator.batch_size} images of "
         f"{run.record_bytes} bytes every {accelerator.step_time_s:g} s, AU at least {config.au_threshold:.2f}. "
-        + ("Route proven by counters." if proven else "Route not proven.")
+        + proof
     )
     verdict = compose_verdict(
         outcome,
@@ -67,7 +68,7 @@ def make_record(
         warnings=merge_warnings(
             [f"not valid: {text}" for text in run.invalid],
             run.warnings,
-            [] if proven else ["route not proven: no exact counter here"],
+            [] if proof == PROVEN else [f"{proof.rstrip('.').lower()}: no exact counter decides here"],
         ),
     )
 

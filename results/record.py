@@ -88,6 +88,7 @@ class ReadPath(Model):
     counter_class: CounterClass
     page_cache: CacheState | None = None
     cache_fraction: float | None = None
+    cache_fraction_after: float | None = None
     cold_scope: ColdScope = "unknown"
     delivered_bytes: int | None = None
     payload_bytes: int | None = None

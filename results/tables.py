@@ -145,6 +145,7 @@ def route_table(record: RunRecord) -> Table | None:
             Column("counters", tuple(_evidence(path) for path in paths)),
             Column("page cache", tuple(_cache(path) for path in paths)),
             text_column("resident before", [_percent(path.cache_fraction) for path in paths], numeric=True),
+            text_column("and after", [_percent(path.cache_fraction_after) for path in paths], numeric=True),
             text_column("delivered", [_size(path.delivered_bytes) for path in paths], numeric=True),
             text_column("from the device", [_size(path.device_bytes) for path in paths], numeric=True),
             text_column("device / delivered", [_ratio(_device_share(path)) for path in paths], numeric=True),

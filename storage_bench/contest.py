@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..loaders.baselines import candidates
-from ..loaders.evidence import DeviceCounter, RouteEvidence, background_rate, counter_for, judge
+from ..loaders.evidence import Counter, RouteEvidence, background_rate, counter_for, judge
 from ..loaders.index import ShardIndex
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.roads import RoadOptions
@@ -204,7 +204,7 @@ def ratio(ours: Contestant, theirs: Contestant, name: str) -> Metric:
     return Metric(value=middle, unit="ours/theirs", ci95=(low, high), n=len(pairs), samples=pairs)
 
 
-def _run_block(contestant: Contestant, process: RoadProcess, counter: DeviceCounter) -> None:
+def _run_block(contestant: Contestant, process: RoadProcess, counter: Counter) -> None:
     contest = contestant.contest
     contest.prepare()
     contestant.cache_fractions.append(cache_fraction(contest.paths))
@@ -214,7 +214,7 @@ def _run_block(contestant: Contestant, process: RoadProcess, counter: DeviceCoun
     contestant.device_bytes.append(None if before is None or after is None else after - before)
 
 
-def _judge(contestant: Contestant, counter: DeviceCounter, background_bps: float) -> RouteEvidence:
+def _judge(contestant: Contestant, counter: Counter, background_bps: float) -> RouteEvidence:
     """All blocks of a contestant together; what a foreign road was given is the share of the files it delivered.
 
     What it may have read ahead before the first block was read outside of the counted time, and is left out.

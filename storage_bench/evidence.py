@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..loaders.evidence import RouteEvidence
@@ -11,6 +12,7 @@ from ..results.record import ColdScope, ReadPath
 SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "wekafs", "9p", "fuse")
 LOCAL_FILE_SYSTEMS = ("ext4", "ext3", "ext2", "xfs", "btrfs", "f2fs", "zfs")
 RESIDENT_LIMIT = 0.02
+PROVEN = "Route proven by counters."
 
 
 def read_path(evidence: RouteEvidence, *, cold_scope: ColdScope = "unknown") -> ReadPath:
@@ -23,6 +25,7 @@ def read_path(evidence: RouteEvidence, *, cold_scope: ColdScope = "unknown") -> 
         counter_class=evidence.counter_class,
         page_cache=evidence.page_cache,
         cache_fraction=evidence.cache_fraction,
+        cache_fraction_after=evidence.cache_fraction_after,
         cold_scope=cold_scope,
         delivered_bytes=evidence.delivered_bytes,
         payload_bytes=evidence.payload_bytes,
@@ -35,13 +38,32 @@ def read_path(evidence: RouteEvidence, *, cold_scope: ColdScope = "unknown") -> 
 def doubts(evidence: RouteEvidence) -> list[str]:
     """What must be said of a measurement that counts: reads beyond the payload, cold reads of data in memory."""
     found = [text for text in [evidence.warning()] if text]
-    resident = evidence.cache_fraction or 0.0
-    if evidence.page_cache == "cold" and evidence.observed_route == "unknown" and resident > RESIDENT_LIMIT:
+    if evidence.page_cache == "cold" and evidence.observed_route == "unknown":
+        for share, when in ((evidence.cache_fraction, "began"), (evidence.cache_fraction_after, "ended")):
+            if (share or 0.0) > RESIDENT_LIMIT:
+                found.append(
+                    f"{evidence.engine}: asked for cold reads, but {share:.0%} of the data was in memory when they "
+                    f"{when}, and no counter tells how much came from there"
+                )
+    loopback = evidence.counters.get("loopback_received_bytes")
+    if evidence.observed_route != "unknown" and _is_most_of(loopback, evidence.device_bytes):
         found.append(
-            f"{evidence.engine}: asked for cold reads, but {resident:.0%} of the data was in memory when they began, "
-            f"and no counter tells how much came from there"
+            f"{evidence.engine}: the bytes came over this machine's own loopback: a server runs here, and what it read "
+            f"from which disk or cache is not known"
         )
     return found
+
+
+def proof_of(paths: Sequence[ReadPath | None]) -> str:
+    """How far the route of all of `paths` is proven, as a sentence."""
+    if not paths or any(path is None or path.observed_route == "unknown" for path in paths):
+        return "Route not proven."
+    exact = all(path is not None and path.counter_class == "exact" for path in paths)
+    return PROVEN if exact else "Route bounded by counters, not proven."
+
+
+def _is_most_of(part: float | str | None, whole: int | None) -> bool:
+    return isinstance(part, int | float) and whole is not None and part > whole / 2
 
 
 def cold_scope_of(path: Path) -> ColdScope:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..loaders.buffers import Buffer
-from ..loaders.evidence import DeviceCounter, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
+from ..loaders.evidence import Counter, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
 from ..loaders.shards import ShardSet
@@ -157,7 +157,7 @@ def run_points(
 
 
 def measure_block(
-    point: SweepPoint, files: Sequence[DataFile], streams: Streams, counter: DeviceCounter, *, seconds: float
+    point: SweepPoint, files: Sequence[DataFile], streams: Streams, counter: Counter, *, seconds: float
 ) -> BlockResult:
     """One time block at one point, from a clean start (evicted, or warm)."""
     paths = [file.path for file in files]
@@ -197,7 +197,7 @@ def open_point_reader(point: SweepPoint) -> Reader:
     return BufferedReader(evict_behind=point.page_cache == "cold", random_access=point.access == "random")
 
 
-def collect_evidence(result: PointResult, counter: DeviceCounter, background_bps: float) -> RouteEvidence:
+def collect_evidence(result: PointResult, counter: Counter, background_bps: float) -> RouteEvidence:
     """Judge all blocks of a point together."""
     blocks = result.blocks
     devices = [block.device_bytes for block in blocks if block.device_bytes is not None]

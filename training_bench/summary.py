@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..loaders.evidence import DeviceCounter, RouteEvidence, judge
+from ..loaders.evidence import Counter, RouteEvidence, judge
 from ..results.record import ColdScope, Metric, Point, RankReport
 from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
@@ -61,7 +61,7 @@ def summarise_ranks(
     accelerator: Accelerator,
     results: Sequence[dict[str, Any]],
     *,
-    counters: Mapping[str, DeviceCounter],
+    counters: Mapping[str, Counter],
     background_bps: Mapping[str, float],
 ) -> tuple[list[Point], tuple[tuple[Source, str], ...]]:
     """One point per (source, number of ranks), controls included, and which sources are not valid and why.
@@ -184,7 +184,7 @@ def _evidence(
     plan: RankPlan,
     block: Block,
     pile: _Pile,
-    counters: Mapping[str, DeviceCounter],
+    counters: Mapping[str, Counter],
     background_bps: Mapping[str, float],
 ) -> RouteEvidence | None:
     counter = counters.get(block.source)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..loaders.evidence import DeviceCounter, background_rate, counter_for
+from ..loaders.evidence import Counter, background_rate, counter_for
 from ..loaders.index import RecordLayout
 from ..loaders.plan import ShuffleMode
 from ..results.record import Point
@@ -215,7 +215,7 @@ def _block(cell: Cell, cells: Sequence[Cell], run: TrainRun, rounds: int) -> Blo
     )
 
 
-def _background(counters: Mapping[str, DeviceCounter]) -> dict[str, float]:
+def _background(counters: Mapping[str, Counter]) -> dict[str, float]:
     """What others read from the devices under each source, in bytes per second; a device is watched once."""
     rates = {counter.leaves: background_rate(counter) or 0.0 for counter in counters.values()}
     return {source: rates[counter.leaves] for source, counter in counters.items()}

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from iobench.loaders.buffers import Buffer
-from iobench.loaders.evidence import DeviceCounter, _leaves, background_rate, counter_for, judge
+from iobench.loaders.counters.counter import NoCounter
+from iobench.loaders.evidence import DeviceCounter, background_rate, counter_for, judge
 from iobench.loaders.page_cache import cache_fraction, evict, warm
 from iobench.loaders.readers import BufferedReader, DirectReader, direct_refused
 
 MIB = 1 << 20
 SIZE_BYTES = 32 * MIB
 EXACT = DeviceCounter(("8:0",), "exact", "sectors read by sda")
-NO_COUNTER = DeviceCounter((), "none", "device 0:50 is anonymous (network, FUSE, overlay or memory file system)")
+NO_COUNTER = NoCounter("device 0:50 is anonymous, and nothing counts what zfs reads")
 
 
 def own_reads() -> int:
@@ -98,22 +99,9 @@ def test_the_counter_is_the_devices_that_the_file_lies_on(file):
 def test_a_file_system_without_a_device_has_no_counter():
     counter = counter_for([Path("/proc/version")])
     assert counter.counter_class == "none"
-    assert "is anonymous" in counter.reason
+    assert counter.reason == "proc is a file system in memory: no device is read"
     assert counter.read_bytes() is None
     assert background_rate(counter, seconds=0) is None
-
-
-def test_leaves_are_found_through_stacked_devices(tmp_path):
-    """A volume on a mirror of two disks, and a partition: drawn as folders, the way sysfs draws them."""
-    for name, number in {"volume": "253:0", "mirror": "9:0", "one": "8:1", "two": "8:17"}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "dev").write_text(number + "\n")
-    for name, parts in {"volume": ["mirror"], "mirror": ["one", "two"], "one": []}.items():
-        (tmp_path / name / "slaves").mkdir()
-        for part in parts:
-            (tmp_path / name / "slaves" / part).symlink_to(tmp_path / part)
-    assert _leaves(tmp_path / "volume") == {"8:1", "8:17"}
-    assert _leaves(tmp_path / "two") == {"8:17"}
 
 
 def evidence(**changed):

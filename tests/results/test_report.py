@@ -179,7 +179,7 @@ def test_missing_counters_are_not_shown_as_zero_bytes(qualified):
     rows = Page(render([qualified.model_copy(update={"points": (point,), "read_path": None})])).rows
     (row,) = [row for row in rows if "unknown" in row]
     assert row[3:7] == ["unknown", "none", "cold", "not measured"]
-    assert row[7:] == ["16.6 GB", "not measured", "not measured", "not measured"]
+    assert row[7:] == ["not measured", "16.6 GB", "not measured", "not measured", "not measured"]
 
 
 def test_a_figure_without_verdict_data_says_so():
