@@ -18,14 +18,14 @@ import typer
 
 from .. import __version__
 from ..terminal import say
-from . import data, jobs, reports, storage
+from . import data, jobs, reports, staging, storage
 from .journal import print_json
 from .options import DONE, ENVIRONMENT, INTERRUPTED, USAGE, app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["data", "jobs", "main", "reports", "run", "storage"]
+__all__ = ["data", "jobs", "main", "reports", "run", "staging", "storage"]
 
 GRACE_S = 4.0  # what an interrupted command has for cleaning up before it is ended all the same
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Journal:
     """A run's folder: made before anything is measured, so that a full or read-only disk is noticed at once."""
 
-    def __init__(self, kind: Kind, path: Path, out: Path | None, *, json: bool) -> None:
+    def __init__(self, kind: Kind, path: Path, out: Path | None, *, json: bool, also: Sequence[Path] = ()) -> None:
+        """`path` is what is measured, `also` names other folders that hold nothing but data."""
         from ..results.record import new_run_id, utc_now
 
         self._kind: Kind = kind
@@ -31,9 +32,10 @@ class Journal:
         self._run_id = new_run_id(kind)
         self._started = utc_now()
         self._folder = out or Path("iobench-runs") / self._run_id
-        if self._joins(path):
-            text = f"{self._folder}: the run's folder would lie among the data in {path}; give another --out"
-            raise OutputError(text)
+        for data in (path, *also):
+            if self._joins(data):
+                text = f"{self._folder}: the run's folder would lie among the data in {data}; give another --out"
+                raise OutputError(text)
         made = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
         probe = self._folder / ".iobench-probe.tmp"
         try:
@@ -115,9 +117,16 @@ class OutputError(OSError):
 
 def command_line() -> tuple[str, ...]:
     """The command as it was given, without what is private in its paths."""
-    from ..results.environment import public_path
 
-    return ("iobench", *(public_path(word) if "/" in word else word for word in sys.argv[1:]))
+    return ("iobench", *(_public(word) if "/" in word else word for word in sys.argv[1:]))
+
+
+def _public(word: str) -> str:
+    """A path or an address that may be shown to others."""
+    from ..results.environment import public_path
+    from ..storage_bench.staging.objects import public_address
+
+    return public_address(word) if "://" in word else public_path(word)
 
 
 def print_json(document: object) -> None:

@@ -23,7 +23,6 @@ Out = Annotated[Path | None, typer.Option("--out", help="folder of this run  [de
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="settings in a TOML file")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="one setting, key=value; may be given again")]
 DataPath = Annotated[Path, typer.Argument(help="folder of shards, or one file")]
-SourceFolder = Annotated[Path, typer.Argument(metavar="SRC", help="folder of shards")]
 LocalFolder = Annotated[Path | None, typer.Option("--local", help="where a local copy may go  [$IOBENCH_LOCAL, cache]")]
 EngineFlag = Annotated[str | None, typer.Option(help="auto, buffered, direct; for load also mmap, kvikio")]
 

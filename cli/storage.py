@@ -1,4 +1,4 @@
-"""Commands that measure storage and what reads it: storage, load, stage."""
+"""Commands that measure storage and what reads it: storage, load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from ..terminal import Screen, say
 from .journal import Journal
-from .options import ConfigFile, DataPath, EngineFlag, Json, Out, Sets, SourceFolder, app
+from .options import ConfigFile, DataPath, EngineFlag, Json, Out, Sets, app
 
 
 @app.command()
@@ -128,40 +128,6 @@ def load(
     )
     if result.chosen["rates"]:
         say(f"{result.chosen['num_workers']} threads were chosen: {result.chosen['reason']}")
-
-
-@app.command()
-def stage(
-    source: SourceFolder,
-    target: Annotated[Path, typer.Argument(metavar="DST", help="folder for the copy")],
-    streams: Annotated[int, typer.Option(min=1, max=64, help="shards copied at once")] = 4,
-    out: Out = None,
-    json: Json = False,
-) -> None:
-    """Copy a shard set, timed and verified; an interrupted copy goes on where it stopped."""
-    from ..storage_bench.staging import stage as copy
-    from ..storage_bench.staging import stage_point
-
-    journal = Journal("stage", source, out, json=json)
-    with Screen() as screen:
-        result = copy(
-            source,
-            target,
-            streams=streams,
-            progress=lambda done, total: screen.show(
-                "stage", done / total, f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"
-            ),
-        )
-    point = stage_point(result)
-    warnings = ["source and target are on the same device"] if result.same_device else []
-    there = result.total_bytes - result.copied_bytes
-    if there and result.copied_bytes:
-        warnings.append(f"{there / 1e9:.2f} GB were there already: the time is that of the rest, and of checking them")
-    journal.finish(workload={"streams": streams}, points=[point], metrics=point.metrics, best=point, warnings=warnings)
-    say(
-        f"{result.num_files} shards, {result.total_bytes / 1e9:.2f} GB: {result.copied_bytes / 1e9:.2f} GB copied in "
-        f"{result.copy_s:.2f} s, verified in {result.verify_s:.2f} s"
-    )
 
 
 def _load_beside(

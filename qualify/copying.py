@@ -39,7 +39,7 @@ def make_copy(run: Run) -> tuple[StageResult | None, CopyChoice | None]:
                 target,
                 streams=run.config.copy_.streams,
                 limit_bytes=limit,
-                progress=lambda done, total: run.show("stage", done / total, f"{done / 1e9:.2f} GB"),
+                progress=lambda phase, done, total: run.show("stage", done / total, f"{done / 1e9:.2f} GB"),
             )
     except BaseException:  # half a copy in a folder of its own is of no use to the next run
         remove_stage(target)

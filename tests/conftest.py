@@ -151,20 +151,34 @@ def encode() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def new_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`new_disk(size_bytes)`: an ext4 file system of its own on a loop device."""
+    points: list[Path] = []
+
+    def make(size_bytes: int) -> Path:
+        if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
+            pytest.skip("a small file system needs root and mkfs.ext4 (Debian: e2fsprogs)")
+        image, point = tmp_path / f"disk-{len(points)}.img", tmp_path / f"disk-{len(points)}"
+        with image.open("wb") as file:
+            file.truncate(size_bytes)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+        point.mkdir()
+        command = ["mount", "-o", "loop", str(image), str(point)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mount -o loop: {done.stderr.strip()}")
+        points.append(point)
+        return point
+
+    yield make
+    for point in points:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+@pytest.fixture
+def small_disk(new_disk: Callable[[int], Path]) -> Path:
     """An ext4 file system of 32 MiB on a loop device."""
-    if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
-        pytest.skip("a small file system needs root and mkfs.ext4 (Debian: e2fsprogs)")
-    image, point = tmp_path / "disk.img", tmp_path / "disk"
-    with image.open("wb") as file:
-        file.truncate(32 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
-    point.mkdir()
-    done = subprocess.run(["mount", "-o", "loop", str(image), str(point)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mount -o loop: {done.stderr.strip()}")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
+    return new_disk(32 << 20)
 
 
 @pytest.fixture

@@ -459,39 +459,27 @@ def mounted(tmp_path: Path, *arguments: str) -> Path:
     return point
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """An ext4 file system of 200 MiB on a loop device."""
-    if not shutil.which("mkfs.ext4"):
-        pytest.skip("mkfs.ext4 is missing (Debian: e2fsprogs)")
-    image = tmp_path / "disk.img"
-    with image.open("wb") as file:
-        file.truncate(200 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
-    point = mounted(tmp_path, "-o", "loop", str(image))
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
-
-
-def test_a_disk_that_fills_up_meanwhile_is_an_error_and_leaves_nothing(small_disk: Path) -> None:
-    folder = small_disk / "data"
+def test_a_disk_that_fills_up_meanwhile_is_an_error_and_leaves_nothing(new_disk: Callable[[int], Path]) -> None:
+    disk = new_disk(200 << 20)
+    folder = disk / "data"
 
     def fill_the_disk(done: int, total: int) -> None:
-        with suppress(OSError), (small_disk / "somebody-else").open("ab") as file:
+        with suppress(OSError), (disk / "somebody-else").open("ab") as file:
             os.posix_fallocate(file.fileno(), done * 2, 20 << 20)
 
     with pytest.raises(GenerateError, match=r"no space left \(No space left on device\)") as raised:
         generate(folder, Generate(num_images=300, images_per_shard=100), progress=fill_the_disk)
     assert raised.value.exit_status == 4
-    assert names(small_disk) == ["lost+found", "somebody-else"]
+    assert names(disk) == ["lost+found", "somebody-else"]
 
 
-def test_a_disk_that_is_too_small_is_refused(small_disk: Path) -> None:
+def test_a_disk_that_is_too_small_is_refused(new_disk: Callable[[int], Path]) -> None:
+    disk = new_disk(200 << 20)
     with pytest.raises(
         GenerateError, match=r"800 images take 216268800 bytes, with a reserve 283377664 bytes are needed"
     ):
-        generate(small_disk / "data", Generate(num_images=800))
-    assert names(small_disk) == ["lost+found"]
+        generate(disk / "data", Generate(num_images=800))
+    assert names(disk) == ["lost+found"]
 
 
 def test_a_read_only_file_system_is_an_error(small_disk: Path) -> None:

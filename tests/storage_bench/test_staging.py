@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 
 from iobench.loaders.shards import ShardSet
-from iobench.storage_bench import staging
 from iobench.storage_bench.generate import Generate, generate, sample_pixels
-from iobench.storage_bench.staging import StagingError, on_same_device, remove_stage, room_for, stage
+from iobench.storage_bench.staging import (
+    StagingError,
+    copying,
+    on_same_device,
+    place,
+    remove_stage,
+    room_for,
+    stage,
+    streams,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -40,17 +48,20 @@ def flip(path: Path, offset: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-@pytest.mark.parametrize("streams", [1, 3])
-def test_a_copy_holds_the_same_bytes_and_opens_as_the_same_data_set(page_set, source, target, streams):
+@pytest.mark.parametrize("num_streams", [1, 3])
+def test_a_copy_holds_the_same_bytes_and_opens_as_the_same_data_set(page_set, source, target, num_streams):
     seen = []
-    result = stage(source, target, streams=streams, progress=lambda done, total: seen.append((done, total)))
+    result = stage(source, target, streams=num_streams, progress=lambda *told: seen.append(told))
     assert names(target) == names(source)
     assert all(same_bytes(source / name, target / name) for name in names(source))
     total = sum(path.stat().st_size for path in page_set.shards)
     assert (result.num_files, result.total_bytes, result.copied_bytes) == (4, total, total)
     assert result.copy_gbps == pytest.approx(total / result.copy_s / 1e9)
-    assert seen[-1] == (total, total)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    for phase in ("copy", "verify"):
+        done = [told[1] for told in seen if told[0] == phase]
+        assert done == sorted(done)
+        assert done[-1] == total
+    assert {told[2] for told in seen} == {total}
     assert len(ShardSet.open(target)) == len(page_set)
 
 
@@ -115,14 +126,14 @@ def test_a_source_that_changed_since_it_was_written_is_found_by_its_digest(sourc
 
 def test_a_copy_that_reads_back_otherwise_is_removed(source, target, monkeypatch):
     """Flips a byte of one copy between writing and verifying, as an unsound disk would."""
-    evict = staging.evict
+    evict = copying.evict
 
     def evict_and_flip(paths):
         evict(paths)
         if paths[0].name.startswith("train-00001"):
             flip(paths[0], 4242)
 
-    monkeypatch.setattr(staging, "evict", evict_and_flip)
+    monkeypatch.setattr(copying, "evict", evict_and_flip)
     with pytest.raises(StagingError, match="did not read back"):
         stage(source, target)
     assert not any(name.startswith("train-00001") for name in names(target))
@@ -131,9 +142,9 @@ def test_a_copy_that_reads_back_otherwise_is_removed(source, target, monkeypatch
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_copy_leaves_no_half_shard_and_no_thread_and_can_go_on(source, target, kind, monkeypatch):
-    monkeypatch.setattr(staging, "BLOCK_BYTES", 8192)  # so that there is something to interrupt
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 8192)  # so that there is something to interrupt
 
-    def interrupt(done, total):
+    def interrupt(phase, done, total):
         if done >= total // 3:
             raise kind
 
@@ -226,10 +237,10 @@ def test_other_files_in_the_target_do_not_count_as_part_of_the_copy(source, smal
 
 
 def test_a_disk_that_fills_up_meanwhile_leaves_no_half_shard(source, small_disk, monkeypatch):
-    monkeypatch.setattr(staging, "RESERVE_BYTES", 0)
+    monkeypatch.setattr(place, "RESERVE_BYTES", 0)
     filler = small_disk / "filler"
 
-    def fill(done, total):
+    def fill(phase, done, total):
         with filler.open("ab", buffering=0) as file:
             try:
                 while True:
@@ -247,7 +258,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_half_shard(source, small_disk,
 
 
 def test_a_target_that_cannot_be_written_is_an_error(source, small_disk, monkeypatch):
-    monkeypatch.setattr(staging, "RESERVE_BYTES", 0)
+    monkeypatch.setattr(place, "RESERVE_BYTES", 0)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(StagingError, match=r"Read-only file system.*name another folder"):
         stage(source, small_disk / "copy")
@@ -270,17 +281,17 @@ def test_removing_a_copy_leaves_nothing_of_it(source, target):
 
 def test_partitions_of_one_disk_are_one_device(tmp_path, monkeypatch):
     """Two file systems on sda1 and on a volume that spans sda2 and sdb, as /sys shows them; another on sdc."""
-    monkeypatch.setattr(staging, "SYS_BLOCK", tmp_path / "dev")
-    for leaf, place in {"8:1": "sda/sda1", "8:2": "sda/sda2", "8:16": "sdb", "8:32": "sdc"}.items():
-        (tmp_path / "block" / place).mkdir(parents=True, exist_ok=True)
-        if "/" in place:
-            (tmp_path / "block" / place / "partition").touch()
+    monkeypatch.setattr(place, "SYS_BLOCK", tmp_path / "dev")
+    for leaf, node in {"8:1": "sda/sda1", "8:2": "sda/sda2", "8:16": "sdb", "8:32": "sdc"}.items():
+        (tmp_path / "block" / node).mkdir(parents=True, exist_ok=True)
+        if "/" in node:
+            (tmp_path / "block" / node / "partition").touch()
         (tmp_path / "dev").mkdir(exist_ok=True)
-        (tmp_path / "dev" / leaf).symlink_to(tmp_path / "block" / place)
+        (tmp_path / "dev" / leaf).symlink_to(tmp_path / "block" / node)
     leaves = {"one": ("8:1",), "volume": ("8:2", "8:16"), "other": ("8:32",), "memory": ()}
 
     def disks(name):
-        return staging._disks(leaves[name])
+        return place.disks(leaves[name])
 
     assert disks("one") == {"sda"}
     assert disks("volume") == {"sda", "sdb"}

@@ -1,0 +1,78 @@
+"""Shards side by side: a bounded number of streams, a flag that stops them all, the bytes done and those in flight."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Literal, TypeVar
+
+from .place import StagingError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Phase = Literal["check", "copy", "verify"]
+Progress = Callable[[Phase, int, int], None]  # phase, bytes done, bytes in all
+
+BLOCK_BYTES = 8 << 20
+PATIENCE_S = 2.0  # for reads under way when everything is to stop; a server may not answer for much longer
+
+
+class Streams:
+    """Threads over shards; what they do is counted, and the first error, or an interrupt, stops them."""
+
+    def __init__(self, num_streams: int, progress: Progress | None) -> None:
+        self.num_streams = num_streams
+        self.peak_in_flight_bytes = 0
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._in_flight = 0
+        self._phase: Phase = "copy"
+        self._done = self._total = 0
+
+    def run(
+        self, phase: Phase, work: Callable[[Item], Result], items: Sequence[Item], *, total_bytes: int
+    ) -> list[Result]:
+        """Do `work` on all items; results in their order.  Raises the first error at once."""
+        self._phase, self._done, self._total = phase, 0, total_bytes
+        pool = ThreadPoolExecutor(self.num_streams, thread_name_prefix="iobench-stage")
+        futures: list[Future[Result]] = []
+        try:
+            futures += [pool.submit(work, item) for item in items]
+            for done in wait(futures, return_when=FIRST_EXCEPTION).done:
+                done.result()
+            return [future.result() for future in futures]
+        except BaseException:
+            self._stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            wait(futures, timeout=PATIENCE_S)
+            raise
+        finally:
+            pool.shutdown(wait=not self._stop.is_set(), cancel_futures=True)
+
+    def require_going(self) -> None:
+        """Raise StagingError where another stream has failed: there is no use in going on."""
+        if self._stop.is_set():
+            raise StagingError("stopped")
+
+    def count(self, num_bytes: int) -> None:
+        """So many more bytes are done."""
+        with self._lock:
+            self._done += num_bytes
+            if self._progress is not None:
+                self._progress(self._phase, self._done, self._total)
+
+    @contextmanager
+    def in_flight(self, num_bytes: int) -> Iterator[None]:
+        """So many bytes are asked for and not yet written while this lasts."""
+        with self._lock:
+            self._in_flight += num_bytes
+            self.peak_in_flight_bytes = max(self.peak_in_flight_bytes, self._in_flight)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight -= num_bytes
