@@ -72,7 +72,7 @@ class Reader(Protocol):
         """Close every file."""
 
 
-class _OpenFile:
+class OpenFile:
     """A file descriptor, closed when its last user lets go: a dropped reader or a forked child leaves none open."""
 
     __slots__ = ("fd",)
@@ -89,7 +89,7 @@ class _OpenFiles:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.files: OrderedDict[Path, _OpenFile] = OrderedDict()
+        self.files: OrderedDict[Path, OpenFile] = OrderedDict()
 
 
 class _FileReader:
@@ -158,6 +158,10 @@ class _FileReader:
             self.delivered_bytes += whole
         return whole + apart
 
+    def opened(self, path: Path) -> OpenFile:
+        """The open file of `path`; its descriptor is open as long as what is returned here is kept."""
+        return self._opened(self._here(), path)
+
     def close(self) -> None:
         """Close every file; one that is being read just now is closed after that read."""
         mine = self._here()
@@ -189,12 +193,12 @@ class _FileReader:
     def _after_read(self, fd: int, offset: int, count: int) -> None:
         """Nothing, unless an engine wants the page cache emptied behind it."""
 
-    def _opened(self, mine: _OpenFiles, path: Path) -> _OpenFile:
+    def _opened(self, mine: _OpenFiles, path: Path) -> OpenFile:
         with mine.lock:
             if path in mine.files:
                 mine.files.move_to_end(path)
                 return mine.files[path]
-        file = _OpenFile(self._open(path))  # not under the lock: on a shared file system this takes its time
+        file = OpenFile(self._open(path))  # not under the lock: on a shared file system this takes its time
         with mine.lock:
             file = mine.files.setdefault(path, file)
             while len(mine.files) > MAX_OPEN_FILES:
@@ -230,8 +234,7 @@ class BufferedReader(_FileReader):
 
     def _after_read(self, fd: int, offset: int, count: int) -> None:
         if self._evict_behind:
-            skew = offset % PAGE_BYTES  # pages that are only partly in the range would stay
-            os.posix_fadvise(fd, offset - skew, -(-(skew + count) // PAGE_BYTES) * PAGE_BYTES, os.POSIX_FADV_DONTNEED)
+            evict_range(fd, offset, count)
 
 
 class DirectReader(_FileReader):
@@ -254,6 +257,12 @@ class DirectReader(_FileReader):
 def read_bytes_of(engine: str) -> int:
     """How long a loader's reads of consecutive records are at most with this engine."""
     return DIRECT_READ_BYTES if engine == DirectReader.engine else READ_BYTES
+
+
+def evict_range(fd: int, offset: int, count: int) -> None:
+    """Put the pages of a range out of the page cache; those that are only partly in the range, too."""
+    skew = offset % PAGE_BYTES
+    os.posix_fadvise(fd, offset - skew, -(-(skew + count) // PAGE_BYTES) * PAGE_BYTES, os.POSIX_FADV_DONTNEED)
 
 
 def read_all(reader: Reader, requests: Iterable[Request]) -> int:
