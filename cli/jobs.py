@@ -34,6 +34,8 @@ def train(
     source: Annotated[str, typer.Option(help="direct, staged or synthetic")] = "direct",
     local: LocalFolder = None,
     engine: EngineFlag = None,
+    find_max: Annotated[bool, typer.Option("--find-max", help="find how many of --np ranks are fed")] = False,
+    au_threshold: Annotated[float, typer.Option(min=0.01, max=0.99, help="the AU that counts as fed")] = 0.90,
     seconds: Annotated[float, typer.Option(min=1, help="time the rounds may take")] = 60.0,
     config: ConfigFile = None,
     set_: Sets = None,
@@ -60,14 +62,16 @@ def train(
             local=local_folder(local),
             seconds=seconds,
             show=screen.show,
+            find_max=au_threshold if find_max else None,
         )
     journal.finish(
         workload={**settings.model_dump(mode="json"), **outcome.workload},
         points=outcome.points,
-        metrics=outcome.best.metrics,
+        metrics=outcome.metrics,
         best=outcome.best,
         warnings=outcome.warnings,
         invalid=outcome.invalid,
+        sentence=outcome.sentence,
     )
 
 

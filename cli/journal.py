@@ -68,8 +68,9 @@ class Journal:
         best: Point,
         warnings: Sequence[str] = (),
         invalid: Sequence[str] = (),
+        sentence: str = "",
     ) -> None:
-        """Write the record of a run without a requirement; exit 3 where its measurement is not valid."""
+        """Write the record of a run without a requirement, and say what it means; exit 3 where it is not valid."""
         from ..results.environment import collect, public_path
         from ..results.record import RunRecord, utc_now
 
@@ -88,6 +89,8 @@ class Journal:
             warnings=(*warnings, *(f"not valid: {text}" for text in invalid)),
         )
         self.write(record)
+        if sentence:
+            say(sentence)
         for warning in record.warnings:
             say(f"warning: {warning}")
         if invalid:

@@ -1,4 +1,4 @@
-"""Ranks that really run: N-1, N, N+1 of them, and how many of them are fed."""
+"""Ranks that really run: as many as are predicted to be fed, one less and one more, and how many of them are fed."""
 
 from __future__ import annotations
 
@@ -9,78 +9,55 @@ import numpy as np
 
 from ..loaders.discovery import find_shards
 from ..results.record import Metric, Point
-from ..results.verdict import (
-    Fed,
-    decide_fed,
-    missed_in_spite_of_few_steps,
-    settles,
-)
+from ..results.verdict import Fed, predict_utilisation, rate_between
 from ..storage_bench.staging import StageResult
 from ..storage_bench.sweep import choose_engine
-from ..training_bench.loop import Source
+from ..training_bench.fed import fed_by_ranks
+from ..training_bench.plan import Source
 from ..training_bench.summary import find_point
-from ..training_bench.train import TrainRun, expected_seconds, train
+from ..training_bench.train import FindMax, TrainRun, expected_seconds, train
 from .run import Run
 
 START_S = 8.0
 
 
 def run_ranks(run: Run, predicted: Fed, staged: StageResult | None) -> Fed:
-    """Really run N-1, N, N+1 ranks; once more around what was seen where that does not settle it."""
+    """Find the largest number of ranks that is fed, from the prediction on; once more where all that ran were fed."""
     config = run.config
     centre = max(1, (predicted.high or 2) - 1) if predicted.value is None else predicted.value
-    seen: dict[int, Metric] = {}
-    unusable: dict[int, str] = {}
-    fed = Fed(None, reason="no ranks were run")
-    for attempt in range(2):
-        counts = [count for count in (centre - 1, centre, centre + 1) if 1 <= count <= run.max_ranks]
-        counts = [count for count in counts if count not in seen]
-        if not counts:
-            break
-        cells: list[tuple[Source, int]] = [("direct", count) for count in counts]
-        if attempt == 0:
-            asked = min(config.required_gpus, run.max_ranks)
-            wanted = staged is not None or asked > max(counts)  # fewer than N-1 are fed if N-1 are
-            cells += [("direct", asked)] if wanted and asked not in counts else []
-            cells += [("staged", asked)] if staged is not None else []
-        if attempt and not _enough_time(run, cells):
-            break
-        points = _launch(run, cells, staged)
-        for count in {count for source, count in cells if source == "direct"}:
-            _note(points, count, config.au_threshold, seen, unusable)
-        fed = decide_fed(seen, threshold=config.au_threshold, unusable=unusable)
-        if fed.value is not None and not fed.is_at_least:
-            break
-        centre = max(1, min(seen, default=2) - 2 if fed.value is None else fed.value + 1)
+    find = FindMax(high=min(max(1, centre + 1), run.max_ranks), threshold=config.au_threshold, hint=max(1, centre))
+    _launch(run, _make_run(run, find, _fixed_cells(run, find, staged), staged))
+    fed = fed_by_ranks(run.points, threshold=config.au_threshold)
+    if fed.value is not None and fed.is_at_least and find.high < run.max_ranks:
+        low = find.high + 1
+        again = _make_run(
+            run, FindMax(low=low, high=min(low + 2, run.max_ranks), threshold=find.threshold, hint=low), (), None
+        )
+        if expected_seconds(again) + START_S < run.left_s:
+            _launch(run, again)
+            fed = fed_by_ranks(run.points, threshold=config.au_threshold)
     return fed
 
 
-def _note(
-    points: Sequence[Point], count: int, threshold: float, seen: dict[int, Metric], unusable: dict[int, str]
-) -> None:
-    """Take over the AU that `count` ranks reached, or why it gives no verdict."""
-    point, control = find_point(points, "direct", count), find_point(points, "synthetic", count)
-    if point is None:
-        unusable[count] = "not run"
-        return
-    rate = seen[count] = point.metrics["au_mlperf"]
-    if rate.value is None:
-        unusable[count] = rate.reason or "no AU"
-    elif "insufficient" in point.flags and not missed_in_spite_of_few_steps(rate, threshold=threshold):
-        unusable[count] = "insufficient"
-    elif "harness_limited" in point.flags:
-        reached = control.metrics["au_mlperf"].value if control else None
-        if settles(rate.value, control=reached, threshold=threshold) is None:
-            unusable[count] = "harness_limited"
+def _fixed_cells(run: Run, find: FindMax, staged: StageResult | None) -> list[tuple[Source, int]]:
+    """What runs beside the search: the required number of ranks, on both sources where there is a copy."""
+    asked = min(run.config.required_gpus, run.max_ranks)
+    cells: list[tuple[Source, int]] = []
+    if staged is not None or asked > find.high:  # fewer are fed if those are
+        cells.append(("direct", asked))
+    if staged is not None:
+        cells.append(("staged", asked))
+    return cells
 
 
-def _make_run(run: Run, cells: Sequence[tuple[Source, int]], staged: StageResult | None) -> TrainRun:
+def _make_run(run: Run, find: FindMax, cells: Sequence[tuple[Source, int]], staged: StageResult | None) -> TrainRun:
     folders: dict[Source, Path] = {"direct": run.path}
     engines: dict[Source, str] = {"direct": run.engine}
     if staged is not None and any(source == "staged" for source, _ in cells):
         folders["staged"] = staged.target
         engines["staged"] = choose_engine("auto", find_shards(staged.target)[0])[0]
     assert run.layout is not None  # set when the data were opened
+    counts = {*range(find.low, find.high + 1), *(count for _, count in cells)}
     return TrainRun(
         folders=folders,
         engines=engines,
@@ -89,7 +66,8 @@ def _make_run(run: Run, cells: Sequence[tuple[Source, int]], staged: StageResult
         config=run.config.train,
         budget_s=run.left_s,
         layout=run.layout,
-        expected_step_s={cell: _expected_step_s(run, cell[1]) for cell in cells if cell[0] == "direct"},
+        expected_step_s={("direct", count): _expected_step_s(run, count) for count in counts},
+        find=find,
     )
 
 
@@ -99,23 +77,25 @@ def _expected_step_s(run: Run, num_ranks: int) -> float:
     return num_ranks * run.accelerator.batch_size * run.record_bytes / 1e9 / rate if rate else 0.0
 
 
-def _enough_time(run: Run, cells: Sequence[tuple[Source, int]]) -> bool:
-    return expected_seconds(_make_run(run, cells, None)) + START_S < run.left_s
-
-
-def _launch(run: Run, cells: Sequence[tuple[Source, int]], staged: StageResult | None) -> list[Point]:
-    most = max(count for _, count in cells)
+def _launch(run: Run, launch: TrainRun) -> None:
+    assert launch.find is not None  # every launch of a qualification looks for the largest number
+    most = max([launch.find.high, *(count for _, count in launch.cells)])
     run.show("ranks", 0.0, f"starting {most} ranks")
     result = train(
-        _make_run(run, cells, staged),
+        launch,
         on_progress=lambda seen: run.show(
-            "ranks", seen["round"] / seen["rounds"], f"{most} ranks, round {seen['round']} of {seen['rounds']}"
+            "ranks",
+            seen["round"] / seen["rounds"],
+            f"trying {seen['trying']} ranks"
+            if "trying" in seen
+            else f"{most} ranks, round {seen['round']} of {seen['rounds']}",
         ),
     )
     run.measured_s += result.wall_s
     run.measured_bytes += result.read_bytes
     run.peak_rss_bytes = max(run.peak_rss_bytes, result.peak_rss_bytes)
     run.warnings += result.warnings
+    run.trials += result.trials
     for source, text in result.invalid:
         told = f"ranks: {text}"
         if source == "staged":  # the verdict does not rest on the copy
@@ -123,5 +103,16 @@ def _launch(run: Run, cells: Sequence[tuple[Source, int]], staged: StageResult |
             run.warnings.append(told)
         else:
             run.invalid.append(told)
-    run.points += result.points
-    return result.points
+    run.points += [_with_prediction(run, point, result.points) for point in result.points]
+
+
+def _with_prediction(run: Run, point: Point, points: Sequence[Point]) -> Point:
+    """The point with the AU that the storage's rate lets one expect of it beside the one that was measured."""
+    if point.params["source"] != "direct":
+        return point
+    count = int(point.params["num_ranks"] or 0)
+    rate = rate_between(run.all_rates, count)
+    control = find_point(points, "synthetic", count)
+    reached = None if control is None else control.metrics["au_mlperf"].value
+    expected = predict_utilisation(rate, num_ranks=count, demand_gbps=run.demand_gbps, control=reached)
+    return point.model_copy(update={"metrics": {**point.metrics, "au_predicted": expected}})

@@ -38,8 +38,7 @@ def make_record(
     proof = proof_of(paths)
     terms = (
         f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {accelerator.batch_size} images of "
-        f"{run.record_bytes} bytes every {accelerator.step_time_s:g} s, AU at least {config.au_threshold:.2f}. "
-        + proof
+        f"{run.record_bytes} bytes every {accelerator.step_time_s:g} s, AU at least {config.au_threshold:.2f}. " + proof
     )
     verdict = compose_verdict(
         outcome,
@@ -89,6 +88,7 @@ def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any
         "au_threshold": run.config.au_threshold,
         "engine": run.engine,
         "engine_reason": run.engine_reason,
+        "search": run.trials,
         "local": public_path(run.local),
         "dataset": {
             "num_images": run.num_images,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..loaders.index import RecordLayout
 from ..results.record import Metric, Point
@@ -51,6 +51,8 @@ class Run:
     measured_bytes: int = 0
     peak_rss_bytes: int = 0
     rates: dict[int, float] = field(default_factory=dict)
+    measured_rates: dict[int, Metric] = field(default_factory=dict)
+    trials: list[dict[str, Any]] = field(default_factory=list)
     warm_rate: Metric | None = None
     copy_invalid: str | None = None
 
@@ -68,6 +70,15 @@ class Run:
     def demand_gbps(self) -> float:
         """What one accelerator asks for."""
         return demand_bps(self.accelerator.batch_size, self.record_bytes, self.accelerator.step_time_s) / 1e9
+
+    @property
+    def all_rates(self) -> dict[int, Metric]:
+        """GB/s by number of readers: those of the time blocks, and the pilot's where there are no others."""
+        pilot = {
+            count: Metric(value=rate, unit="GB/s", n=1, reason="one short pilot block")
+            for count, rate in self.rates.items()
+        }
+        return {**pilot, **self.measured_rates}
 
     @property
     def left_s(self) -> float:

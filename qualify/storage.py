@@ -45,6 +45,7 @@ def predict(run: Run) -> Fed:
         )
         points = _measure_readers(run, rates, [count for count in readers if count not in measured])
         measured |= {int(point.params["threads"] or 0): point.metrics["read_gbps"] for point in points}
+        run.measured_rates = measured
         known |= {count: rate.value or 0.0 for count, rate in measured.items()}
         run.rates = dict(sorted(known.items()))
         fed = predict_fed(measured, demand_gbps=run.demand_gbps, threshold=config.au_threshold)

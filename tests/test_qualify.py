@@ -11,12 +11,12 @@ import pytest
 from iobench.loaders.index import RecordLayout
 from iobench.qualify import QualifyConfig
 from iobench.qualify.copying import decide_copy, make_copy
-from iobench.qualify.ranks import _note
 from iobench.qualify.run import Run
 from iobench.results.record import Metric, Point
 from iobench.storage_bench.accelerators import resolve_accelerator
 from iobench.storage_bench.launch import horovod_available
 from iobench.storage_bench.staging import StageResult
+from iobench.training_bench.fed import fed_by_ranks, why_unusable
 
 PROMISED = {
     "read_gbps",
@@ -303,8 +303,13 @@ def au_point(source, value, *, half=0.01, flags=()):
     ],
 )
 def test_only_what_flags_and_control_leave_standing_gives_a_verdict(direct, control, reason):
-    seen, unusable = {}, {}
     points = [point for point in (direct, au_point("synthetic", control)) if point is not None]
-    _note(points, 2, 0.9, seen, unusable)
-    assert unusable.get(2) == reason
-    assert (2 in seen) is (direct is not None)
+    assert why_unusable(points, 2, threshold=0.9) == reason
+
+
+def test_ranks_that_give_no_verdict_leave_the_number_fed_open():
+    points = [au_point("direct", 0.95), au_point("synthetic", 0.99)]
+    assert fed_by_ranks(points, threshold=0.9).value == 2
+    assert fed_by_ranks(points, threshold=0.9).is_at_least
+    limited = [au_point("direct", 0.95, flags=("insufficient",)), au_point("synthetic", 0.99)]
+    assert fed_by_ranks(limited, threshold=0.9).value is None

@@ -1,22 +1,24 @@
-"""One source under N ranks, beside its control: what `iobench train` runs."""
+"""What `iobench train` runs: one source under N ranks beside its control, or the search for the largest N fed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from ..loaders.discovery import find_shards
 from ..loaders.shards import ShardSet
-from ..results.record import Point, new_run_id
+from ..results.record import Metric, Point, new_run_id
+from ..results.verdict import Fed
 from ..storage_bench.accelerators import resolve_accelerator
 from ..storage_bench.launch import require_ranks
 from ..storage_bench.staging import remove_stage, stage
 from ..storage_bench.sweep import choose_engine
-from .loop import Source
+from .fed import fed_by_ranks
+from .plan import Source
 from .summary import find_point
-from .train import TrainConfig, TrainError, TrainRun, train
+from .train import FindMax, TrainConfig, TrainError, TrainResult, TrainRun, check_time, train
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class TrainOutcome:
     workload: dict[str, Any]
     warnings: tuple[str, ...]
     invalid: tuple[str, ...]
+    metrics: dict[str, Metric]
+    sentence: str = ""
 
 
 class TrainUsageError(TrainError):
@@ -49,10 +53,16 @@ def run_train(
     local: Path,
     seconds: float,
     show: Callable[[str, float, str], None],
+    find_max: float | None = None,
 ) -> TrainOutcome:
-    """Run `num_ranks` ranks on one source; a staged copy is made first and removed afterwards."""
+    """Run `num_ranks` ranks on one source; a staged copy is made first and removed afterwards.
+
+    With `find_max`, an AU, run as many of them as reach it, one less and one more.
+    """
     if source not in get_args(Source):
         raise TrainUsageError(f"--source {source}: choose {', '.join(get_args(Source))}")
+    if find_max is not None and source != "direct":
+        raise TrainUsageError(f"--find-max reads the storage in place; it does not go with --source {source}")
     require_ranks(num_ranks)
     chosen = resolve_accelerator(accelerator, batch_size=batch_size)
     asked: Source = source  # type: ignore[assignment]  # checked above
@@ -67,20 +77,21 @@ def run_train(
         run = TrainRun(
             folders={} if asked == "synthetic" else {asked: folder},
             engines={} if asked == "synthetic" else {asked: used},
-            cells=((asked, num_ranks),),
+            cells=() if find_max is not None else ((asked, num_ranks),),
             accelerator=chosen,
             config=config,
             budget_s=seconds,
             steps=steps,
             layout=shards.index.layout,
+            find=None if find_max is None else FindMax(high=num_ranks, threshold=find_max),
         )
-        result = train(
-            run, on_progress=lambda seen: show("ranks", seen["round"] / seen["rounds"], f"round {seen['round']}")
-        )
+        check_time(run)
+        result = train(run, on_progress=lambda seen: show("ranks", seen["round"] / seen["rounds"], told(seen)))
     finally:
         if asked == "staged":
             remove_stage(folder)
-    best = find_point(result.points, asked, num_ranks)
+    fed = None if find_max is None else fed_by_ranks(result.points, threshold=find_max)
+    best = find_point(result.points, asked, num_ranks) if fed is None else _best(result, fed)
     if best is None:
         raise TrainError("no block was run within the time allowed; raise --seconds")
     workload = {
@@ -95,4 +106,44 @@ def run_train(
         "engine_reason": reason,
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
     }
-    return TrainOutcome(result.points, best, workload, result.warnings, tuple(text for _, text in result.invalid))
+    metrics = dict(best.metrics)
+    if fed is not None:
+        workload |= {"au_threshold": find_max, "search": list(result.trials)}
+        metrics["gpus_fed_measured"] = fed.as_metric(n=best.metrics["au_mlperf"].n)
+    return TrainOutcome(
+        points=result.points,
+        best=best,
+        workload=workload,
+        warnings=result.warnings,
+        invalid=tuple(text for _, text in result.invalid),
+        metrics=metrics,
+        sentence="" if fed is None else _sentence(result, fed, find_max or 0.0, chosen.label),
+    )
+
+
+def told(seen: Mapping[str, Any]) -> str:
+    """How far the ranks are, in words."""
+    return f"trying {seen['trying']} ranks" if "trying" in seen else f"round {seen['round']} of {seen['rounds']}"
+
+
+def _best(result: TrainResult, fed: Fed) -> Point | None:
+    """The point of the largest number that is fed; where none is, that of the fewest ranks that ran."""
+    counts = sorted(
+        int(point.params["num_ranks"] or 0) for point in result.points if point.params["source"] == "direct"
+    )
+    return find_point(result.points, "direct", fed.value or min(counts, default=0))
+
+
+def _sentence(result: TrainResult, fed: Fed, threshold: float, label: str) -> str:
+    """`4 emulated H100 are fed at AU 0.90: 3 ranks reached 0.98, 4 0.93, 5 0.75.`"""
+    reached = {
+        int(point.params["num_ranks"] or 0): rate.value
+        for point in result.points
+        if point.params["source"] == "direct" and (rate := point.metrics["au_mlperf"]).value is not None
+    }
+    seen = ", ".join(f"{count} reached {value:.3f}" for count, value in sorted(reached.items())) or "no counted step"
+    if fed.value is None:
+        return f"How many {label} are fed at AU {threshold:.2f} is not known ({fed.reason}); ranks: {seen}."
+    least = "at least " if fed.is_at_least else ""
+    note = f" ({fed.reason})" if fed.reason else ""
+    return f"Fed at AU {threshold:.2f}: {least}{fed.value} {label}{note}; ranks: {seen}."

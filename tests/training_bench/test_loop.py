@@ -6,7 +6,8 @@ import pytest
 from iobench.loaders.evidence import counter_for
 from iobench.storage_bench.accelerators import Accelerator
 from iobench.storage_bench.ranks import SingleRank
-from iobench.training_bench.loop import Block, RankPlan, main, measured_steps
+from iobench.training_bench.loop import main, measured_steps
+from iobench.training_bench.plan import Block, RankPlan
 
 STEP_S = 0.002
 

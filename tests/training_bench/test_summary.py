@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from iobench.loaders.evidence import DeviceCounter
 from iobench.storage_bench.accelerators import Accelerator
-from iobench.training_bench.loop import Block, RankPlan
+from iobench.training_bench.plan import Block, RankPlan
 from iobench.training_bench.summary import find_point, summarise_ranks
 
 MS = 1_000_000

@@ -9,10 +9,13 @@ from iobench.loaders.index import RecordLayout
 from iobench.storage_bench.accelerators import Accelerator
 from iobench.training_bench import train as train_module
 from iobench.training_bench.train import (
+    FindMax,
+    TrainBudgetError,
     TrainConfig,
     TrainError,
     TrainRun,
     check_memory,
+    check_time,
     expected_seconds,
     fitting_ranks,
     make_plan,
@@ -29,6 +32,7 @@ def make_run(
     step_time_s=0.1,
     batch_size=4,
     expected_step_s=None,
+    find=None,
     **config,
 ):
     return TrainRun(
@@ -41,6 +45,7 @@ def make_run(
         layout=LAYOUT,
         steps=steps,
         expected_step_s=expected_step_s or {},
+        find=find,
     )
 
 
@@ -149,3 +154,34 @@ def test_a_launch_that_does_not_fit_into_memory_is_refused_with_the_way_out(memo
         check_memory(plan)
     assert caught.value.exit_status == 4
     assert "8 ranks" in str(caught.value)
+
+
+# --- the largest number of ranks ---------------------------------------------------------------------------------
+
+
+def test_a_search_may_run_any_number_of_ranks_and_holds_time_for_the_three_around_the_hint():
+    plan = make_plan(make_run([], find=FindMax(high=8, threshold=0.9, hint=3), rounds=2, budget_s=100.0))
+    assert cells_of(plan) == [(source, count) for source in ("direct", "synthetic") for count in range(1, 9)]
+    assert not any(block.fixed for block in plan.blocks)
+    assert (plan.num_ranks, plan.search.low, plan.search.high, plan.search.hint) == (8, 1, 8, 3)
+    # 2 short blocks of 9 steps at twice 0.1 s; 2 rounds of three cells of 3 + 10 steps and three controls of 1 + 4
+    assert expected_seconds(make_run([], find=FindMax(high=8, threshold=0.9, hint=3), rounds=2)) == pytest.approx(
+        2 * 9 * 0.2 + 2 * (3 * 13 + 3 * 5) * 0.1
+    )
+
+
+def test_cells_beside_a_search_are_run_whatever_it_finds():
+    find = FindMax(high=3, threshold=0.9)
+    plan = make_plan(make_run([("staged", 2), ("direct", 4)], find=find))
+    fixed = [(block.source, block.num_ranks) for block in plan.blocks if block.fixed]
+    assert fixed == [("staged", 2), ("direct", 4), ("synthetic", 2), ("synthetic", 4)]
+    assert plan.num_ranks == 4
+
+
+def test_a_search_without_the_time_for_its_steps_is_refused_with_the_way_out():
+    # without a hint 1..8 take 4 short blocks: 4 x 1.8 s; two rounds of (3 x 13 + 3 x 5) x 0.1 s
+    find = FindMax(high=8, threshold=0.9)
+    check_time(make_run([], find=find, budget_s=18.1))
+    with pytest.raises(TrainBudgetError, match="about 18 s, more than the 10 s allowed") as caught:
+        check_time(make_run([], find=find, budget_s=10.0))
+    assert caught.value.exit_status == 2

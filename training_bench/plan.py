@@ -1,0 +1,51 @@
+"""What every rank of one launch is told: plain data that goes to the ranks as JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ..loaders.plan import ShuffleMode
+from .search import Search
+
+Source = Literal["synthetic", "staged", "direct"]
+
+
+class Block(BaseModel):
+    """One stretch of steps: `source` read by ranks 0..num_ranks-1, the first `drop_steps` not counted.
+
+    A `fixed` block is run whatever a search finds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Source
+    num_ranks: int
+    drop_steps: int
+    count_steps: int
+    limit_s: float
+    fixed: bool = False
+
+
+class RankPlan(BaseModel):
+    """What every rank of one launch is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_ranks: int
+    blocks: tuple[Block, ...]
+    rounds: int
+    budget_s: float
+    folders: dict[Source, str]
+    engines: dict[Source, str]
+    record_bytes: int
+    image_shape: tuple[int, int, int]
+    accelerator: str
+    step_time_s: float
+    batch_size: int
+    reader_threads: int
+    prefetch_depth: int
+    shuffle: ShuffleMode = "blocks"
+    seed: int = 0
+    search: Search | None = None

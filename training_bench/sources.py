@@ -1,0 +1,118 @@
+"""Where the batches of a block come from: one batch again and again, or shards read as one endless epoch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..loaders.buffers import Buffer, BufferPool
+from ..loaders.engines import open_reader
+from ..loaders.evidence import counter_for
+from ..loaders.page_cache import cache_fraction, evict
+from ..loaders.plan import endless_batches
+from ..loaders.prefetch import Tally
+from ..loaders.shards import ShardSet
+from .plan import RankPlan
+
+
+class BatchSource:
+    """Where a block's batches come from."""
+
+    def prepare(self) -> tuple[float | None, int | None]:
+        """Make the start clean (rank 0, while nobody reads); the resident share, and the counters before."""
+        return None, None
+
+    def counters(self) -> int | None:
+        """Bytes the devices under this source have read, None where nothing counts them."""
+        return None
+
+    @contextmanager
+    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[npt.NDArray[Any]]]:
+        """Endless batches (B, H, W, C) for this rank."""
+        raise NotImplementedError
+
+    def take_bytes(self) -> tuple[int, int]:
+        """Bytes delivered, and bytes of pixels handed out, since the last call."""
+        return 0, 0
+
+
+class Synthetic(BatchSource):
+    """One batch in host memory, handed out again and again: a loader that never waits."""
+
+    def __init__(self, plan: RankPlan) -> None:
+        memory = Buffer(plan.batch_size * plan.record_bytes).memory
+        flat = np.frombuffer(memory, dtype=np.uint8)
+        flat[:] = 1  # pages must be there before the clock runs
+        height, width, channels = plan.image_shape
+        strides = (plan.record_bytes, width * channels, channels, 1)
+        self._images: npt.NDArray[Any] = np.ndarray(
+            (plan.batch_size, height, width, channels), np.uint8, buffer=memory, strides=strides
+        )
+
+    @contextmanager
+    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[npt.NDArray[Any]]]:
+        """The one batch, for ever."""
+        del rank, num_ranks, seed  # every rank gets the same batch
+        yield itertools.repeat(self._images)
+
+
+class Shards(BatchSource):
+    """Shards in a folder, read as one endless epoch: a small sample stands for a long one, without a seam."""
+
+    def __init__(self, plan: RankPlan, folder: Path, engine: str) -> None:
+        self._plan = plan
+        found = ShardSet.open(folder)
+        self._reader, _ = open_reader(engine, found.paths[0], evict_behind=engine != "direct")
+        self._shards = ShardSet(found.paths, found.index, self._reader)
+        self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=plan.prefetch_depth)
+        self._counter = counter_for(found.paths)
+        self._tally = Tally()
+        self._seen = 0, 0
+
+    def prepare(self) -> tuple[float | None, int | None]:
+        """Out of the page cache, before a block begins."""
+        evict(self._shards.paths)
+        return cache_fraction(self._shards.paths), self.counters()
+
+    def counters(self) -> int | None:
+        """What the devices under the shards have read."""
+        return self._counter.read_bytes()
+
+    @contextmanager
+    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[npt.NDArray[Any]]]:
+        """This rank's share of an epoch without an end, read ahead by the plan's depth."""
+        plan, shards = self._plan, self._shards
+        records = endless_batches(
+            shards.index.shard_sizes,
+            seed=seed,
+            mode=plan.shuffle,
+            block_records=shards.block_records,
+            rank=rank,
+            world_size=num_ranks,
+            batch_size=plan.batch_size,
+        )
+        prefetcher = shards.prefetch(
+            records,
+            batch_size=plan.batch_size,
+            num_threads=plan.reader_threads,
+            depth=plan.prefetch_depth,
+            pool=self._pool,
+            tally=self._tally,
+        )
+        try:
+            yield (batch.images for batch in prefetcher)
+        finally:
+            prefetcher.close()
+
+    def take_bytes(self) -> tuple[int, int]:
+        """What the reader delivered, and what reached batches."""
+        now = self._reader.delivered_bytes, self._tally.payload_bytes
+        delivered, payload = now[0] - self._seen[0], now[1] - self._seen[1]
+        self._seen = now
+        return delivered, payload
