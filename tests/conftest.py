@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,3 +190,54 @@ def memory_folder() -> Iterator[Path]:
         pytest.skip("/dev/shm is no memory file system that can be written")
     with tempfile.TemporaryDirectory(prefix="iobench-test-", dir=shm) as folder:
         yield Path(folder)
+
+
+class Faults:
+    """A mounted tests/faultfs/faultfs.c: what lies in `backing` is seen at `mount`, through the faults that are set."""
+
+    def __init__(self, backing: Path, mount: Path, control: Path) -> None:
+        self.backing, self.mount, self._control = backing, mount, control
+
+    def set(self, *lines: str) -> None:
+        """From now on these faults hold, as faultfs.c spells them; none takes them all away."""
+        new = self._control.with_suffix(".new")
+        new.write_text("".join(f"{line}\n" for line in lines))
+        new.rename(self._control)
+
+
+@pytest.fixture(scope="session")
+def faultfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, built with the system's compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or shutil.which("pkg-config") is None:
+        pytest.skip("no C compiler and pkg-config to build a FUSE file system with (Debian: gcc, pkg-config)")
+    found = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip("no libfuse 3 to build a FUSE file system with (Debian: libfuse3-dev)")
+    source, program = Path(__file__).parent / "faultfs/faultfs.c", tmp_path_factory.mktemp("faultfs") / "faultfs"
+    words = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source, *found.stdout.split()]
+    subprocess.run(words, check=True, timeout=60)
+    return program
+
+
+@pytest.fixture
+def faults(faultfs: Path, tmp_path: Path) -> Iterator[Faults]:
+    """An empty file system whose faults can be set; unmounted at the end, whatever hangs in it."""
+    if not os.access("/dev/fuse", os.W_OK) or shutil.which("fusermount3") is None:
+        pytest.skip("/dev/fuse or fusermount3 is missing (Debian: fuse3)")
+    made = Faults(tmp_path / "backing", tmp_path / "mount", tmp_path / "faults.txt")
+    for folder in (made.backing, made.mount):
+        folder.mkdir()
+    made.set()
+    process = subprocess.Popen([faultfs, made.backing, tmp_path / "faults.txt", made.mount, "-f"])
+    try:
+        deadline = time.monotonic() + 10
+        while not os.path.ismount(made.mount):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.skip("a FUSE file system cannot be mounted here (no CAP_SYS_ADMIN, or /dev/fuse is refused)")
+            time.sleep(0.01)
+        yield made
+    finally:
+        process.kill()  # who waits in it gets an error at once
+        process.wait()
+        subprocess.run(["fusermount3", "-u", "-z", made.mount], check=False, capture_output=True)
