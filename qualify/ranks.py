@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..loaders.discovery import find_shards
-from ..results.record import Metric, Point
+from ..results.record import Point
 from ..results.verdict import Fed, predict_utilisation, rate_between
 from ..storage_bench.staging import StageResult
 from ..storage_bench.sweep import choose_engine

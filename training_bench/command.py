@@ -72,7 +72,7 @@ def run_train(
     folder = local / f"staged-{new_run_id('stage')}" if asked == "staged" else path
     try:
         if asked == "staged":
-            stage(path, folder, progress=lambda phase, done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
+            stage(path, folder, progress=lambda _, done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
         used, reason = choose_engine(engine, find_shards(folder)[0])
         run = TrainRun(
             folders={} if asked == "synthetic" else {asked: folder},
