@@ -112,6 +112,24 @@ def encode_example(features: Mapping[str, bytes | int], *, padded_varints: bool 
     return _delimited(1, b"".join(entries))
 
 
+def encode_around(name: str, num_bytes: int, others: Mapping[str, bytes | int]) -> tuple[bytes, bytes]:
+    """What stands before and behind the `num_bytes` of a bytes feature in a tf.Example, whose `others` come behind it.
+
+    For values too large to be copied; ints take as few bytes as they can.
+    """
+    behind = encode_example(others, padded_varints=False)
+    behind = behind[len(behind) - _varint(memoryview(behind), 1, len(behind))[0] :]  # without Example's tag and length
+    before, length = b"", num_bytes
+    for field, prefix in ((1, b""), (1, b""), (2, _delimited(1, name.encode())), (1, b"")):
+        before = prefix + _head_of(field, length) + before
+        length = len(before) + num_bytes
+    return _head_of(1, length + len(behind)) + before, behind
+
+
+def _head_of(number: int, length: int) -> bytes:
+    return _encode_varint(number << 3 | _DELIMITED) + _encode_varint(length)
+
+
 def _delimited(number: int, content: bytes) -> bytes:
     return _encode_varint(number << 3 | _DELIMITED) + _encode_varint(len(content)) + content
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from iobench.storage_bench.forms import record_form
 from iobench.storage_bench.generate import (
     Generate,
     GenerateUsageError,
@@ -16,6 +15,7 @@ from iobench.storage_bench.generate import (
     sample_label,
     sample_pixels,
 )
+from iobench.storage_bench.generate.forms import record_form
 
 SMALL = Generate(num_images=25, size=16, images_per_shard=10, seed=5, format="tensors")
 
