@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..terminal import Screen, say, table
 from .journal import print_json
 from .options import DataPath, Json, app
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from ..storage_bench.generate import Generate, GenerateSamples
 
 
 @app.command()
@@ -35,27 +40,31 @@ def doctor(
 @app.command()
 def generate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="an empty or new folder")],
-    images: Annotated[int, typer.Option(help="how many images")] = 6144,
-    size: Annotated[int, typer.Option(help="pixels of each side")] = 300,
-    images_per_shard: Annotated[int, typer.Option(help="images in a file")] = 256,
+    images: Annotated[
+        int | None, typer.Option(help="how many images or samples (6144, or all of a workload's)")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="pixels of each side (300)")] = None,
+    images_per_shard: Annotated[int | None, typer.Option(help="images in a file (256, or as a workload has)")] = None,
     seed: Annotated[int, typer.Option(help="what the pixels are drawn from")] = 0,
-    format: Annotated[str, typer.Option(help="tfrecord or tensors")] = "tfrecord",  # noqa: A002  # the option's name
+    format: Annotated[str | None, typer.Option(help="tfrecord or tensors")] = None,  # noqa: A002  # the option's name
+    workload: Annotated[str | None, typer.Option(help="MLPerf's samples: resnet50, unet3d or cosmoflow")] = None,
+    scale: Annotated[float | None, typer.Option(help="share of the workload's samples, 0.001 for a thousandth")] = None,
+    record_bytes: Annotated[
+        str | None, typer.Option(help="bytes of a sample, as 64K, where not the workload's")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace another data set in DIR")] = False,
     json: Json = False,
 ) -> None:
-    """Write image shards with known, incompressible content."""
-    from pydantic import ValidationError
-
-    from ..storage_bench.generate import Generate
+    """Write shards with known, incompressible content: images, or the samples of an MLPerf Storage workload."""
     from ..storage_bench.generate import generate as write
 
-    try:
-        wanted = Generate.model_validate(
-            {"num_images": images, "size": size, "images_per_shard": images_per_shard, "seed": seed, "format": format}
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise typer.BadParameter(f"{first['loc'][0]} is {first['input']!r}: {first['msg']}") from None
+    if workload is not None:
+        _refuse_beside("--workload", {"--size": size, "--format": format})
+        wanted = _workload_settings(workload, images, scale, record_bytes, images_per_shard, seed)
+    else:
+        _refuse_beside(None, {"--scale": scale, "--record-bytes": record_bytes})
+        given = {"num_images": images, "size": size, "images_per_shard": images_per_shard, "format": format}
+        wanted = _image_settings({name: value for name, value in given.items() if value is not None} | {"seed": seed})
     with Screen() as screen:
         dataset = write(
             folder,
@@ -68,7 +77,66 @@ def generate(
     if json:
         print_json(dataset.model_dump(mode="json"))
     total = sum(shard.bytes for shard in dataset.shards)
-    say(f"{folder}: {dataset.num_images} images in {len(dataset.shards)} shards, {total / 1e9:.2f} GB")
+    what = "images" if dataset.workload is None else f"samples of {dataset.workload.label}"
+    say(f"{folder}: {dataset.num_images} {what} in {len(dataset.shards)} shards, {total / 1e9:.2f} GB")
+
+
+def _refuse_beside(option: str | None, others: dict[str, object]) -> None:
+    for name, value in others.items():
+        if value is not None:
+            rule = f"has no meaning beside {option}" if option else "needs --workload resnet50, unet3d or cosmoflow"
+            raise typer.BadParameter(f"{name} {rule}")
+
+
+def _image_settings(given: dict[str, object]) -> Generate:
+    from pydantic import ValidationError
+
+    from ..storage_bench.generate import Generate
+
+    try:
+        return Generate.model_validate({"num_images": 6144, **given})
+    except ValidationError as error:
+        raise _first_wrong(error) from None
+
+
+def _workload_settings(
+    name: str,
+    images: int | None,
+    scale: float | None,
+    record_bytes: str | None,
+    images_per_shard: int | None,
+    seed: int,
+) -> GenerateSamples:
+    from pydantic import ValidationError
+
+    from ..storage_bench.emulate import WORKLOADS
+    from ..storage_bench.workload import parse_size
+
+    if name not in WORKLOADS:
+        raise typer.BadParameter(f"--workload {name}: choose {', '.join(WORKLOADS)}")
+    if scale is not None and (images is not None or not 0 < scale <= 1000):
+        rule = "give one of --scale and --images" if images is not None else "must be above 0 and at most 1000"
+        raise typer.BadParameter(f"--scale {scale}: {rule}")
+    try:
+        size = None if record_bytes is None else parse_size(record_bytes)
+    except ValueError as error:
+        raise typer.BadParameter(f"--record-bytes {error}") from None
+    try:
+        return WORKLOADS[name].generate_settings(
+            1.0 if scale is None else scale,
+            num_images=images,
+            record_bytes=size,  # type: ignore[arg-type]  # parse_size of a text is a number
+            records_per_file=images_per_shard,
+            seed=seed,
+        )
+    except ValidationError as error:
+        raise _first_wrong(error) from None
+
+
+def _first_wrong(error: ValidationError) -> typer.BadParameter:
+    first = error.errors()[0]
+    where = f"{first['loc'][0]} is {first['input']!r}: " if first["loc"] else ""
+    return typer.BadParameter(f"{where}{first['msg']}")
 
 
 @app.command()
@@ -101,13 +169,14 @@ def index(
                 "record_bytes": found.record_bytes,
                 "layout_reason": found.layout_reason,
                 "shape": layout.shape,
+                "ragged": layout.ragged,
                 "dtype": layout.dtype,
                 "status": found.status,
                 "location": None if found.location is None else str(found.location),
                 "verified_bytes": verified,
             }
         )
-    shape = " x ".join(map(str, layout.shape))
+    shape = f"{found.extents.said} of" if found.extents is not None else " x ".join(map(str, layout.shape))
     say(f"{path}: {found.num_records} records of {shape} {layout.dtype} in {len(paths)} shards; index {found.status}")
     say(found.layout_reason)
     if verified is not None:
