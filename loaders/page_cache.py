@@ -2,11 +2,14 @@
 
 Residency is asked of the kernel by cachestat(2) (Linux 6.5), else by mincore(2), which since Linux 5.2 tells only the
 file's owner or somebody who may write it; where neither answers the result is None, never a guess.
+
+Of a file on an overlay cachestat sees the overlay's own pages, of which there are none: there only mincore is asked.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 from collections.abc import Iterable
@@ -15,6 +18,8 @@ from pathlib import Path
 PAGE_BYTES = mmap.PAGESIZE
 _CACHESTAT = 451  # the same number on every architecture
 _MINCORE_WINDOW = 1 << 30
+_OVERLAY_MAGIC = 0x794C7630  # OVERLAYFS_SUPER_MAGIC of linux/magic.h
+_STATFS_BYTES = 256  # more than struct statfs has anywhere; f_type is its first word
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,7 +40,7 @@ def resident_bytes(path: Path, *, offset: int = 0, length: int | None = None) ->
         length = size - offset if length is None else min(length, size - offset)
         if length <= 0:
             return 0
-        pages = _cachestat_pages(fd, offset, length)
+        pages = None if _is_on_overlay(fd) else _cachestat_pages(fd, offset, length)
         if pages is None:
             pages = _mincore_pages(fd, offset, length)
         return None if pages is None else min(pages * PAGE_BYTES, length)
@@ -60,10 +65,18 @@ def evict(paths: Iterable[Path]) -> None:
     for path in paths:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fdatasync(fd)
+            _write_back(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
+
+
+def _write_back(fd: int) -> None:
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # a read-only file system (squashfs) has nothing to write
+            raise
 
 
 def warm(paths: Iterable[Path], *, block_bytes: int = 8 << 20) -> int:
@@ -80,6 +93,11 @@ def warm(paths: Iterable[Path], *, block_bytes: int = 8 << 20) -> int:
         finally:
             os.close(fd)
     return total
+
+
+def _is_on_overlay(fd: int) -> bool:
+    answer = (ctypes.c_long * (_STATFS_BYTES // ctypes.sizeof(ctypes.c_long)))()
+    return _libc.fstatfs(fd, ctypes.byref(answer)) == 0 and answer[0] == _OVERLAY_MAGIC
 
 
 def _cachestat_pages(fd: int, offset: int, length: int) -> int | None:

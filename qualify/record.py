@@ -96,13 +96,7 @@ def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any
             "bytes": run.total_bytes,
             "shape": None if run.layout is None else list(run.layout.shape),
         },
-        "copy_or_not": {
-            "outcome": choice.outcome,
-            "sentence": choice.sentence,
-            "epochs": list(choice.epochs),
-            "direct_s": list(choice.direct_s) or None,
-            "staged_s": list(choice.staged_s) or None,
-        },
+        "copy_or_not": choice.as_workload(),
         "config": run.config.model_dump(mode="json", by_alias=True),
     }
 
@@ -145,11 +139,7 @@ def _metrics(
     metrics["gpus_fed_predicted"] = predicted.as_metric(n=blocks)
     metrics["gpus_fed_measured"] = measured.as_metric(n=steps)
     metrics["stage_time_s"] = take(copied, "stage_time_s", "s", choice.sentence)
-    metrics["break_even_epochs"] = (
-        not_measured("epochs", f"{choice.outcome}. {choice.sentence}")
-        if choice.break_even_epochs is None
-        else Metric(value=float(choice.break_even_epochs), unit="epochs", ci95=choice.break_even_range, n=steps)
-    )
+    metrics["break_even_epochs"] = choice.as_metric(n=steps)
     metrics["cpu_seconds_per_gb"] = take(load, "cpu_seconds_per_gb", "s/GB", "no loader point")
     metrics["peak_rss_bytes"] = (
         Metric(value=float(run.peak_rss_bytes), unit="bytes", n=1, reason="sum over the ranks of the largest launch")

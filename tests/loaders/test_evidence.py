@@ -7,6 +7,7 @@ import pytest
 
 from iobench.loaders.buffers import Buffer
 from iobench.loaders.counters.counter import NoCounter
+from iobench.loaders.counters.network import NetworkCounter
 from iobench.loaders.evidence import DeviceCounter, background_rate, counter_for, judge
 from iobench.loaders.page_cache import cache_fraction, evict, warm
 from iobench.loaders.readers import BufferedReader, DirectReader, direct_refused
@@ -182,3 +183,71 @@ def test_reading_more_than_was_asked_for_is_a_warning_with_its_ratio():
     assert evidence(raw_device_bytes=920).warning() is None
     assert "2.50 bytes for each byte of payload" in evidence(raw_device_bytes=2000).warning()
     assert evidence(raw_device_bytes=2000).invalid_reason() is None
+
+
+# --- bounding counters
+
+NETWORK = NetworkCounter((Path("/sys/class/net/eth0"),))
+OWN_WORD = DeviceCounter((), "client-own", "bytes that the client says it read")
+
+
+@pytest.mark.parametrize("counter", [NETWORK, OWN_WORD])
+@pytest.mark.parametrize(
+    ("engine", "page_cache", "resident", "received", "bounded"),
+    [
+        ("buffered", "cold", 0.0, 999, False),
+        ("buffered", "cold", 0.0, 1000, True),
+        ("direct", "cold", None, 1150, True),
+        ("direct", "cold", 0.0, 1151, False),
+        ("direct", None, 0.0, 1100, True),
+        ("buffered", None, None, 500, False),
+        ("buffered", "warm", 1.0, 20, True),
+        ("buffered", "warm", 1.0, 21, False),
+        ("buffered", "warm", 0.5, 0, False),  # nothing over the network, but from where is not known
+        ("buffered", "warm", None, 0, False),
+    ],
+)
+def test_a_bounding_counter_bounds_or_says_nothing(counter, engine, page_cache, resident, received, bounded):
+    found = evidence(
+        counter=counter, engine=engine, page_cache=page_cache, cache_fraction=resident, raw_device_bytes=received
+    )
+    assert found.observed_route == ("host" if bounded else "unknown")
+    assert found.route_evidence.startswith("bounded, not proven: " if bounded else "route not proven: ")
+    assert found.device_bytes == (received if bounded else None)
+    assert found.counters["device_bytes_raw"] == received
+    assert found.invalid_reason() is None
+    assert found.warning() is None
+
+
+def test_a_bound_says_what_came_in_for_each_byte_delivered():
+    found = evidence(counter=NETWORK, raw_device_bytes=1060, background_bytes=10.0)
+    assert found.route_evidence == "bounded, not proven: bytes received by eth0 were 1.05 of the bytes delivered"
+    far = evidence(counter=NETWORK, raw_device_bytes=30)
+    assert far.route_evidence == (
+        "route not proven: bytes received by eth0 were 0.03 of the bytes delivered, not 1 to 1.15"
+    )
+
+
+def test_others_traffic_as_wide_as_the_bound_leaves_nothing_bounded():
+    found = evidence(counter=NETWORK, raw_device_bytes=1251, background_bytes=200.0)
+    assert found.observed_route == "unknown"
+    assert "others moved 20% as much" in found.route_evidence
+
+
+def test_what_a_process_made_devices_read_says_nothing_of_a_network():
+    """FUSE, NFS and others are read on behalf of a process without its account showing it."""
+    found = evidence(counter=NETWORK, raw_device_bytes=1010, process_bytes=0)
+    assert (found.observed_route, found.device_bytes) == ("host", 1010)
+
+
+def test_an_exact_counter_that_is_gone_proves_and_condemns_nothing():
+    found = evidence(raw_device_bytes=None)
+    assert found.observed_route == "unknown"
+    assert found.route_evidence == "route not proven: no answer from: sectors read by sda"
+    assert found.invalid_reason() is None
+
+
+def test_counters_that_do_not_decide_are_kept_beside_the_one_that_does():
+    found = evidence(beside={"network_received_bytes": 7}, cache_fraction_after=0.25)
+    assert found.counters["network_received_bytes"] == 7
+    assert found.cache_fraction_after == 0.25

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from iobench.loaders.evidence import DeviceCounter, judge
-from iobench.storage_bench.evidence import cold_scope_of, doubts, read_path
+from iobench.storage_bench.evidence import cold_scope_of, doubts, proof_of, read_path
 
 NONE = DeviceCounter((), "none", "device 0:1 is anonymous")
 EXACT = DeviceCounter(("8:0",), "exact", "sectors read by sda")
@@ -52,6 +52,30 @@ def test_the_record_holds_all_of_the_evidence():
     recorded = read_path(seen, cold_scope="client").model_dump()
     assert recorded.pop("cold_scope") == "client"
     assert recorded == dataclasses.asdict(seen)
+
+
+def test_cold_reads_that_filled_the_page_cache_are_doubted_too():
+    seen = dataclasses.replace(evidence(NONE), cache_fraction_after=0.6)
+    (said,) = doubts(seen)
+    assert "60% of the data was in memory when they ended" in said
+
+
+def test_bytes_that_came_over_loopback_are_told_to_come_from_a_server_here():
+    network = DeviceCounter((), "bounding", "bytes received by eth0, lo")
+    seen = evidence(network, device=1040)
+    assert doubts(seen) == []
+    local = dataclasses.replace(seen, counters={"loopback_received_bytes": 1030, "network_received_bytes": 10})
+    (said,) = doubts(local)
+    assert "over this machine's own loopback: a server runs here" in said
+
+
+def test_a_route_is_as_proven_as_the_least_proven_of_its_points():
+    exact = read_path(evidence(EXACT, device=1000))
+    bounded = read_path(evidence(DeviceCounter((), "bounding", "bytes received by eth0"), device=1040))
+    unknown = read_path(evidence(NONE))
+    assert proof_of([exact, exact]) == "Route proven by counters."
+    assert proof_of([exact, bounded]) == "Route bounded by counters, not proven."
+    assert proof_of([bounded, unknown]) == proof_of([exact, None]) == proof_of([]) == "Route not proven."
 
 
 def test_behind_a_loop_device_cold_claims_no_scope(small_disk):
