@@ -74,6 +74,8 @@ class Records:
     def __init__(self, paths: Sequence[Path]) -> None:
         plain, index = open_index(paths)
         layout = index.layout
+        if layout.ragged:
+            raise RoadError(f"{plain[0]}: samples of unequal size are not compared; leave --peers out")
         if layout.dtype != "uint8":
             raise RoadError(f"{plain[0]}: images of {layout.dtype} are not compared, only those of uint8")
         self.paths = tuple(plain)

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from .emulate import WORKLOADS
 
+Images = npt.NDArray[Any] | list[npt.NDArray[Any]]
+
 TOUCH_BYTES = 4096
 NOT_YET = ("cpu", "cuda")
 _PUBLISHED = {name for workload in WORKLOADS.values() for name in workload.step_time_s}
@@ -42,8 +44,8 @@ class Accelerator:
         kind = self.name.upper() if self.name in _PUBLISHED else f"accelerators of {self.name}"
         return f"{'emulated ' if self.emulated else ''}{kind}{' (scaled)' if self.scaled else ''}"
 
-    def step(self, images: npt.NDArray[Any], received_ns: int) -> None:
-        """Compute on one batch (B, H, W, C): touch it, and be busy until `step_time_s` after `received_ns`."""
+    def step(self, images: Images, received_ns: int) -> None:
+        """Compute on one batch: touch it, and be busy until `step_time_s` after `received_ns`."""
         touch(images)
         left = self.step_time_s - (time.perf_counter_ns() - received_ns) / 1e9
         if left > 0:
@@ -75,8 +77,13 @@ def resolve_accelerator(name: str, *, batch_size: int | None = None, model: str 
     return Accelerator(f"{seconds:g} s/step", seconds, batch_size or workload.batch_size, False, "given by the user")
 
 
-def touch(images: npt.NDArray[Any]) -> int:
-    """Read one byte of each 4 KiB of every record, so that no page of the batch stays unread; returns their sum."""
+def touch(images: Images) -> int:
+    """Read one byte of each 4 KiB of every record, so that no page of the batch stays unread; returns their sum.
+
+    A batch is one array (B, H, W, C), or a list of arrays where samples differ in size.
+    """
+    if isinstance(images, list):
+        return sum(int(_bytes_of(sample)[::TOUCH_BYTES].sum(dtype=np.int64)) for sample in images)
     per_image = int(np.prod(images.shape[1:]))
     flat = np.lib.stride_tricks.as_strided(
         images,
@@ -85,3 +92,8 @@ def touch(images: npt.NDArray[Any]) -> int:
         writeable=False,
     )
     return int(flat.sum(dtype=np.int64))
+
+
+def _bytes_of(sample: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The bytes of a sample in the order in which they lie in memory."""
+    return sample.ravel(order="K").view(np.uint8)

@@ -189,7 +189,10 @@ def _new_loader(shards: ShardSet, config: LoadConfig, chosen: Suggestion, batch_
 def _endless(loader: DataLoader[Any]) -> Iterator[Any]:
     while True:
         for images, _ in loader:
-            yield images.permute(0, 2, 3, 1).numpy()
+            if isinstance(images, list):  # samples of unequal size
+                yield [sample.numpy() for sample in images]
+            else:
+                yield images.permute(0, 2, 3, 1).numpy()
 
 
 def _metrics(

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..loaders.evidence import process_read_bytes
-from ..storage_bench.accelerators import Accelerator
+from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launch import rank_main
 from ..storage_bench.ranks import Ranks
 from .plan import Block, RankPlan, Source
@@ -166,7 +166,7 @@ def _utilisation(logs: Sequence[Mapping[str, Any]], drop_steps: int, step_time_s
 
 
 def measured_steps(
-    batches: Iterator[npt.NDArray[Any]], block: Block, accelerator: Accelerator, ranks: Ranks
+    batches: Iterator[Images], block: Block, accelerator: Accelerator, ranks: Ranks
 ) -> npt.NDArray[np.int64]:
     """The measured loop: (steps, 4) times in ns: asked, got, computed, met."""
     num_steps = block.drop_steps + block.count_steps

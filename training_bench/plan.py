@@ -40,7 +40,7 @@ class RankPlan(BaseModel):
     folders: dict[Source, str]
     engines: dict[Source, str]
     record_bytes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]  # () where samples differ in size
     accelerator: str
     step_time_s: float
     batch_size: int

@@ -6,10 +6,8 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..loaders.buffers import Buffer, BufferPool
 from ..loaders.engines import open_reader
@@ -18,6 +16,7 @@ from ..loaders.page_cache import cache_fraction, evict
 from ..loaders.plan import endless_batches
 from ..loaders.prefetch import Tally
 from ..loaders.shards import ShardSet
+from ..storage_bench.accelerators import Images
 from .plan import RankPlan
 
 
@@ -33,8 +32,8 @@ class BatchSource:
         return None
 
     @contextmanager
-    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[npt.NDArray[Any]]]:
-        """Endless batches (B, H, W, C) for this rank."""
+    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:
+        """Endless batches for this rank: (B, H, W, C), or lists of samples of unequal size."""
         raise NotImplementedError
 
     def take_bytes(self) -> tuple[int, int]:
@@ -49,14 +48,16 @@ class Synthetic(BatchSource):
         memory = Buffer(plan.batch_size * plan.record_bytes).memory
         flat = np.frombuffer(memory, dtype=np.uint8)
         flat[:] = 1  # pages must be there before the clock runs
-        height, width, channels = plan.image_shape
-        strides = (plan.record_bytes, width * channels, channels, 1)
-        self._images: npt.NDArray[Any] = np.ndarray(
-            (plan.batch_size, height, width, channels), np.uint8, buffer=memory, strides=strides
-        )
+        self._images: Images = list(flat.reshape(plan.batch_size, plan.record_bytes))
+        if plan.image_shape:
+            height, width, channels = plan.image_shape
+            strides = (plan.record_bytes, width * channels, channels, 1)
+            self._images = np.ndarray(
+                (plan.batch_size, height, width, channels), np.uint8, buffer=memory, strides=strides
+            )
 
     @contextmanager
-    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[npt.NDArray[Any]]]:
+    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:
         """The one batch, for ever."""
         del rank, num_ranks, seed  # every rank gets the same batch
         yield itertools.repeat(self._images)
@@ -85,7 +86,7 @@ class Shards(BatchSource):
         return self._counter.read_bytes()
 
     @contextmanager
-    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[npt.NDArray[Any]]]:
+    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:
         """This rank's share of an epoch without an end, read ahead by the plan's depth."""
         plan, shards = self._plan, self._shards
         records = endless_batches(
