@@ -6,6 +6,8 @@ block means, and n is always a number of blocks.
     pilot blocks --plan_blocks--> n      (the pilot only plans: its blocks are thrown away)
     n fresh blocks --summarise--> Metric (mean, 95 % t interval, n)
     interleaved pairs of blocks --ratio_interval--> candidate / base
+    blocks of two runs --unpaired_ratio--> candidate / base
+    a long row of blocks --drift--> slope against time
 
 Fixing n before the measurement is what keeps the interval's promise.  A rule that stops as soon as the interval looks
 narrow picks the runs that happened to look quiet, and covers the truth less often than it says.
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 ASSURANCE = 0.80  # how often a planned measurement turns out as narrow as it was planned to be
+DRIFT_BLOCKS = 20  # time blocks that a slope needs, and the groups that more of them are put into
+MAX_CORRELATION = 0.98
 
 
 class StatisticsError(ValueError):
@@ -75,10 +79,80 @@ def ratio_interval(candidate: Sequence[float], base: Sequence[float]) -> tuple[f
             f"pairs need as many candidate as base blocks, got {above.size} and {below.size}; run them interleaved"
         )
     for name, values in (("candidate", above), ("base", below)):
-        if not (values > 0).all():
-            raise StatisticsError(f"a ratio needs positive values, a {name} block has {float(values.min()):g}")
+        _positive(values, name)
     ratio, low, high = np.exp(t_interval((np.log(above) - np.log(below)).tolist())).tolist()
     return ratio, low, high
+
+
+def unpaired_ratio(candidate: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+    """candidate / base of two runs' own blocks, as (ratio, low, high); the numbers of blocks may differ.
+
+    Welch's t interval of the difference of the mean logarithms, taken back: the runs were not interleaved, so that
+    nothing cancels, and what moved between them, weather or defect, is part of the ratio.
+    """
+    above, below = (np.log(_positive(values, name)) for values, name in ((candidate, "candidate"), (base, "base")))
+    if min(above.size, below.size) < 2:
+        raise StatisticsError(f"a ratio needs at least 2 time blocks a side, got {above.size} and {below.size}")
+    squares = above.var(ddof=1) / above.size, below.var(ddof=1) / below.size
+    middle = above.mean() - below.mean()
+    spread = sum(squares)
+    if spread == 0:
+        return (float(np.exp(middle)),) * 3
+    freedom = spread**2 / (squares[0] ** 2 / (above.size - 1) + squares[1] ** 2 / (below.size - 1))
+    half_width = _t_quantile(freedom) * spread**0.5
+    ratio, low, high = np.exp([middle, middle - half_width, middle + half_width]).tolist()
+    return ratio, low, high
+
+
+def drift(times: Sequence[float], samples: Sequence[float]) -> tuple[float, float, float]:
+    """How fast a row of time blocks drifts: the slope of `samples` against `times`, as (slope, low, high).
+
+    Blocks that follow each other resemble each other, and a plain regression would then find a slope in most quiet
+    runs.  So the blocks are put into DRIFT_BLOCKS groups in the order of time, which averages out what is short, and
+    a line is fitted to the groups' means with errors that follow their predecessors (Prais and Winsten 1954; the
+    correlation corrected for what a fitted line takes of it, Kendall 1954), on as many degrees of freedom as the
+    correlation leaves independent groups.  Raises StatisticsError for fewer blocks than groups.
+    """
+    at, values = _finite(times), _finite(samples)
+    if at.size != values.size:
+        raise StatisticsError(f"a slope needs a time for each block, got {at.size} times of {values.size} blocks")
+    if values.size < DRIFT_BLOCKS:
+        raise StatisticsError(f"a slope needs at least {DRIFT_BLOCKS} time blocks, got {values.size}; measure longer")
+    order = np.array_split(np.argsort(at, kind="stable"), DRIFT_BLOCKS)
+    x = np.array([at[group].mean() for group in order])
+    y = np.array([values[group].mean() for group in order])
+    return _correlated_slope(x - x.mean(), y)
+
+
+def _correlated_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float]:
+    correlation, n = 0.0, y.size
+    for _ in range(8):
+        slope, error, residuals = _weighted_line(x, y, correlation)
+        power = float(residuals @ residuals)
+        if power <= (1e-12 * float(np.abs(y).max())) ** 2 * n:  # a line without noise
+            return slope, slope, slope
+        raw = float(residuals[1:] @ residuals[:-1]) / power
+        correlation = min(max((n * raw + 2) / (n - 4), 0.0), MAX_CORRELATION)
+    slope, error, _ = _weighted_line(x, y, correlation)
+    freedom = max(2.0, n * (1 - correlation) / (1 + correlation) - 2)
+    half_width = float(_t_quantile(freedom)) * error
+    return slope, slope - half_width, slope + half_width
+
+
+def _weighted_line(
+    x: NDArray[np.float64], y: NDArray[np.float64], correlation: float
+) -> tuple[float, float, NDArray[np.float64]]:
+    """Slope, its standard error and the residuals of y on x where each error takes over a part of the one before."""
+
+    def whiten(column: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.concatenate([column[:1] * (1 - correlation**2) ** 0.5, column[1:] - correlation * column[:-1]])
+
+    design = np.column_stack([whiten(np.ones_like(x)), whiten(x)])
+    inverse = np.linalg.inv(design.T @ design)
+    line = inverse @ design.T @ whiten(y)
+    errors = whiten(y) - design @ line
+    variance = float(errors @ errors) / (y.size - 2)
+    return float(line[1]), float((variance * inverse[1, 1]) ** 0.5), y - line[0] - line[1] * x
 
 
 def is_noisy(metric: Metric, limit: float = 0.03) -> bool:
@@ -114,7 +188,15 @@ def plan_blocks(pilot: Sequence[float], *, target: float = 0.03, minimum: int = 
     return int(n[np.argmax(enough)]) if enough.any() else maximum
 
 
-def _finite(samples: Sequence[float]) -> NDArray[np.float64]:
+def _positive(samples: Sequence[float] | NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """The samples as an array; a value without a logarithm is an error."""
+    values = _finite(samples)
+    if not (values > 0).all():
+        raise StatisticsError(f"a ratio needs positive values, a {name} block has {float(values.min()):g}")
+    return values
+
+
+def _finite(samples: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     """The samples as an array; a sample that is not a number is an error of the measurement, never skipped."""
     values = np.asarray(samples, dtype=np.float64)
     if not np.isfinite(values).all():
@@ -123,7 +205,7 @@ def _finite(samples: Sequence[float]) -> NDArray[np.float64]:
     return values
 
 
-def _t_quantile(degrees_of_freedom: NDArray[np.int64] | int) -> NDArray[np.float64]:
+def _t_quantile(degrees_of_freedom: NDArray[np.int64] | float) -> NDArray[np.float64]:
     """Student's t that leaves half of what CONFIDENCE leaves open on each side."""
     from scipy.special import stdtrit
 

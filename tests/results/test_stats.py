@@ -5,11 +5,20 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from iobench.results.record import Metric, not_measured
-from iobench.results.stats import StatisticsError, is_noisy, plan_blocks, ratio_interval, summarise, t_interval
+from iobench.results.stats import (
+    StatisticsError,
+    drift,
+    is_noisy,
+    plan_blocks,
+    ratio_interval,
+    summarise,
+    t_interval,
+    unpaired_ratio,
+)
 
 block_means = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40)
 rates = st.floats(1e-3, 1e6)
@@ -200,3 +209,78 @@ def test_stopping_as_soon_as_the_interval_is_narrow_would_cover_too_little():
         return low <= 2.0 <= high
 
     assert np.mean([stop_when_narrow() for _ in range(1500)]) < 0.92
+
+
+# --- two runs ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(1, 100), min_size=2, max_size=20), st.lists(st.floats(1, 100), min_size=2, max_size=20))
+@settings(deadline=None)
+def test_the_ratio_of_two_runs_agrees_with_scipys_welch_test(candidate, base):
+    from scipy import stats
+
+    logs = np.log(candidate), np.log(base)
+    assume(logs[0].std() + logs[1].std() > 1e-3)  # scipy loses its precision on blocks that are all but equal
+    expected = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
+    _, low, high = unpaired_ratio(candidate, base)
+    assert (math.log(low), math.log(high)) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_the_ratio_of_runs_without_spread_is_exact():
+    assert unpaired_ratio([3.0, 3.0, 3.0], [2.0, 2.0]) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_the_ratio_of_two_runs_refuses_single_blocks_and_values_that_have_no_logarithm():
+    with pytest.raises(StatisticsError, match="at least 2"):
+        unpaired_ratio([1.0], [1.0, 2.0])
+    with pytest.raises(StatisticsError, match="base block has"):
+        unpaired_ratio([1.0, 2.0], [0.0, 2.0])
+
+
+# --- drift -------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_without_noise_is_its_own_slope():
+    times = np.arange(40.0) * 10
+    assert drift(times.tolist(), (5 - 0.002 * times).tolist()) == pytest.approx((-0.002, -0.002, -0.002), rel=1e-6)
+
+
+def test_the_order_in_which_blocks_are_given_does_not_matter():
+    random = np.random.default_rng(3)
+    times, values = np.arange(60.0), random.normal(10, 1, 60)
+    shuffled = random.permutation(60)
+    assert drift(times[shuffled].tolist(), values[shuffled].tolist()) == drift(times.tolist(), values.tolist())
+
+
+def test_a_slope_of_few_blocks_is_refused():
+    with pytest.raises(StatisticsError, match="at least 20 time blocks"):
+        drift([1.0] * 19, [1.0] * 19)
+    with pytest.raises(StatisticsError, match="a time for each block"):
+        drift([1.0] * 19, [1.0] * 20)
+
+
+def noises(seed, kind, *, runs, blocks):
+    """Noise of blocks that resemble those before them, the more the nearer `rho` is to 1: one run a row."""
+    rho, white = kind
+    random = np.random.default_rng(seed)
+    noise = random.normal(size=(runs, blocks))
+    for i in range(1, blocks):
+        noise[:, i] = rho * noise[:, i - 1] + noise[:, i] * (1 - rho**2) ** 0.5
+    return noise + white * random.normal(size=(runs, blocks))
+
+
+@pytest.mark.parametrize("kind", [(0.0, 0.0), (0.5, 0.0), (0.8, 0.0), (0.8, 1.0)])
+@pytest.mark.parametrize("true_slope", [0.0, -0.01])
+def test_the_interval_of_a_slope_covers_the_truth_as_often_as_it_says(kind, true_slope):
+    times, hits = np.arange(180.0), 0
+    for noise in noises(11, kind, runs=400, blocks=180):
+        _, low, high = drift(times.tolist(), (50 + true_slope * times + noise).tolist())
+        hits += low <= true_slope <= high
+    assert 0.92 * 400 <= hits <= 0.99 * 400
+
+
+def test_a_real_drift_is_found_in_noise_that_resembles_itself():
+    times = np.arange(180.0)
+    rows = noises(5, (0.5, 0.0), runs=100, blocks=180)
+    found = sum(drift(times.tolist(), (50 - 0.05 * times + noise).tolist())[2] < 0 for noise in rows)
+    assert found >= 95
