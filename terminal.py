@@ -136,7 +136,22 @@ def show_points(points: Sequence[Point]) -> None:
             [_road_row(point) for point in roads],
             title="Loaders side by side (mean and 95 % interval over interleaved time blocks)",
         )
-    loads = [point for point in points if point.params["stage"] == "load" and point not in roads]
+    hops = [point for point in points if point.params["stage"] == "stage"]
+    if hops:
+        table(
+            ("hop", "from", "to", "files", "GB", "copy s", "GB/s", "verify s", "GB/s", "in flight MB", "route"),
+            [_hop_row(point) for point in hops],
+            title="Copy, hop by hop",
+        )
+    readings = [point for point in points if point.params["stage"] == "load" and "source" in point.params]
+    if readings:
+        last = f"epoch {readings[0].params.get('epochs', '-')}"
+        table(
+            ("read", "images/s", "GB/s", "first batch s", "since start: first batch", "epoch 1", last, "route"),
+            [_reading_row(point) for point in readings],
+            title="Reading, cold (mean and 95 % interval over interleaved time blocks; since start: with the copying)",
+        )
+    loads = [p for p in points if p.params["stage"] == "load" and p not in roads and p not in readings]
     if loads:
         table(
             ("engine", "batch", "shuffle", "threads", "cache", "images/s", "GB/s", "CPU s/GB", "route"),
@@ -223,6 +238,47 @@ def _load_row(point: Point) -> tuple[str, ...]:
         figure(point.metrics["cpu_seconds_per_gb"]),
         "-" if path is None else f"{path.observed_route} ({path.counter_class})",
     )
+
+
+def _hop_row(point: Point) -> tuple[str, ...]:
+    params, metrics = point.params, point.metrics
+
+    def short(name: str, digits: int, factor: float = 1.0) -> str:
+        value = metrics[name].value if name in metrics else None
+        return "-" if value is None else f"{value * factor:.{digits}f}"
+
+    return (
+        str(params.get("hop", 1)),
+        str(params.get("source", "-")),
+        str(params.get("target", "-")),
+        str(params["files"]),
+        f"{float(params['bytes'] or 0) / 1e9:.2f}",
+        short("stage_time_s", 2),
+        short("read_gbps", 3),
+        short("verify_time_s", 2),
+        short("verify_gbps", 3),
+        short("peak_in_flight_bytes", 0, 1e-6),
+        _route(point),
+    )
+
+
+def _reading_row(point: Point) -> tuple[str, ...]:
+    metrics = point.metrics
+    return (
+        str(point.params["source"]),
+        figure(metrics["images_per_s"], digits=0),
+        figure(metrics["read_gbps"]),
+        figure(metrics["first_batch_s"]),
+        figure(metrics["until_first_batch_s"]),
+        figure(metrics["until_first_epoch_s"], digits=2),
+        figure(metrics["until_last_epoch_s"], digits=2),
+        _route(point),
+    )
+
+
+def _route(point: Point) -> str:
+    path = point.read_path
+    return "-" if path is None else f"{path.observed_route} ({path.counter_class})"
 
 
 def _road_row(point: Point) -> tuple[str, ...]:

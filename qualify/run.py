@@ -13,10 +13,9 @@ from ..loaders.index import RecordLayout
 from ..results.record import Metric, Point
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import demand_bps
+from ..storage_bench.staging.compare import CACHE_SHARE
 from ..storage_bench.sweep import ram_bytes
 from .settings import QualifyConfig
-
-CACHE_SHARE = 0.5  # of memory: a data set up to this size stays in the page cache from epoch to epoch
 
 Show = Callable[[str, float, str], None]
 

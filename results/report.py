@@ -31,7 +31,7 @@ HEADLINES = {
     "qualify": ("gpus_fed_measured", "read_gbps", "au_mlperf"),
     "storage": ("read_gbps", "read_iops", "latency_p99_us"),
     "load": ("images_per_s", "read_gbps", "cpu_seconds_per_gb"),
-    "stage": ("stage_time_s", "read_gbps"),
+    "stage": ("stage_time_s", "read_gbps", "break_even_epochs"),
     "train": ("images_per_s", "data_stall_fraction", "au_mlperf"),
     "infer": ("images_per_s", "data_stall_fraction", "au_mlperf"),
     "scale": ("images_per_s", "scaling_efficiency", "data_stall_fraction"),
@@ -233,7 +233,13 @@ def _copy_section(record: RunRecord, drawn: tuple[Plot, ...]) -> Section:
     even = record.metrics.get("break_even_epochs")
     if even is not None and even.value is not None and even.ci95 is not None:
         sentence += f" Break-even after {quantity(even)} ({interval_text(even)})."
-    return Section("copy", "Copy to local storage, or not", intro="" if drawn else sentence, plots=drawn)
+    return Section(
+        "copy",
+        "Copy to local storage, or not",
+        intro="" if drawn else sentence,
+        plots=drawn,
+        tables=tuple(tables.copy_tables(record)),
+    )
 
 
 def _route_intro(route: Table | None) -> str:
@@ -246,7 +252,7 @@ def _route_intro(route: Table | None) -> str:
 
 
 def _plain_workload(record: RunRecord) -> dict[str, object]:
-    return {name: value for name, value in record.workload.items() if name != "copy_or_not"}
+    return {name: value for name, value in record.workload.items() if name not in ("copy_or_not", "objects")}
 
 
 def _scripts() -> list[str]:

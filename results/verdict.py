@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .record import Metric, Outcome, Requirement, Verdict, not_measured
 
@@ -62,6 +62,23 @@ class CopyChoice:
     epochs: tuple[int, ...] = ()
     direct_s: tuple[float, ...] = ()
     staged_s: tuple[float, ...] = ()
+
+    def as_workload(self) -> dict[str, Any]:
+        """What a record's workload holds as `copy_or_not`, from which the report draws both curves."""
+        return {
+            "outcome": self.outcome,
+            "sentence": self.sentence,
+            "epochs": list(self.epochs),
+            "direct_s": list(self.direct_s) or None,
+            "staged_s": list(self.staged_s) or None,
+        }
+
+    def as_metric(self, *, n: int) -> Metric:
+        """The break-even in the record's form; `n` counts the time blocks it rests on."""
+        if self.break_even_epochs is None:
+            return not_measured("epochs", f"{self.outcome}. {self.sentence}")
+        even = float(self.break_even_epochs)
+        return Metric(value=even, unit="epochs", ci95=self.break_even_range, n=n)
 
 
 def predict_fed(rates: Mapping[int, Metric], *, demand_gbps: float, threshold: float) -> Fed:

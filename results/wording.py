@@ -46,6 +46,13 @@ METRIC_LABELS = {
     "gpus_fed_predicted": "accelerators fed, predicted",
     "gpus_fed_measured": "accelerators fed, measured",
     "stage_time_s": "time to copy",
+    "verify_time_s": "time to read the copy back",
+    "verify_gbps": "rate of reading the copy back",
+    "peak_in_flight_bytes": "most bytes in flight",
+    "first_batch_s": "time to the first batch",
+    "until_first_batch_s": "from the start to the first batch",
+    "until_first_epoch_s": "from the start to the end of the first epoch",
+    "until_last_epoch_s": "from the start to the end of all epochs",
     "break_even_epochs": "epochs until a copy pays",
     "cpu_seconds_per_gb": "CPU time per GB",
     "peak_rss_bytes": "peak memory (RSS)",
@@ -99,6 +106,8 @@ def point_label(point: Point) -> str:
     params = point.params
     if "access" in params:
         return ", ".join(_storage_words(params))
+    if "hop" in params:
+        return f"hop {params['hop']}, {params.get('source')} to {params.get('target')}"
     if "source" in params:
         ranks = params.get("num_ranks")
         return f"{counted(ranks, 'rank')}, {params['source']}" if isinstance(ranks, int) else str(params["source"])

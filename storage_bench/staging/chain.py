@@ -28,6 +28,7 @@ class ChainResult:
 
     source: str
     hops: tuple[StageResult, ...]
+    source_folder: Path | None  # where the source is on this machine
 
     def seconds_for(self, num_bytes: int) -> float | None:
         """Seconds that copying so many bytes takes over all hops at their rates; None where a hop had nothing to do."""
@@ -92,7 +93,7 @@ def stage_chain(
                     results.append(copy_hop(opened, opened.shards, target, streams=streams, progress=tell))
             except StagingError as error:
                 raise _named(error, number, targets, first.name) from error
-    return ChainResult(public_path(first.name), tuple(results))
+    return ChainResult(public_path(first.name), tuple(results), first.folder)
 
 
 def _check_chain(source: Source, targets: Sequence[Path]) -> None:

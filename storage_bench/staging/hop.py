@@ -48,6 +48,7 @@ class StageResult:
     evidence: RouteEvidence | None = None
     cold_scope: ColdScope = "unknown"
     versions: Mapping[str, str | None] = field(default_factory=dict)
+    verified_by: str = ""
 
     @property
     def copy_gbps(self) -> float | None:
@@ -113,6 +114,7 @@ def copy_hop(
         evidence=evidence,
         cold_scope=source.cold_scope,
         versions={shard.name: shard.version for shard in shards},
+        verified_by=f"the digests of {DESCRIPTION_NAME}" if digests else "the digests of what was read",
     )
 
 

@@ -9,18 +9,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Protocol
 
 from ...loaders.discovery import find_shards
-from ...loaders.evidence import RouteEvidence, background_rate, counter_for, judge, process_read_bytes
-from ...loaders.page_cache import cache_fraction, evict
+from ...loaders.evidence import RouteEvidence
 from ...loaders.readers import BufferedReader, DirectReader, Reader, ReadError, direct_refused
 from ...loaders.remote import RemotePath, is_remote
 from ...loaders.tensors import DESCRIPTION_NAME
 from ...results.record import ColdScope
 from ..evidence import cold_scope_of
 from .place import StagingError
+from .watch import ColdWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +93,8 @@ class LocalSource:
         except OSError as error:
             raise StagingError(f"{error.filename}: cannot be read ({error.strerror}); see its permissions") from error
         self.cold_scope = cold_scope_of(paths[0])
-        self._counter = counter_for(paths)
         self._reader: Reader | None = None
+        self._watch: ColdWatch | None = None
 
     def read(self, shard: SourceShard, offset: int, memory: memoryview) -> memoryview:
         """See Source; the memory is page-aligned and filled in whole pages, past the shard's end too."""
@@ -114,30 +113,15 @@ class LocalSource:
     def begin(self, shards: Sequence[SourceShard]) -> None:
         """See Source."""
         paths = [shard.place for shard in shards if isinstance(shard.place, Path)]
-        self._reader = cold_reader(paths)
-        if self._reader.engine == "buffered":
-            evict(paths)
-        self._cache_fraction = cache_fraction(paths)
-        self._process = process_read_bytes()
-        self._background = (background_rate(self._counter) or 0.0) if self._process is None else 0.0
-        self._begun = perf_counter()
-        self._device = self._counter.read_bytes()
+        self._reader, self._watch = cold_reader(paths), ColdWatch(paths)
+        self._watch.begin()
 
     def evidence(self, payload_bytes: int) -> RouteEvidence:
         """See Source; of all that was read since `begin`."""
         assert self._reader is not None
-        device, process = self._counter.read_bytes(), process_read_bytes()
-        return judge(
-            self._counter,
-            engine=self._reader.engine,
-            page_cache="cold",
-            cache_fraction=self._cache_fraction,
-            delivered_bytes=self._reader.delivered_bytes,
-            payload_bytes=payload_bytes,
-            raw_device_bytes=None if device is None or self._device is None else device - self._device,
-            process_bytes=None if process is None or self._process is None else process - self._process,
-            background_bytes=self._background * (perf_counter() - self._begun),
-        )
+        assert self._watch is not None
+        self._watch.end(delivered_bytes=self._reader.delivered_bytes, payload_bytes=payload_bytes)
+        return self._watch.evidence(self._reader.engine)
 
     def close(self) -> None:
         """See Source."""

@@ -38,6 +38,8 @@ class Streams:
     ) -> list[Result]:
         """Do `work` on all items; results in their order.  Raises the first error at once."""
         self._phase, self._done, self._total = phase, 0, total_bytes
+        if total_bytes:
+            self.count(0)  # the time begins
         pool = ThreadPoolExecutor(self.num_streams, thread_name_prefix="iobench-stage")
         futures: list[Future[Result]] = []
         try:
