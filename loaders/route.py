@@ -9,14 +9,14 @@ A reader that counts by itself (`counters()`, as kvikio's does) knows the route 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Protocol, get_args
 
-from .counters.counter import CounterSet, NoCounter
+from .counters.backends import route_by_backends
+from .counters.counter import CounterSet, NoCounter, moved
 from .evidence import Route, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
 from .page_cache import PAGE_BYTES, resident_bytes
 from .prefetch import Tally
@@ -25,9 +25,6 @@ from .readers import Reader
 MAX_SAMPLED_SHARDS = 256  # each one is opened to ask what of it is resident; on NFS that is a round trip
 SAMPLED_PIECE_BYTES = 32 << 20  # of each one: without cachestat every page is looked at
 DEVICE_ROUTES = ("bounce", "gds", "p2pdma")
-ROUTE_OF_BACKEND: dict[str, Route] = {"posix": "host", "gds": "gds", "remote": "remote"}
-
-_BACKEND_BYTES = re.compile(r"kvikio_([a-z0-9]+)\w*_bytes")
 
 
 class RouteError(RuntimeError):
@@ -91,7 +88,7 @@ class RouteWatch:
         self._sample = _spread(shards.paths)
         self._cache_fraction = _resident_share(self._sample)
         self._before = _own_counters(shards.reader)
-        self._device_before, self._process_before = self._counter.read_bytes(), process_read_bytes()
+        self._counted, self._process_before = self._counter.snapshot(), process_read_bytes()
         self._begun = time.perf_counter()
 
     def evidence(self, tally: Tally, *, background_s: float | None = None) -> RouteEvidence:
@@ -99,23 +96,25 @@ class RouteWatch:
 
         Raises EvidenceError where this loader itself read meanwhile.
         """
-        raw = _difference(self._counter.read_bytes(), self._device_before)
+        went = moved(self._counted, self._counter.snapshot())
         mine, elapsed_s = _difference(process_read_bytes(), self._process_before), time.perf_counter() - self._begun
-        moved = {name: count - self._before.get(name, 0) for name, count in _own_counters(self._shards.reader).items()}
+        own = {name: count - self._before.get(name, 0) for name, count in _own_counters(self._shards.reader).items()}
         rate = self._background(background_s) if background_s is not None else None
         found = judge(
             self._counter,
             engine=self._shards.reader.engine,
             page_cache=None,
             cache_fraction=self._cache_fraction,
+            cache_fraction_after=_resident_share(self._sample),
             delivered_bytes=tally.delivered_bytes,
             payload_bytes=tally.payload_bytes,
-            raw_device_bytes=raw,
+            raw_device_bytes=went.pop(self._counter.name, None),
             background_bytes=(rate or 0.0) * elapsed_s,
             process_bytes=mine,
+            beside=went,
         )
-        found = _by_own_counters(found, moved)
-        counters = {**found.counters, **moved, "cache_sampled_shards": len(self._sample)}
+        found = _by_own_counters(found, own)
+        counters = {**found.counters, **own, "cache_sampled_shards": len(self._sample)}
         if rate is None:
             counters["background_bytes"] = None
         requested: Route = self._shards.require_route or ("remote" if _is_remote(self._shards.paths) else "host")
@@ -144,20 +143,16 @@ class RouteWatch:
         return rate
 
 
-def _by_own_counters(found: RouteEvidence, moved: Mapping[str, int]) -> RouteEvidence:
+def _by_own_counters(found: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:
     """The route by what the reader itself counted, where it counts."""
-    by_route: dict[Route, int] = {}
-    for name, count in moved.items():
-        if (backend := _BACKEND_BYTES.fullmatch(name)) and count:
-            route = ROUTE_OF_BACKEND.get(backend[1], "unknown")
-            by_route[route] = by_route.get(route, 0) + count
-    if not by_route:
+    nvidia_fs = found.counters.get("nvidia_fs_read_bytes")
+    told = route_by_backends(own, nvidia_fs_bytes=nvidia_fs if isinstance(nvidia_fs, int) else None)
+    if told is None:
         return found
-    told = ", ".join(f"{count} bytes by {route}" for route, count in by_route.items())
-    alone = next(iter(by_route)) if len(by_route) == 1 else "unknown"
-    text = f"the reader counted {told}" if alone != "unknown" else f"route not proven: the reader counted {told}"
-    counter_class = found.counter_class if alone == "unknown" else "exact"
-    return replace(found, observed_route=alone, route_evidence=text, counter_class=counter_class)
+    route, words = told
+    if route == "unknown":
+        return replace(found, observed_route=route, route_evidence=f"route not proven: {words}")
+    return replace(found, observed_route=route, route_evidence=words, counter_class="exact")
 
 
 def _difference(after: int | None, before: int | None) -> int | None:
