@@ -17,11 +17,11 @@ Else records are read beside the slots and moved into them once; those bytes are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numpy as np
 
 from .index import RecordLayout, ShardIndex
-from .placement import Move, Part, Placement, ReadOp, rounded_up, split_read
-from .plan import Run
+from .placement import Move, Part, Placement, ReadOp, Reads, cut_reads, rounded_up
+from .plan import Indices, Runs
 from .ragged import place_ragged
 
 MAX_PARTS = 1000  # of one read; IOV_MAX is 1024
@@ -39,9 +39,7 @@ def buffer_bytes(layout: RecordLayout, *, batch_size: int, alignment: int) -> in
     return 2 * slots + 2 * alignment * (batch_size + 2)  # slots, and room beside them for every run's superset
 
 
-def place_batch(
-    runs: Sequence[Run], index: ShardIndex, *, alignment: int, scatters: bool, read_bytes: int
-) -> Placement:
+def place_batch(runs: Runs, index: ShardIndex, *, alignment: int, scatters: bool, read_bytes: int) -> Placement:
     """Decide where each run of a batch is read to, as the index's layout and the reader allow."""
     if index.extents is not None:
         return place_ragged(runs, index.first_records, index.extents, alignment=alignment, read_bytes=read_bytes)
@@ -52,40 +50,48 @@ def place_batch(
     return place_apart(runs, index, alignment=alignment)
 
 
-def place(runs: Sequence[Run], layout: RecordLayout, *, alignment: int, read_bytes: int) -> Placement:
+def place(runs: Runs, layout: RecordLayout, *, alignment: int, read_bytes: int) -> Placement:
     """Records at one stride: whole runs; reads are at most `read_bytes` long and in file order."""
     stride = layout.slot_bytes
-    num_records = sum(run.num_records for run in runs)
-    skew = runs[0].first * stride % alignment
-    beside = rounded_up(skew + num_records * stride, alignment)
-    reads: list[ReadOp] = []
-    moves: list[Move] = []
-    for shard, first, count, number in sorted(runs):
-        offset, length, slot = first * stride, count * stride, skew + number * stride
-        head = offset % alignment
-        if len(runs) == 1 or (head == 0 and slot % alignment == 0 and length % alignment == 0):
-            target = slot - head
-        else:
-            target = beside
-            moves.append(Move(beside + head, slot, length))
-            beside += rounded_up(head + length, alignment)
-        if head + length <= read_bytes:
-            reads.append(ReadOp(shard, offset - head, rounded_up(head + length, alignment), head + length, target))
-        else:
-            reads += split_read(shard, offset - head, head + length, target, alignment=alignment, read_bytes=read_bytes)
-    return Placement(tuple(reads), tuple(moves), skew, num_records * layout.payload_bytes)
+    num_records = int(runs.counts.sum())
+    skew = int(runs.firsts[runs.slots.argmin()]) * stride % alignment
+    offsets, lengths, slots = runs.firsts * stride, runs.counts * stride, runs.slots * stride + skew
+    heads = offsets % alignment
+    targets = slots - heads
+    moves: tuple[Move, ...] = ()
+    aside = (heads + slots % alignment + lengths % alignment) > 0
+    if len(runs) > 1 and aside.any():
+        room = np.where(aside, rounded_up(heads + lengths, alignment), 0)
+        beside = rounded_up(skew + num_records * stride, alignment) + room.cumsum() - room
+        targets = np.where(aside, beside, targets)
+        moves = _moves((beside + heads)[aside], slots[aside], lengths[aside])
+    reads = cut_reads(
+        runs.shards, offsets - heads, heads + lengths, targets, alignment=alignment, read_bytes=read_bytes
+    )
+    return Placement(reads, moves, skew, num_records * layout.payload_bytes)
 
 
-def place_scattered(runs: Sequence[Run], index: ShardIndex, *, read_bytes: int) -> Placement:
+def place_scattered(runs: Runs, index: ShardIndex, *, read_bytes: int) -> Placement:
     """Records at places of their own, and a reader that scatters: one read per run, pixels into payload-only slots."""
     size = index.layout.payload_bytes
-    num_records = sum(run.num_records for run in runs)
-    scratch = num_records * size
+    num_records = int(runs.counts.sum())
+    if len(runs) == num_records:
+        offsets, sizes = _payloads(index)[_numbers(runs, index)], np.full(num_records, size)
+        reads = cut_reads(runs.shards, offsets, sizes, runs.slots * size, alignment=1, read_bytes=read_bytes)
+        return Placement(reads, (), 0, num_records * size)
+    return Placement(_scattered(runs, index, read_bytes), (), 0, num_records * size)
+
+
+def _scattered(runs: Runs, index: ShardIndex, read_bytes: int) -> Reads:
+    size = index.layout.payload_bytes
+    scratch = int(runs.counts.sum()) * size
     reads: list[ReadOp] = []
-    for run in sorted(runs):
+    for run in runs:
         parts: list[Part] = []
         start = end = length = 0
-        for slot, offset in enumerate(_payload_offsets(run, index), run.slot):
+        first = int(index.first_records[run.shard]) + run.first
+        offsets = _payloads(index)[first : first + run.num_records].tolist()
+        for slot, offset in enumerate(offsets, run.slot):
             gap = offset - end
             if parts and (length + gap + size > read_bytes or len(parts) + 2 > MAX_PARTS or gap > SCRATCH_BYTES):
                 reads.append(ReadOp(run.shard, start, length, length, 0, tuple(parts)))
@@ -99,24 +105,21 @@ def place_scattered(runs: Sequence[Run], index: ShardIndex, *, read_bytes: int) 
             length += size
             end = offset + size
         reads.append(ReadOp(run.shard, start, length, length, 0, tuple(parts)))
-    return Placement(tuple(reads), (), 0, num_records * size)
+    return Reads.of(reads)
 
 
-def place_apart(runs: Sequence[Run], index: ShardIndex, *, alignment: int) -> Placement:
+def place_apart(runs: Runs, index: ShardIndex, *, alignment: int) -> Placement:
     """Records at places of their own, and a reader that cannot scatter: each is read beside the slots and moved."""
     size = index.layout.payload_bytes
-    num_records = sum(run.num_records for run in runs)
-    beside = rounded_up(num_records * size, alignment)
-    reads: list[ReadOp] = []
-    moves: list[Move] = []
-    for run in sorted(runs):
-        for slot, offset in enumerate(_payload_offsets(run, index), run.slot):
-            head = offset % alignment
-            length = rounded_up(head + size, alignment)
-            reads.append(ReadOp(run.shard, offset - head, length, head + size, beside))
-            moves.append(Move(beside + head, slot * size, size))
-            beside += length
-    return Placement(tuple(reads), tuple(moves), 0, num_records * size)
+    which = np.repeat(np.arange(len(runs)), runs.counts)  # the run of each record
+    within = np.arange(len(which)) - (runs.counts.cumsum() - runs.counts)[which]
+    offsets = _payloads(index)[_numbers(runs, index)[which] + within]
+    heads = offsets % alignment
+    lengths = rounded_up(heads + size, alignment)
+    beside = rounded_up(len(which) * size, alignment) + lengths.cumsum() - lengths
+    reads = Reads(runs.shards[which], offsets - heads, lengths, heads + size, beside)
+    moves = _moves(beside + heads, (runs.slots[which] + within) * size, np.full(len(which), size))
+    return Placement(reads, moves, 0, len(which) * size)
 
 
 def view_geometry(
@@ -129,8 +132,16 @@ def view_geometry(
     return (num_records, height, width, channels), strides, first_record + layout.payload_offset
 
 
-def _payload_offsets(run: Run, index: ShardIndex) -> list[int]:
-    assert index.payload_offsets is not None  # the index has them exactly where there is no stride
-    first = int(index.first_records[run.shard]) + run.first
-    offsets: list[int] = index.payload_offsets[first : first + run.num_records].tolist()
-    return offsets
+def _payloads(index: ShardIndex) -> Indices:
+    """Where in its shard each record's pixels start; the index has them exactly where there is no stride."""
+    assert index.payload_offsets is not None
+    return index.payload_offsets
+
+
+def _numbers(runs: Runs, index: ShardIndex) -> Indices:
+    """The record number that each run begins with."""
+    return index.first_records[runs.shards] + runs.firsts
+
+
+def _moves(sources: Indices, targets: Indices, lengths: Indices) -> tuple[Move, ...]:
+    return tuple(map(Move, sources.tolist(), targets.tolist(), lengths.tolist()))

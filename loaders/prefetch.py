@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .buffers import Buffer, BufferPool
-from .decode import Placement, ReadOp, buffer_bytes, place_batch, view_geometry
+from .decode import buffer_bytes, place_batch, view_geometry
 from .index import ShardIndex
 from .mapped import MappedReader, Mapping
+from .placement import Placement, Reads
 from .plan import Indices, batch_runs
 from .ragged import Arrays, sample_views
 from .readers import READ_BYTES, Reader, read_all, read_bytes_of
@@ -95,7 +96,7 @@ class _Batch:
                 self.gate.release()
 
 
-_Task = tuple[_Batch, Sequence[ReadOp]]
+_Task = tuple[_Batch, Reads]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ class Prefetcher:
         placement = place_batch(runs, index, alignment=alignment, scatters=scatters, read_bytes=self._read_bytes)
         buffer, mapping = None, None
         if self._mapped is not None and len(runs) == 1 and (stride := index.layout.stride_bytes) is not None:
-            run = runs[0]
+            run = next(iter(runs))
             path = self._source.paths[run.shard]
             mapping = self._mapped.map(path, run.first * stride, run.num_records * stride)
             self._mapped.count(run.num_records * stride)
@@ -216,7 +217,7 @@ class Prefetcher:
             buffer, mapping = self._room_for(placement)
         else:
             buffer = self._pool.acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment))
-        tasks = _tasks(placement, self._read_bytes)
+        tasks = _tasks(placement.reads)
         batch = _Batch(records, buffer, mapping, placement, len(tasks))
         batch.gate.acquire()
         if self._threads:
@@ -228,13 +229,13 @@ class Prefetcher:
         """Where a batch of samples of unequal size is read to, or seen."""
         if self._mapped is None or not placement.whole:
             return self._pool.acquire(placement.size_bytes), None
-        first, length = placement.reads[0], sum(op.need for op in placement.reads)
+        first, length = next(iter(placement.reads)), int(placement.reads.needs.sum())
         self._mapped.count(length)
         return None, self._mapped.map(self._source.paths[first.shard], first.file_offset, length)
 
     def _wait(self, batch: _Batch) -> None:
         if not self._threads:
-            for ops in _tasks(batch.placement, self._read_bytes):
+            for ops in _tasks(batch.placement.reads):
                 batch.finish(_work(self._source.reader, self._source.paths, batch, ops), None)
         if not batch.gate.acquire(timeout=self._timeout_s or -1):
             raise RuntimeError(f"no batch within {self._timeout_s} s: the storage hangs or is too slow; raise timeout=")
@@ -300,32 +301,27 @@ def _serve(
         del task, batch
 
 
-def _tasks(placement: Placement, read_bytes: int) -> list[Sequence[ReadOp]]:
-    """Small reads a few together, about `read_bytes` a task: what a task costs is then shared by several records."""
-    reads = placement.reads
-    typical = reads[0].length if placement.places is None else placement.size_bytes // len(reads)
-    together = max(1, read_bytes // max(1, typical))
-    return [reads[start : start + together] for start in range(0, len(reads), together)]
+def _tasks(reads: Reads) -> list[Reads]:
+    """Small reads a few together, about READ_BYTES a task: what a task costs is then shared by several records."""
+    together = max(1, READ_BYTES * len(reads) // int(reads.lengths.sum()))
+    return [reads.between(start, start + together) for start in range(0, len(reads), together)]
 
 
-def _work(reader: Reader, paths: Sequence[Path], batch: _Batch, ops: Sequence[ReadOp]) -> int:
+def _work(reader: Reader, paths: Sequence[Path], batch: _Batch, reads: Reads) -> int:
     """Do one task; returns the bytes delivered."""
+    starts, needs = reads.buffer_offsets.tolist(), reads.needs.tolist()
     if batch.mapping is not None:
-        return sum(batch.mapping.populate(op.buffer_offset, op.need) for op in ops)
+        return sum(map(batch.mapping.populate, starts, needs))
     assert batch.buffer is not None  # a batch has the one or the other
     memory = batch.buffer.memory
-    return read_all(
-        reader,
-        [
-            (
-                paths[shard],
-                offset,
-                [memory[place : place + length]] if parts is None else [memory[at : at + size] for at, size in parts],
-                need,
-            )
-            for shard, offset, length, need, place, parts in ops
-        ],
-    )
+    targets: Iterable[Sequence[memoryview]]
+    if reads.parts is None:
+        ends = (reads.buffer_offsets + reads.lengths).tolist()
+        targets = zip(map(memory.__getitem__, map(slice, starts, ends)), strict=True)
+    else:
+        targets = ([memory[at : at + size] for at, size in parts] for parts in reads.parts)
+    files = map(paths.__getitem__, reads.shards.tolist())  # no Python for each record, up to here
+    return read_all(reader, zip(files, reads.file_offsets.tolist(), targets, needs, strict=True))
 
 
 def _move(buffer: Buffer, placement: Placement) -> None:

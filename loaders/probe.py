@@ -21,7 +21,8 @@ import numpy as np
 
 from .buffers import BufferPool
 from .plan import Indices, ShuffleMode
-from .prefetch import DEFAULT_READ_BYTES, Tally
+from .prefetch import Tally
+from .readers import READ_BYTES
 from .shards import ShardSet
 
 LIMIT_S = 0.3  # no trial begins later
@@ -95,7 +96,7 @@ def choose(rates: Sequence[ProbeRate], *, batch_bytes: int, room_bytes: int) -> 
 
 def prefetch_factor_of(num_threads: int, *, batch_bytes: int, room_bytes: int) -> int:
     """Batches ahead for each thread: one that is ready and, in those behind it, a read of full length per thread."""
-    depth = 1 + math.ceil(num_threads * DEFAULT_READ_BYTES / batch_bytes)
+    depth = 1 + math.ceil(num_threads * READ_BYTES / batch_bytes)
     depth = min(depth, num_batches_in(room_bytes, batch_bytes))
     return min(MOST_AHEAD, max(1, math.ceil(depth / num_threads)))
 
@@ -129,7 +130,7 @@ def measure_rates(
     if mode == "records":  # a batch is many reads, one after the other
         size = max(1, min(size, int(TRIAL_S * bps / slot_bytes)))
     wanted = max(1, round(min(TRIAL_BYTES, bps * TRIAL_S) / (size * slot_bytes)))
-    reads = math.ceil(size * slot_bytes / DEFAULT_READ_BYTES)  # of one batch: as many threads share it
+    reads = math.ceil(size * slot_bytes / READ_BYTES)  # of one batch: as many threads share it
     waves = {threads: math.ceil(threads / reads) for threads in counts}  # batches that keep all threads reading
     pool = _touched_pool(shards, size, num_buffers=max(wanted, *waves.values()))
     found: dict[int, list[float]] = {}
@@ -176,10 +177,10 @@ def _drawn(shards: ShardSet, size: int, mode: ShuffleMode, random: np.random.Gen
     if mode == "records":
         return random.integers(len(shards), size=size)
     firsts, sizes = shards.index.first_records, shards.index.shard_sizes
-    record = random.integers(len(shards))
+    record = int(random.integers(len(shards)))
     shard = int(np.searchsorted(firsts, record, side="right")) - 1
     count = min(size, sizes[shard])
-    return np.arange(count) + min(record, firsts[shard] + sizes[shard] - count)
+    return np.arange(count, dtype=np.int64) + min(record, int(firsts[shard]) + sizes[shard] - count)
 
 
 def _touched_pool(shards: ShardSet, size: int, *, num_buffers: int) -> BufferPool:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .placement import Move, Placement, ReadOp, rounded_up, split_read
-from .plan import Indices, Run
+from .placement import Move, Placement, cut_reads, rounded_up
+from .plan import Indices, Runs
 
 GAP_BYTES = 64 << 10  # what lies between two samples is read along up to this size
 VECTOR_BYTES = 64  # where a range may start anywhere, its first sample starts on a cache line
@@ -71,16 +71,14 @@ def pool_bytes(extents: Extents, *, batch_size: int, alignment: int) -> int:
     return int(largest.sum()) + batch_size * 2 * max(alignment, VECTOR_BYTES)
 
 
-def place_ragged(
-    runs: Sequence[Run], first_records: Indices, extents: Extents, *, alignment: int, read_bytes: int
-) -> Placement:
+def place_ragged(runs: Runs, first_records: Indices, extents: Extents, *, alignment: int, read_bytes: int) -> Placement:
     """Read each run's samples as one range, in file order, by reads of at most `read_bytes`."""
     item = np.dtype(extents.dtype).itemsize
-    reads: list[ReadOp] = []
+    ranges: list[tuple[int, int, int, int]] = []  # shard, start, bytes, and where in the buffer
     moves: list[Move] = []
-    places = [0] * sum(run.num_records for run in runs)
-    room = payload = num_ranges = 0
-    for run in sorted(runs):
+    places = [0] * int(runs.counts.sum())
+    room = payload = 0
+    for run in runs:
         first = int(first_records[run.shard]) + run.first
         chosen = slice(first, first + run.num_records)
         for slot, offsets, lengths in _ranges(run.slot, extents.offsets[chosen], extents.lengths[chosen]):
@@ -90,12 +88,12 @@ def place_ragged(
             places[slot : slot + len(offsets)] = [room + head - skew + offset - start for offset in offsets]
             if skew:
                 moves.append(Move(room + head, room + head - skew, lengths[0]))
-            reads += split_read(run.shard, start - head, need, room, alignment=alignment, read_bytes=read_bytes)
+            ranges.append((run.shard, start - head, need, room))
             room += rounded_up(need, max(alignment, VECTOR_BYTES))
             payload += sum(lengths)
-            num_ranges += 1
-    whole = num_ranges == 1 and alignment == 1 and reads[0].file_offset % item == 0
-    return Placement(tuple(reads), tuple(moves), 0, payload, places=tuple(places), size_bytes=room, whole=whole)
+    whole = len(ranges) == 1 and alignment == 1 and ranges[0][1] % item == 0
+    reads = cut_reads(*np.array(ranges, dtype=np.int64).T, alignment=alignment, read_bytes=read_bytes)
+    return Placement(reads, tuple(moves), 0, payload, places=tuple(places), size_bytes=room, whole=whole)
 
 
 def _ranges(slot: int, offsets: Indices, lengths: Indices) -> Iterator[tuple[int, list[int], list[int]]]:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from iobench.loaders import DataLoader, ShardSet
-from iobench.loaders.decode import Placement, place_apart, place_batch, place_scattered
+from iobench.loaders.decode import place_apart, place_batch, place_scattered
 from iobench.loaders.index import RecordLayout, ShardIndex
 from iobench.loaders.mapped import MappedReader
-from iobench.loaders.plan import Run, batch_runs
+from iobench.loaders.placement import Placement
+from iobench.loaders.plan import batch_runs
 from iobench.loaders.readers import BufferedReader, ReadError
 
 
@@ -138,13 +139,13 @@ def test_records_at_places_of_their_own_come_into_slots_without_what_lies_betwee
 
 def test_a_gap_too_large_for_the_scratch_place_is_skipped():
     index = index_of([[0, 1 << 20]], payload=10)
-    placement = place_scattered([Run(0, 0, 2, 0)], index, read_bytes=8 << 20)
+    placement = place_scattered(batch_runs(np.arange(2), index.first_records), index, read_bytes=8 << 20)
     assert [op.length for op in placement.reads] == [10, 10]
 
 
 def test_the_reader_decides_how_records_without_a_stride_are_placed():
     index = index_of([[3, 50]], payload=10)
-    runs = [Run(0, 0, 2, 0)]
+    runs = batch_runs(np.arange(2), index.first_records)
     assert place_batch(runs, index, alignment=1, scatters=True, read_bytes=1 << 20).moves == ()
     assert len(place_batch(runs, index, alignment=4096, scatters=False, read_bytes=1 << 20).moves) == 2
 

@@ -105,7 +105,9 @@ def test_runs_spell_the_batch_and_are_as_long_as_they_can_be(sizes, data):
     records = np.array(data.draw(st.lists(st.integers(0, sum(sizes) - 1), min_size=1, max_size=40)), dtype=np.int64)
     firsts = np.cumsum([0, *sizes[:-1]])
     owner = [shard for shard, size in enumerate(sizes) for _ in range(size)]
-    runs = batch_runs(records, firsts)
+    in_file_order = [*batch_runs(records, firsts)]
+    assert in_file_order == sorted(in_file_order) or len(set(records.tolist())) < len(records)
+    runs = sorted(in_file_order, key=lambda run: run.slot)
     spelled = [int(firsts[run.shard]) + run.first + i for run in runs for i in range(run.num_records)]
     assert spelled == records.tolist()
     assert [run.slot for run in runs] == [0, *itertools.accumulate(run.num_records for run in runs)][:-1]

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iobench.loaders import DataLoader, ShardSet, Suggestion, suggest
-from iobench.loaders.prefetch import DEFAULT_READ_BYTES
 from iobench.loaders.probe import ProbeRate, choose, measure_rates, prefetch_factor_of, thread_counts
-from iobench.loaders.readers import BufferedReader
+from iobench.loaders.readers import READ_BYTES, BufferedReader
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -81,7 +80,7 @@ def test_threads_whose_batches_do_not_fit_into_memory_are_not_chosen():
     ],
 )
 def test_the_depth_is_a_ready_batch_and_a_read_for_each_thread(threads, batch_bytes, factor):
-    assert DEFAULT_READ_BYTES == 4 * MIB
+    assert READ_BYTES == 4 * MIB
     assert prefetch_factor_of(threads, batch_bytes=batch_bytes, room_bytes=64 * GIB) == factor
 
 
