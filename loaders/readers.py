@@ -144,12 +144,11 @@ class _FileReader:
             if path is not last:
                 file, last = self._opened(mine, path), path
                 fd = file.fd
-            wanted = sum(map(len, targets)) if len(targets) > 1 else len(targets[0])
             try:
                 count = os.preadv(fd, targets, offset)
             except OSError:
                 count = -1
-            if count == wanted:
+            if count >= need:  # more was wanted where an aligned read reaches over the end of the file
                 self._after_read(fd, offset, count)
                 whole += count
             else:
