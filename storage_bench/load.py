@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..loaders.engines import EngineName, open_reader
-from ..loaders.evidence import background_rate, counter_for, judge, process_read_bytes
+from ..loaders.evidence import background_rate, counter_for, judge, moved, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
 from ..loaders.probe import Suggestion, suggest
@@ -94,25 +94,27 @@ def measure_load(
     )
     loader = _new_loader(shards, config, chosen, batch_size)
     probed_bytes = reader.delivered_bytes
-    before, mine, cpu_before = counter.read_bytes(), process_read_bytes(), time.process_time()
+    before, mine, cpu_before = counter.snapshot(), process_read_bytes(), time.process_time()
     begin = perf_counter()
     try:
         blocks = list(_time_blocks(loader, config, on_block))
     finally:
         shards.close()
     total_s, cpu_s = perf_counter() - begin, time.process_time() - cpu_before
-    after, mine_after = counter.read_bytes(), process_read_bytes()
+    went, mine_after = moved(before, counter.snapshot()), process_read_bytes()
     delivered_bytes = reader.delivered_bytes - probed_bytes
     evidence = judge(
         counter,
         engine=reader.engine,
         page_cache=config.page_cache,
         cache_fraction=resident,
+        cache_fraction_after=cache_fraction(shards.paths),
         delivered_bytes=delivered_bytes,
         payload_bytes=loader.tally.payload_bytes,
-        raw_device_bytes=None if before is None or after is None else after - before,
+        raw_device_bytes=went.pop(counter.name, None),
         process_bytes=None if mine is None or mine_after is None else mine_after - mine,
         background_bytes=background * total_s,
+        beside=went,
     )
     point = Point(
         params={

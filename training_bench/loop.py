@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..loaders.evidence import process_read_bytes
+from ..loaders.evidence import moved, process_read_bytes
 from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launch import rank_main
 from ..storage_bench.ranks import Ranks
@@ -131,7 +131,7 @@ class _Launch:
         ranks = self._ranks
         source = self._sources[block.source]
         mine = ranks.rank < block.num_ranks
-        resident, before = source.prepare() if ranks.rank == 0 else (None, None)
+        resident, before = source.prepare() if ranks.rank == 0 else (None, {})
         own = process_read_bytes()
         ranks.barrier()
         if mine:
@@ -141,16 +141,18 @@ class _Launch:
         ranks.barrier()
         if not mine:
             return None
-        after = source.counters() if ranks.rank == 0 else None
+        went = moved(before, source.counters()) if ranks.rank == 0 else {}
         own_after = process_read_bytes()
         delivered, payload = source.take_bytes()
         return {
             "steps_ns": steps.tolist(),
             "delivered_bytes": delivered,
             "payload_bytes": payload,
-            "device_bytes": None if before is None or after is None else after - before,
+            "device_bytes": went.pop(source.counter_name, None),
+            "beside": went,
             "process_bytes": None if own is None or own_after is None else own_after - own,
             "cache_fraction": resident,
+            "cache_fraction_after": source.resident() if ranks.rank == 0 else None,
         }
 
 

@@ -23,12 +23,18 @@ from .plan import RankPlan
 class BatchSource:
     """Where a block's batches come from."""
 
-    def prepare(self) -> tuple[float | None, int | None]:
-        """Make the start clean (rank 0, while nobody reads); the resident share, and the counters before."""
-        return None, None
+    counter_name = ""  # of the counter that decides, among those of `counters`
 
-    def counters(self) -> int | None:
-        """Bytes the devices under this source have read, None where nothing counts them."""
+    def prepare(self) -> tuple[float | None, dict[str, int]]:
+        """Make the start clean (rank 0, while nobody reads); the resident share, and the counters before."""
+        return None, {}
+
+    def counters(self) -> dict[str, int]:
+        """What all counters that see this source show now, in bytes; empty where nothing counts."""
+        return {}
+
+    def resident(self) -> float | None:
+        """The share of the data that is in the page cache."""
         return None
 
     @contextmanager
@@ -73,17 +79,22 @@ class Shards(BatchSource):
         self._shards = ShardSet(found.paths, found.index, self._reader)
         self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=plan.prefetch_depth)
         self._counter = counter_for(found.paths)
+        self.counter_name = self._counter.name
         self._tally = Tally()
         self._seen = 0, 0
 
-    def prepare(self) -> tuple[float | None, int | None]:
+    def prepare(self) -> tuple[float | None, dict[str, int]]:
         """Out of the page cache, before a block begins."""
         evict(self._shards.paths)
-        return cache_fraction(self._shards.paths), self.counters()
+        return self.resident(), self.counters()
 
-    def counters(self) -> int | None:
-        """What the devices under the shards have read."""
-        return self._counter.read_bytes()
+    def counters(self) -> dict[str, int]:
+        """What was read of the shards, by all that counts it."""
+        return self._counter.snapshot()
+
+    def resident(self) -> float | None:
+        """The share of the shards that is in the page cache."""
+        return cache_fraction(self._shards.paths)
 
     @contextmanager
     def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:

@@ -21,7 +21,7 @@ from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from ..storage_bench.evidence import cold_scope_of, read_path
-from .plan import Block, RankPlan, Source
+from .loop import Block, RankPlan, Source
 
 CONTROL_MINIMUM = 0.98
 STEPS_PER_DEPTH = 10
