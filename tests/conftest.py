@@ -7,11 +7,14 @@
 All are read-only: a test that changes bytes works on a copy (`copied`).
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,18 @@ from iobench.storage_bench.generate import Generate, generate, sample_label, sam
 
 ODD_SHAPE = (31, 17, 3)
 ODD_SHARDS = (23, 1, 40, 36)
+PAGE_OBJECTS = 5  # what the S3 server lists at once
+
+S3_SERVER = """
+import sys
+
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(*server.get_host_and_port(), flush=True)
+sys.stdin.read()  # to its end, which comes at the latest when whoever started this is gone
+"""
 
 
 @dataclass(frozen=True)
@@ -180,6 +195,35 @@ def new_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 def small_disk(new_disk: Callable[[int], Path]) -> Path:
     """An ext4 file system of 32 MiB on a loop device."""
     return new_disk(32 << 20)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server on loopback: moto's, a process of its own, which does not check signatures."""
+    if any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "flask_cors")):
+        pytest.skip("moto's S3 server is not installed (`make setup-test` installs it)")
+    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+    settings = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE_OBJECTS)}
+    command = [sys.executable, "-c", S3_SERVER]
+    with subprocess.Popen(command, env=settings, stdin=pipe, stdout=pipe, stderr=quiet) as process:
+        assert process.stdout
+        try:
+            host, port = process.stdout.readline().split()
+            yield f"http://{host.decode()}:{int(port)}"
+        finally:
+            process.terminate()  # the end of its input may not reach it: a forked child can hold the pipe open
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """That server as the one the environment names, with an empty bucket `bucket`."""
+    for method, place in (("POST", "moto-api/reset"), ("PUT", "bucket")):
+        request = urllib.request.Request(f"{s3_server}/{place}", b"", method=method)
+        urllib.request.urlopen(request, timeout=20).close()
+    for name, value in (("ACCESS_KEY_ID", "testing"), ("SECRET_ACCESS_KEY", "hidden"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    return s3_server
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """Objects on servers come byte for byte, a server that cheats is noticed, and no credential is ever shown.
 
-The S3 server is moto's, a process of its own on loopback.  It does not check signatures.
+The S3 server is moto's, see the fixture `s3`.  It does not check signatures.
 """
 
 import errno
 import importlib.util
 import os
 import pickle
-import subprocess
 import sys
 import threading
 import time
@@ -30,19 +29,8 @@ from iobench.loaders.remote import RemoteListError, RemotePath, RemotePathError,
 from iobench.loaders.shards import ShardSet
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 9 * (1 << 20) + 123, dtype=np.uint8).tobytes()
-PAGE_OBJECTS = 5  # what the server lists at once
+PAGE_OBJECTS = 5  # what the server lists at once, as conftest.py tells it
 ODD_KEY = "a folder/odd%+=&(é)%20?#.tfrecord"
-
-SERVER = """
-import sys
-
-from moto.server import ThreadedMotoServer
-
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(*server.get_host_and_port(), flush=True)
-sys.stdin.read()  # to its end, which comes at the latest when whoever started this is gone
-"""
 
 under_stub = pytest.mark.stub_libcuda
 
@@ -51,36 +39,6 @@ def put(address: str, content: bytes = b"", *, public: bool = False) -> None:
     headers = {"Content-Type": "application/octet-stream"} | ({"x-amz-acl": "public-read"} if public else {})
     with urllib.request.urlopen(urllib.request.Request(address, content, headers, method="PUT"), timeout=20):
         pass
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The address of an S3 server on loopback."""
-    if any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "flask_cors")):
-        pytest.skip("moto's S3 server is not installed (`make setup-test` installs it)")
-    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
-    settings = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE_OBJECTS)}
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(command, env=settings, stdin=pipe, stdout=pipe, stderr=quiet) as process:
-        assert process.stdout
-        try:
-            host, port = process.stdout.readline().split()
-            yield f"http://{host.decode()}:{int(port)}"
-        finally:
-            process.terminate()  # the end of its input may not reach it: a forked child can hold the pipe open
-
-
-@pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """That server as the one the environment names, with an empty bucket `bucket`."""
-    urllib.request.urlopen(
-        urllib.request.Request(f"{s3_server}/moto-api/reset", b"", method="POST"), timeout=20
-    ).close()
-    for name, value in (("ACCESS_KEY_ID", "testing"), ("SECRET_ACCESS_KEY", "hidden"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    put(f"{s3_server}/bucket")
-    return s3_server
 
 
 @dataclass
