@@ -31,9 +31,10 @@ def storage(
     """Storage rate at every combination of the given lists, interleaved, with counters on each point."""
     from ..configs import load as load_config
     from ..storage_bench.evidence import doubts
-    from ..storage_bench.feeding import storage_point
-    from ..storage_bench.sweep import sweep
-    from ..storage_bench.workload import StorageConfig, crowding, data_files
+    from ..storage_bench.sweep.recorded import storage_point
+    from ..storage_bench.sweep.run import sweep
+    from ..storage_bench.sweep.streams import crowding
+    from ..storage_bench.workload import StorageConfig, data_files
 
     flags = {
         "engine": engine,
@@ -60,7 +61,7 @@ def storage(
     best = max(points, key=lambda point: point.metrics["read_gbps"].value or 0.0)
     files = data_files(path)
     crowded = (
-        crowding(files, block_bytes=result.point.block_bytes, reads_in_flight=result.point.reads_in_flight)
+        crowding(files, block_bytes=result.point.block_bytes, load=result.point.load)
         for result in results
         if result.point.access != "shard-replay"
     )

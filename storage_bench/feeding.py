@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..loaders.prefetch import DEFAULT_READ_BYTES
-from ..results.record import Metric, Point
-from ..results.stats import is_noisy, summarise
-from .evidence import cold_scope_of, read_path
-from .sweep import OnBlock, PointResult, SweepPoint, calibrate, run_points
+from ..loaders.readers import read_bytes_of
+from .sweep.calibration import calibrate
+from .sweep.points import OnBlock, PointResult, SweepPoint
+from .sweep.run import run_points
 from .workload import StorageConfig, data_files
 
 PILOT_S = 0.5
@@ -23,7 +22,7 @@ PILOT_S = 0.5
 
 def reader_point(engine: str, *, readers: int, reads_in_flight: int) -> SweepPoint:
     """N readers, each with as many reads in flight as a loader has reader threads."""
-    return SweepPoint(engine, "shard-replay", DEFAULT_READ_BYTES, reads_in_flight, readers, "cold")
+    return SweepPoint(engine, "shard-replay", read_bytes_of(engine), reads_in_flight, readers, "cold")
 
 
 def pilot_rates(
@@ -61,45 +60,10 @@ def measure_rates(
     on_block: OnBlock | None = None,
 ) -> list[PointResult]:
     """`config.blocks` interleaved blocks at each number of readers."""
-    sample = max(data_files(path), key=lambda file: file.size_bytes)
+    files = data_files(path)
     results = []
     for count in readers:
         point = reader_point(engine, readers=count, reads_in_flight=reads_in_flight)
-        results.append(PointResult(point, reason, ceiling_gbps=calibrate(point, sample)))
+        results.append(PointResult(point, reason, ceiling_gbps=calibrate(point, files)))
     run_points(path, results, config, on_block=on_block)
     return results
-
-
-def storage_point(result: PointResult, path: Path) -> Point:
-    """A swept point in the record's form."""
-    point, blocks = result.point, result.blocks
-    rate = summarise([block.gbps for block in blocks], unit="GB/s")
-    metrics: dict[str, Metric] = {
-        "read_gbps": rate,
-        "read_iops": summarise([block.iops for block in blocks], unit="reads/s"),
-        "latency_p50_us": _latency(result, 50),
-        "latency_p99_us": _latency(result, 99),
-    }
-    flags = [name for name, set_ in (("harness_limited", result.harness_limited), ("noisy", is_noisy(rate))) if set_]
-    return Point(
-        params={
-            "stage": "storage",
-            "engine": point.engine,
-            "access": point.access,
-            "block_size_bytes": point.block_bytes,
-            "queue_depth": point.queue_depth,
-            "threads": point.threads,
-            "page_cache": point.page_cache,
-        },
-        read_path=None if result.evidence is None else read_path(result.evidence, cold_scope=cold_scope_of(path)),
-        metrics=metrics,
-        flags=tuple(flags),
-    )
-
-
-def _latency(result: PointResult, percent: float) -> Metric:
-    """A percentile over all blocks' reads; its interval comes from the blocks' own percentiles."""
-    samples = [value for block in result.blocks if (value := block.latencies.percentile_us(percent)) is not None]
-    metric = summarise(samples, unit="us", reason="no read ended within a block")
-    overall = result.percentile_us(percent)
-    return metric if overall is None or metric.value is None else metric.model_copy(update={"value": overall})

@@ -24,9 +24,11 @@ class LatencyHistogram:
     """Counts of latencies in log-linear buckets."""
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(_NUM_BUCKETS, dtype=np.int64))
+    max_ns: int = 0
 
     def add(self, latencies_ns: Nanoseconds) -> None:
         """Count these latencies (ns, at least 1)."""
+        self.max_ns = max(self.max_ns, int(latencies_ns.max(initial=0)))
         self.counts += np.bincount(_bucket(np.maximum(latencies_ns, 1)), minlength=_NUM_BUCKETS)
 
     @property
@@ -35,9 +37,14 @@ class LatencyHistogram:
         return int(self.counts.sum())
 
     def percentile_us(self, percent: float) -> float | None:
-        """The latency in microseconds that `percent` of the reads did not exceed; None without a read."""
+        """The latency in microseconds that `percent` of the reads did not exceed; None without a read.
+
+        The largest one (100 %) is exact.
+        """
         if not self.total:
             return None
+        if percent >= 100:
+            return self.max_ns / 1e3
         rank = int(np.ceil(self.total * percent / 100))
         bucket = int(np.searchsorted(np.cumsum(self.counts), max(1, rank)))
         return _middle_ns(bucket) / 1e3
@@ -48,6 +55,7 @@ def merge(histograms: Iterable[LatencyHistogram]) -> LatencyHistogram:
     merged = LatencyHistogram()
     for histogram in histograms:
         merged.counts += histogram.counts
+        merged.max_ns = max(merged.max_ns, histogram.max_ns)
     return merged
 
 

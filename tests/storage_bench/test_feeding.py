@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iobench.storage_bench.feeding import candidate_readers, measure_rates, pilot_rates, reader_point, storage_point
+from iobench.storage_bench.feeding import candidate_readers, measure_rates, pilot_rates, reader_point
+from iobench.storage_bench.sweep.recorded import storage_point
 from iobench.storage_bench.workload import StorageConfig
 
 

@@ -11,21 +11,19 @@ from hypothesis import strategies as st
 
 from iobench.loaders.index import ShardFormatError
 from iobench.loaders.shards import ShardSet
-from iobench.storage_bench.workload import (
-    DataFile,
-    WorkloadError,
-    crowding,
-    data_files,
-    open_stream,
-    parse_size,
-    replay_stream,
-)
+from iobench.storage_bench.sweep.streams import crowding, open_stream, replay_stream
+from iobench.storage_bench.workload import DataFile, WorkloadError, data_files, parse_size
 
 BLOCK = 4096
 
 
-def reads(stream, count):
-    return list(itertools.islice(stream, count))
+def each(batches):
+    """The reads one by one."""
+    return itertools.chain.from_iterable(batches)
+
+
+def reads(requests, count):
+    return list(itertools.islice(requests, count))
 
 
 def some_files(tmp_path, sizes):
@@ -47,8 +45,8 @@ def test_each_sequential_stream_reads_every_block_once_per_pass(tmp_path_factory
     files = some_files(tmp_path_factory.getbasetemp(), sizes)
     blocks = whole_blocks(files)
     for stream in range(num_streams):
-        requests = open_stream(
-            files, access="sequential", block_bytes=BLOCK, stream=stream, num_streams=num_streams, seed=0
+        requests = each(
+            open_stream(files, access="sequential", block_bytes=BLOCK, stream=stream, num_streams=num_streams, seed=0)
         )
         for _ in range(2):
             seen = [(request.path, request.offset) for request in reads(requests, len(blocks))]
@@ -60,7 +58,9 @@ def test_sequential_streams_start_evenly_apart_and_walk_on(tmp_path):
     files = some_files(tmp_path, [8 * BLOCK])
     starts = []
     for stream in range(4):
-        requests = open_stream(files, access="sequential", block_bytes=BLOCK, stream=stream, num_streams=4, seed=0)
+        requests = each(
+            open_stream(files, access="sequential", block_bytes=BLOCK, stream=stream, num_streams=4, seed=0)
+        )
         first, second = reads(requests, 2)
         starts.append(first.offset)
         assert second.offset == first.offset + BLOCK
@@ -71,7 +71,7 @@ def test_sequential_streams_start_evenly_apart_and_walk_on(tmp_path):
 def test_every_read_is_aligned_and_needs_no_byte_beyond_its_file(tmp_path_factory, sizes, access, seed):
     files = some_files(tmp_path_factory.getbasetemp(), sizes)
     by_path = {file.path: file.size_bytes for file in files}
-    requests = open_stream(files, access=access, block_bytes=BLOCK, stream=0, num_streams=1, seed=seed)
+    requests = each(open_stream(files, access=access, block_bytes=BLOCK, stream=0, num_streams=1, seed=seed))
     for request in reads(requests, 50):
         assert request.offset % 4096 == 0
         assert request.length % 4096 == 0
@@ -81,7 +81,7 @@ def test_every_read_is_aligned_and_needs_no_byte_beyond_its_file(tmp_path_factor
 
 def test_random_reads_are_spread_evenly_over_all_files(tmp_path):
     files = some_files(tmp_path, [10 * BLOCK, 30 * BLOCK])
-    requests = open_stream(files, access="random", block_bytes=BLOCK, stream=0, num_streams=1, seed=1)
+    requests = each(open_stream(files, access="random", block_bytes=BLOCK, stream=0, num_streams=1, seed=1))
     counts = Counter((request.path, request.offset) for request in reads(requests, 40_000))
     assert counts.keys() == whole_blocks(files)
     expected = 1000
@@ -93,7 +93,7 @@ def test_random_reads_are_the_same_for_the_same_seed_and_others_for_each_stream_
     files = some_files(tmp_path, [1000 * BLOCK])
 
     def offsets(stream, seed):
-        requests = open_stream(files, access="random", block_bytes=BLOCK, stream=stream, num_streams=2, seed=seed)
+        requests = each(open_stream(files, access="random", block_bytes=BLOCK, stream=stream, num_streams=2, seed=seed))
         return [request.offset for request in reads(requests, 100)]
 
     assert offsets(0, 1) == offsets(0, 1)
@@ -109,7 +109,7 @@ def test_a_replayed_epoch_covers_every_byte_exactly_once_over_all_streams(any_se
     for stream in range(num_streams):
         share = (stream + 1) * len(shards) // num_streams - stream * len(shards) // num_streams
         left = share * shards.index.layout.stride_bytes
-        for request in replay_stream(shards, batch_size=7, stream=stream, num_streams=num_streams, alignment=1):
+        for request in each(replay_stream(shards, batch_size=7, stream=stream, num_streams=num_streams, alignment=1)):
             covered[request.path][request.offset : request.offset + request.need] += 1
             left -= request.need
             if left <= 0:
@@ -123,7 +123,7 @@ def test_an_epoch_replayed_for_direct_reads_is_aligned_and_misses_no_byte(any_se
     shards = ShardSet.open(any_set.folder, shuffle_mode="off")
     covered = nothing_covered(shards)
     for stream in range(num_streams):
-        requests = replay_stream(shards, batch_size=7, stream=stream, num_streams=num_streams, alignment=4096)
+        requests = each(replay_stream(shards, batch_size=7, stream=stream, num_streams=num_streams, alignment=4096))
         first = request = next(requests)
         seen = 0
         while not (seen and request == first):  # the second epoch begins as the first one did
@@ -140,7 +140,7 @@ def nothing_covered(shards):
 
 def test_a_replay_goes_on_with_another_order_in_the_next_epoch(page_set):
     shards = ShardSet.open(page_set.folder, shuffle_mode="records", seed=5)
-    requests = replay_stream(shards, batch_size=130, stream=0, num_streams=1, alignment=4096)
+    requests = each(replay_stream(shards, batch_size=130, stream=0, num_streams=1, alignment=4096))
     epochs = []
     for _ in range(2):
         offsets, records = [], 0
@@ -157,7 +157,7 @@ def test_more_streams_than_records_are_refused_instead_of_one_that_never_reads(p
     assert len(shards) == 10
     with pytest.raises(WorkloadError, match="10 records cannot be split over 11 streams"):
         next(replay_stream(shards, batch_size=4, stream=0, num_streams=11, alignment=1))
-    assert next(replay_stream(shards, batch_size=4, stream=9, num_streams=10, alignment=1)).need > 0
+    assert next(replay_stream(shards, batch_size=4, stream=9, num_streams=10, alignment=1))[0].need > 0
 
 
 def test_a_folder_of_anything_is_read_but_for_its_dotfiles_and_empty_files(tmp_path):
@@ -189,8 +189,8 @@ def test_where_there_is_nothing_to_read_the_way_out_is_named(tmp_path):
 
 def test_many_reads_in_flight_on_few_blocks_are_crowded(tmp_path):
     files = some_files(tmp_path, [16 * BLOCK, 100])  # 17 blocks
-    assert crowding(files, block_bytes=BLOCK, reads_in_flight=2) is None
-    assert "3 reads in flight share 17 blocks of 4 KiB" in crowding(files, block_bytes=BLOCK, reads_in_flight=3)
+    assert crowding(files, block_bytes=BLOCK, load=2) is None
+    assert "3 reads in flight share 17 blocks of 4 KiB" in crowding(files, block_bytes=BLOCK, load=3)
 
 
 @pytest.mark.parametrize(
