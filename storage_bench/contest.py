@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..loaders.baselines import candidates
-from ..loaders.evidence import Counter, RouteEvidence, background_rate, counter_for, judge
+from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, moved, total
 from ..loaders.index import ShardIndex
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.roads import RoadOptions
@@ -90,6 +90,8 @@ class Contestant:
     blocks: list[RoadBlock] = field(default_factory=list)
     device_bytes: list[int | None] = field(default_factory=list)
     cache_fractions: list[float | None] = field(default_factory=list)
+    cache_fractions_after: list[float | None] = field(default_factory=list)
+    beside: list[dict[str, int]] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -115,6 +117,8 @@ class Contestant:
 def open_contest(path: Path, options: RoadOptions, *, consumer: Consumer, seconds: float) -> Contest:
     """Find and index the shards; WorkloadError where they are too few for cold blocks, or too many for warm ones."""
     paths, index = open_index(path)
+    if index.layout.ragged:
+        raise WorkloadError(f"{path}: samples of unequal size are read by our loader alone; leave --peers out")
     contest = Contest(tuple(paths), index, consumer, "cold" if options.cold else "warm", seconds)
     needed = COLD_RAMPS * read_ahead_images(options)
     if not options.cold:
@@ -204,17 +208,19 @@ def ratio(ours: Contestant, theirs: Contestant, name: str) -> Metric:
     return Metric(value=middle, unit="ours/theirs", ci95=(low, high), n=len(pairs), samples=pairs)
 
 
-def _run_block(contestant: Contestant, process: RoadProcess, counter: Counter) -> None:
+def _run_block(contestant: Contestant, process: RoadProcess, counter: CounterSet) -> None:
     contest = contestant.contest
     contest.prepare()
     contestant.cache_fractions.append(cache_fraction(contest.paths))
-    before = counter.read_bytes()
+    before = counter.snapshot()
     contestant.blocks.append(contest.run(process, contestant.options))
-    after = counter.read_bytes()
-    contestant.device_bytes.append(None if before is None or after is None else after - before)
+    went = moved(before, counter.snapshot())
+    contestant.device_bytes.append(went.pop(counter.name, None))
+    contestant.beside.append(went)
+    contestant.cache_fractions_after.append(cache_fraction(contest.paths))
 
 
-def _judge(contestant: Contestant, counter: Counter, background_bps: float) -> RouteEvidence:
+def _judge(contestant: Contestant, counter: CounterSet, background_bps: float) -> RouteEvidence:
     """All blocks of a contestant together; what a foreign road was given is the share of the files it delivered.
 
     What it may have read ahead before the first block was read outside of the counted time, and is left out.
@@ -222,7 +228,6 @@ def _judge(contestant: Contestant, counter: Counter, background_bps: float) -> R
     contest = contestant.contest
     images = sum(block.total_images for block in contestant.blocks)
     images = max(0, images - read_ahead_images(contestant.options))
-    fractions = [share for share in contestant.cache_fractions if share is not None]
     devices = [count for count in contestant.device_bytes if count is not None]
     mine = [block.storage_bytes for block in contestant.blocks if block.storage_bytes is not None]
     whole = len(contestant.blocks)
@@ -230,10 +235,17 @@ def _judge(contestant: Contestant, counter: Counter, background_bps: float) -> R
         counter,
         engine=contestant.label,
         page_cache=contest.page_cache,
-        cache_fraction=float(np.mean(fractions)) if len(fractions) == whole else None,
+        cache_fraction=_mean(contestant.cache_fractions),
+        cache_fraction_after=_mean(contestant.cache_fractions_after),
+        beside=total(contestant.beside),
         delivered_bytes=round(images / contest.index.num_records * contest.num_bytes),
         payload_bytes=images * contest.index.layout.payload_bytes,
         raw_device_bytes=sum(devices) if len(devices) == whole else None,
         process_bytes=sum(mine) if len(mine) == whole else None,
         background_bytes=background_bps * sum(block.total_s for block in contestant.blocks),
     )
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known and len(known) == len(shares) else None

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..loaders.evidence import Counter, RouteEvidence, judge
+from ..loaders.evidence import Counter, RouteEvidence, judge, total
 from ..results.record import ColdScope, Metric, Point, RankReport
 from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from ..storage_bench.evidence import cold_scope_of, read_path
-from .loop import Block, RankPlan, Source
+from .plan import Block, RankPlan, Source
 
 CONTROL_MINIMUM = 0.98
 STEPS_PER_DEPTH = 10
@@ -52,6 +52,8 @@ class _Pile:
     device_bytes: int = 0
     process_bytes: int | None = 0
     resident: list[float | None] = field(default_factory=list)
+    resident_after: list[float | None] = field(default_factory=list)
+    beside: list[dict[str, int]] = field(default_factory=list)
     seconds: float = 0.0
     counted: bool = True
 
@@ -100,6 +102,8 @@ def _add(pile: _Pile, block: Block, plan: RankPlan, rank: int, log: dict[str, An
     pile.seconds += (steps[-1, 3] - steps[0, 0]) / 1e9
     if rank == 0:
         pile.resident.append(log["cache_fraction"])
+        pile.resident_after.append(log.get("cache_fraction_after"))
+        pile.beside.append(log.get("beside", {}))
         if log["device_bytes"] is None:
             pile.counted = False
         else:
@@ -190,18 +194,24 @@ def _evidence(
     counter = counters.get(block.source)
     if counter is None:
         return None
-    resident = [share for share in pile.resident if share is not None]
     return judge(
         counter,
         engine=plan.engines[block.source],
         page_cache="cold",
-        cache_fraction=float(np.mean(resident)) if resident and len(resident) == len(pile.resident) else None,
+        cache_fraction=_mean(pile.resident),
+        cache_fraction_after=_mean(pile.resident_after),
+        beside=total(pile.beside),
         delivered_bytes=pile.delivered_bytes,
         payload_bytes=pile.payload_bytes,
         raw_device_bytes=pile.device_bytes if pile.counted else None,
         process_bytes=pile.process_bytes,
         background_bytes=background_bps.get(block.source, 0.0) * pile.seconds / block.num_ranks,
     )
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known and len(known) == len(shares) else None
 
 
 def _flag(point: Point, points: Sequence[Point]) -> Point:

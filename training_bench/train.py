@@ -20,7 +20,8 @@ from ..loaders.plan import ShuffleMode
 from ..results.record import Point
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.launch import launch_ranks
-from .loop import Block, RankPlan, Source
+from .plan import Block, RankPlan, Source
+from .search import Search, window
 from .summary import STEPS_PER_DEPTH, summarise_ranks
 
 Cell = tuple[Source, int]
@@ -41,6 +42,12 @@ class TrainError(ValueError):
     exit_status: ClassVar[int] = 4
 
 
+class TrainBudgetError(TrainError):
+    """The time allowed is too short for what is asked."""
+
+    exit_status = 2
+
+
 class TrainConfig(BaseModel):
     """How ranks read and how long they run."""
 
@@ -54,10 +61,26 @@ class TrainConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class FindMax:
+    """Find the largest number of ranks, up to `high`, whose AU is at least `threshold`; `hint` is where to begin."""
+
+    high: int
+    threshold: float
+    hint: int | None = None
+    low: int = 1
+
+    @property
+    def centre(self) -> int:
+        """The number of ranks that the answer is expected to be near; without a hint near the most."""
+        return min(max(self.high - 1 if self.hint is None else self.hint, self.low), self.high)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainRun:
     """One launch: which source is read by how many ranks, and for how long at most.
 
-    `expected_step_s` says of cells how long a step will take where that is known to be more than the step time.
+    `expected_step_s` says of cells how long a step will take where that is known to be more than the step time.  With
+    `find` the numbers of ranks around the largest fed one are run on the direct source, beside `cells`.
     """
 
     folders: dict[Source, Path]
@@ -69,6 +92,7 @@ class TrainRun:
     layout: RecordLayout
     steps: int | None = None
     expected_step_s: Mapping[Cell, float] = field(default_factory=dict)
+    find: FindMax | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +106,7 @@ class TrainResult:
     num_rounds: int
     invalid: tuple[tuple[Source, str], ...]
     warnings: tuple[str, ...]
+    trials: tuple[dict[str, Any], ...] = ()
 
 
 def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
@@ -93,7 +118,7 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
     check_memory(plan)
     counters = {str(source): counter_for([folder]) for source, folder in run.folders.items()}
     background = _background(counters)
-    limit = START_S + run.budget_s + sum(block.limit_s for block in plan.blocks)
+    limit = START_S + run.budget_s + _search_s(run) + sum(block.limit_s for block in plan.blocks)
     with tempfile.TemporaryDirectory(prefix="iobench-ranks-") as folder:
         results = launch_ranks(
             RANK_MODULE,
@@ -109,24 +134,25 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
         points=points,
         peak_rss_bytes=sum(result["peak_rss_bytes"] for result in results),
         wall_s=max(result["wall_s"] for result in results),
-        read_bytes=sum(log["delivered_bytes"] for result in results for log in result["blocks"]),
+        read_bytes=sum(log["delivered_bytes"] for result in results for log in (*result["blocks"], *result["trials"])),
         num_rounds=rounds,
         invalid=invalid,
         warnings=_warnings(plan, rounds, run.config.rounds),
+        trials=tuple({name: trial[name] for name in ("num_ranks", "au_mlperf")} for trial in results[0]["trials"]),
     )
 
 
 def make_plan(run: TrainRun) -> RankPlan:
     """The ranks' plan: each cell, and a synthetic control for each number of ranks among them.
 
-    Where steps are expected to be long there are fewer rounds: each drops its first steps.
+    Where steps are expected to be long there are fewer rounds: each drops its first steps.  A search may end at any
+    number of ranks, so that each has its blocks; only those around the one that is found are run.
     """
-    controls = [("synthetic", count) for count in sorted({count for _, count in run.cells})]
-    cells: list[Cell] = [*run.cells, *(cell for cell in controls if cell not in run.cells)]  # type: ignore[list-item]
-    rounds = _fitting_rounds(run, cells)
+    expected = _expected_cells(run)
+    rounds = _fitting_rounds(run, expected)
     return RankPlan(
-        num_ranks=max(count for _, count in cells),
-        blocks=tuple(_block(cell, cells, run, rounds) for cell in cells),
+        num_ranks=max(count for _, count in _possible_cells(run)),
+        blocks=tuple(_block(cell, expected, run, rounds) for cell in _possible_cells(run)),
         rounds=rounds,
         budget_s=run.budget_s,
         folders={source: str(folder.resolve()) for source, folder in run.folders.items()},
@@ -140,13 +166,25 @@ def make_plan(run: TrainRun) -> RankPlan:
         prefetch_depth=run.config.prefetch_depth,
         shuffle=run.config.shuffle,
         seed=run.config.seed,
+        search=_search(run),
     )
 
 
 def expected_seconds(run: TrainRun) -> float:
-    """What the blocks take, if no step takes longer than it is expected to."""
-    plan = make_plan(run)
-    return plan.rounds * sum(_cell_s((block.source, block.num_ranks), run, plan.rounds) for block in plan.blocks)
+    """What the search and the blocks take, if no step takes longer than it is expected to."""
+    cells = _expected_cells(run)
+    rounds = _fitting_rounds(run, cells)
+    return _search_s(run) + rounds * sum(_cell_s(cell, run, rounds) for cell in cells)
+
+
+def check_time(run: TrainRun) -> None:
+    """Refuse a search that has not even the time for the steps that it takes where nobody waits."""
+    needed = expected_seconds(run)
+    if run.find is not None and needed > run.budget_s:
+        raise TrainBudgetError(
+            f"finding the largest of up to {run.find.high} ranks with steps of {run.accelerator.step_time_s:g} s takes "
+            f"about {needed:.0f} s, more than the {run.budget_s:.0f} s allowed; raise --seconds, or lower --np"
+        )
 
 
 def check_memory(plan: RankPlan) -> None:
@@ -173,13 +211,58 @@ def _rank_bytes(batch_bytes: int, prefetch_depth: int) -> int:
     return batch_bytes * (prefetch_depth + 3) + PROCESS_BYTES
 
 
+def _with_controls(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, and a synthetic one for each number of ranks among them; once each."""
+    controls: list[Cell] = [("synthetic", count) for count in sorted({count for _, count in cells})]
+    return list(dict.fromkeys([*cells, *controls]))
+
+
+def _possible_cells(run: TrainRun) -> list[Cell]:
+    """Every cell that ranks may be told to run."""
+    if run.find is None:
+        return _with_controls(run.cells)
+    counts = range(run.find.low, run.find.high + 1)
+    return _with_controls([*run.cells, *(("direct", count) for count in counts)])
+
+
+def _expected_cells(run: TrainRun) -> list[Cell]:
+    """The cells of a round as they are expected to be."""
+    if run.find is None:
+        return _with_controls(run.cells)
+    counts = window(run.find.centre, low=run.find.low, high=run.find.high)
+    return _with_controls([*run.cells, *(("direct", count) for count in counts)])
+
+
+def _search(run: TrainRun) -> Search | None:
+    if run.find is None:
+        return None
+    return Search(
+        low=run.find.low,
+        high=run.find.high,
+        hint=run.find.hint,
+        threshold=run.find.threshold,
+        drop_steps=run.config.prefetch_depth + 1,
+        count_steps=max(MIN_STEPS, run.config.prefetch_depth + 1),
+    )
+
+
+def _search_s(run: TrainRun) -> float:
+    """The longest that the short blocks of a search may take."""
+    search = _search(run)
+    if search is None:
+        return 0.0
+    num_trials = search.num_trials if search.hint is None else min(2, search.num_trials)
+    return num_trials * search.trial_s(run.accelerator.step_time_s)
+
+
 def _fitting_rounds(run: TrainRun, cells: Sequence[Cell]) -> int:
     """As many rounds as fit into the time, at least two."""
     least = min(2, run.config.rounds)
     if run.steps is not None:
         return run.config.rounds
     rounds = run.config.rounds
-    while rounds > least and rounds * sum(_cell_s(cell, run, rounds) for cell in cells) > FILL_SHARE * run.budget_s:
+    budget_s = FILL_SHARE * run.budget_s - _search_s(run)
+    while rounds > least and rounds * sum(_cell_s(cell, run, rounds) for cell in cells) > budget_s:
         rounds -= 1
     return rounds
 
@@ -211,14 +294,15 @@ def _block(cell: Cell, cells: Sequence[Cell], run: TrainRun, rounds: int) -> Blo
         num_ranks=cell[1],
         drop_steps=drop,
         count_steps=count,
-        limit_s=max(run.budget_s / rounds * share, least),
+        limit_s=max((run.budget_s - _search_s(run)) / rounds * share, least),
+        fixed=cell in _with_controls(run.cells),
     )
 
 
 def _background(counters: Mapping[str, Counter]) -> dict[str, float]:
     """What others read from the devices under each source, in bytes per second; a device is watched once."""
-    rates = {counter.leaves: background_rate(counter) or 0.0 for counter in counters.values()}
-    return {source: rates[counter.leaves] for source, counter in counters.items()}
+    rates = {counter: background_rate(counter) or 0.0 for counter in set(counters.values())}
+    return {source: rates[counter] for source, counter in counters.items()}
 
 
 def _warnings(plan: RankPlan, rounds: int, wanted: int) -> tuple[str, ...]:
