@@ -6,6 +6,7 @@
       points [Point]         one measured combination each: params, read_path, metrics
       ranks  [RankReport]    one process that really ran each: pid, host, metrics
       verdict                requirements, and what they rest on
+      history                what changed against the last good run of the same target and preset
 
 Promised keys are always there.  What was not measured has value null, ci95 null and a reason; it is never 0.
 """
@@ -33,6 +34,7 @@ CacheState = Literal["cold", "warm"]
 ColdScope = Literal["client", "end_to_end", "unknown"]
 CounterClass = Literal["exact", "bounding", "client-own", "none"]
 Outcome = Literal["pass", "fail", "insufficient", "invalid"]
+Finding = Literal["better", "worse", "higher", "lower", "no difference", "not comparable"]
 
 
 class RecordError(ValueError):
@@ -139,6 +141,43 @@ class Verdict(Model):
     measured_bytes: int | None = None
 
 
+class Change(Model):
+    """One metric of two runs: candidate over base with its 95 % interval, and what that shows.
+
+    `where` names the point it is of, and is empty for a metric of the run.  "no difference" means none that these
+    data show; without a ratio `reason` says why there is none, but for counts, which are compared as they are.
+    """
+
+    name: str
+    where: str = ""
+    unit: str
+    base: float | None
+    candidate: float | None
+    ratio: float | None = None
+    ci95: tuple[float, float] | None = None
+    finding: Finding
+    reason: str | None = None
+
+
+class Difference(Model):
+    """One thing in which what was asked, or the machine, differs between two runs."""
+
+    name: str
+    base: str
+    candidate: str
+
+
+class Comparison(Model):
+    """What changed against an earlier run."""
+
+    base_run_id: str
+    base_started_at: str
+    base_outcome: Outcome | None
+    changes: tuple[Change, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    sentence: str
+
+
 class RunRecord(Model):
     """Everything one run has to say."""
 
@@ -155,6 +194,7 @@ class RunRecord(Model):
     ranks: tuple[RankReport, ...] = ()
     points: tuple[Point, ...] = ()
     verdict: Verdict | None = None
+    history: Comparison | None = None
     warnings: tuple[str, ...] = ()
 
 

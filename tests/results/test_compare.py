@@ -1,0 +1,249 @@
+"""Two runs against each other: ratios by hand, directions, what is refused, and which earlier run is the good one."""
+
+import json
+
+import pytest
+
+from iobench.results.compare import CompareError, change_of, compare, compare_headline, last_good
+from iobench.results.record import Metric, Point, RunRecord, Verdict, not_measured, write_record
+from iobench.results.stats import summarise
+
+QUIET = (0.99, 1.0, 1.01, 1.0, 0.99, 1.01)
+
+
+def blocks(value, unit="GB/s"):
+    return summarise([value * factor for factor in QUIET], unit=unit)
+
+
+def fed(value, low=None, high=None, reason=None):
+    interval = None if low is None else (float(low), float(high))
+    return Metric(value=float(value), unit="accelerators", ci95=interval, n=4, reason=reason)
+
+
+def ranks_point(num_ranks, utilisation, *, flags=(), source="direct", steps=20):
+    return Point(
+        params={"stage": "train", "source": source, "num_ranks": num_ranks, "counted_steps": steps},
+        metrics={
+            "au_mlperf": blocks(utilisation, "fraction"),
+            "images_per_s": blocks(1000 * num_ranks * utilisation, "images/s"),
+        },
+        flags=flags,
+    )
+
+
+def storage_point(threads, gbps):
+    params = {"stage": "storage", "engine": "direct", "access": "shard-replay", "threads": threads}
+    return Point(params=params, metrics={"read_gbps": blocks(gbps)})
+
+
+def run(name="base", *, kind="qualify", metrics=None, points=(), outcome="pass", environment=None, at="01", **workload):
+    return RunRecord(
+        run_id=name,
+        kind=kind,
+        started_at=f"2026-11-{at}T10:00:00+00:00",
+        finished_at=f"2026-11-{at}T10:02:00+00:00",
+        command=("iobench", "qualify"),
+        workload={"target": "/mnt/set", "preset": "quick", "accelerator": "h100", "batch_size": 400, **workload},
+        environment=environment or {"host": "a", "kernel": "6.1"},
+        metrics=metrics or {},
+        points=tuple(points),
+        verdict=Verdict(outcome=outcome, passed=outcome == "pass", sentence="."),
+    )
+
+
+# --- one metric --------------------------------------------------------------------------------------------------
+
+
+def test_the_ratio_is_candidate_over_base_with_the_interval_of_both_runs_blocks():
+    change = change_of("read_gbps", blocks(2.0), blocks(1.5))
+    assert change.ratio == pytest.approx(0.75)
+    assert change.ci95[0] < 0.75 < change.ci95[1]
+    # six blocks a side, spread 0.9 %: about 2.2 x sqrt(2 / 6) x 0.9 % to either side
+    assert change.ci95[1] - change.ci95[0] == pytest.approx(2 * 0.75 * 2.228 * (2 / 6) ** 0.5 * 0.00895, rel=0.02)
+    assert (change.base, change.candidate, change.finding) == (pytest.approx(2.0), pytest.approx(1.5), "worse")
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "finding"),
+    [
+        ("read_gbps", 1.2, "better"),
+        ("images_per_s", 0.8, "worse"),
+        ("latency_p99_us", 1.2, "worse"),
+        ("data_wait_s", 0.8, "better"),
+        ("au_mlperf", 1.2, "better"),
+        ("some_new_figure", 1.2, "higher"),
+        ("some_new_figure", 0.8, "lower"),
+        ("read_gbps", 1.001, "no difference"),
+    ],
+)
+def test_what_a_change_means_depends_on_the_metric(name, factor, finding):
+    assert change_of(name, blocks(10.0), blocks(10.0 * factor)).finding == finding
+
+
+@pytest.mark.parametrize(
+    ("base", "candidate", "finding"),
+    [
+        (fed(4), fed(3), "worse"),
+        (fed(3), fed(4), "better"),
+        (fed(4), fed(4), "no difference"),
+        (fed(4, 3, 4), fed(3), "no difference"),
+        (fed(4, 4, 5), fed(6, 6, 7), "better"),
+        (fed(3, reason="at least: more than 3 ranks were not run"), fed(8), "no difference"),
+        (fed(3, reason="at least: more than 3 ranks were not run"), fed(2), "worse"),
+    ],
+)
+def test_numbers_of_accelerators_differ_where_their_ranges_do_not_touch(base, candidate, finding):
+    change = change_of("gpus_fed_measured", base, candidate)
+    assert change.finding == finding
+    assert change.ratio is None
+
+
+def test_what_one_run_did_not_measure_is_not_compared_and_says_why():
+    change = change_of("read_gbps", blocks(1.0), not_measured("GB/s", "no exact counter"))
+    assert (change.finding, change.ratio) == ("not comparable", None)
+    assert "candidate" in change.reason
+    assert "no exact counter" in change.reason
+    assert change_of("stage_time_s", blocks(3, "s"), Metric(value=3.0, unit="s", n=1)).finding == "not comparable"
+
+
+# --- two runs ----------------------------------------------------------------------------------------------------
+
+
+def test_every_metric_both_have_and_every_point_they_share_is_compared():
+    base = run(
+        metrics={"read_gbps": blocks(2.0), "only_here": blocks(1)},
+        points=[storage_point(2, 2.0), storage_point(3, 2.1)],
+    )
+    candidate = run("now", metrics={"read_gbps": blocks(1.0)}, points=[storage_point(3, 1.0), storage_point(4, 1.0)])
+    comparison = compare(base, candidate)
+    assert [(change.name, change.where, change.finding) for change in comparison.changes] == [
+        ("read_gbps", "", "worse"),
+        ("read_gbps", "storage: shard-replay, 3 threads", "worse"),
+    ]
+    assert (comparison.base_run_id, comparison.base_outcome) == ("base", "pass")
+
+
+def test_steps_that_were_counted_do_not_make_another_point():
+    comparison = compare(
+        run(points=[ranks_point(3, 0.9, steps=20)]), run("now", points=[ranks_point(3, 0.9, steps=12)])
+    )
+    assert len(comparison.changes) == 2
+
+
+def test_the_headline_is_taken_where_most_ranks_and_readers_ran_in_both():
+    base = run(
+        metrics={"gpus_fed_measured": fed(4), "gpus_fed_predicted": fed(4)},
+        points=[
+            storage_point(3, 2.0),
+            storage_point(4, 2.0),
+            *(ranks_point(n, u) for n, u in ((3, 0.98), (4, 0.95), (5, 0.8))),
+        ],
+    )
+    candidate = run(
+        "now",
+        metrics={"gpus_fed_measured": fed(3), "gpus_fed_predicted": fed(4)},
+        points=[
+            storage_point(4, 2.0),
+            storage_point(5, 2.0),
+            ranks_point(3, 0.98),
+            ranks_point(4, 0.85),
+            ranks_point(5, 0.7, flags=("insufficient",)),
+            ranks_point(6, 0.5, source="staged"),
+        ],
+    )
+    comparison = compare_headline(base, candidate)
+    assert [(change.name, change.where, change.finding) for change in comparison.changes] == [
+        ("gpus_fed_measured", "", "worse"),
+        ("gpus_fed_predicted", "", "no difference"),
+        ("read_gbps", "shard-replay, 4 threads", "no difference"),
+        ("images_per_s", "4 ranks, direct", "worse"),
+        ("au_mlperf", "4 ranks, direct", "worse"),
+    ]
+    assert "gpus_fed_measured worse: 4 -> 3" in comparison.sentence
+    assert "x 0.895" in comparison.sentence
+
+
+def test_runs_that_agree_say_so_with_the_limit_of_what_they_know():
+    base = run(metrics={"gpus_fed_measured": fed(4)}, points=[storage_point(3, 2.0)])
+    assert "no difference that this data shows" in compare_headline(base, base).sentence
+    assert "nothing that both runs measured" in compare_headline(run(), run("now")).sentence
+
+
+def test_what_differs_in_the_machine_and_in_what_was_asked_is_listed():
+    base = run(
+        environment={"host": "a", "cpu": {"cores": 8}, "storage": {"free_bytes": 1, "options": ["rw"]}}, engine="direct"
+    )
+    now = {"host": "b", "cpu": {"cores": 16}, "storage": {"free_bytes": 2, "options": ["rw"]}, "gpus": ["H100"]}
+    comparison = compare(base, run("now", environment=now, engine="buffered"))
+    assert [(item.name, item.base, item.candidate) for item in comparison.differences] == [
+        ("engine", "direct", "buffered"),
+        ("host", "a", "b"),
+        ("cpu.cores", "8", "16"),
+        ("gpus", "not there", "['H100']"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"batch_size": 64}, "batch_size is 400 in base and 64 in now"),
+        ({"accelerator": "a100"}, "accelerator is h100 in base and a100 in now"),
+        ({"kind": "train"}, "`qualify`, now one of `train`"),
+    ],
+)
+def test_unlike_workloads_are_refused_with_what_differs(other, told):
+    with pytest.raises(CompareError, match=told) as caught:
+        compare(run(), run("now", **other))
+    assert caught.value.exit_status == 2
+
+
+# --- the last good run -------------------------------------------------------------------------------------------
+
+KEYS = ("target", "preset")
+
+
+def keep(folder, *records):
+    for record in records:
+        write_record(record, folder / record.run_id)
+
+
+def test_the_newest_run_that_passed_is_the_last_good_one(tmp_path):
+    keep(
+        tmp_path,
+        run("old", at="01"),
+        run("good", at="02"),
+        run("missed", at="03", outcome="fail"),
+        run("unsure", at="04", outcome="insufficient"),
+        run("elsewhere", at="05", target="/mnt/other"),
+        run("longer", at="06", preset="standard"),
+        run("later", at="20"),
+    )
+    found, notes = last_good(tmp_path, run("now", at="10"), keys=KEYS)
+    assert found.run_id == "good"
+    assert notes == []
+
+
+def test_where_none_passed_the_newest_valid_one_is_taken_and_none_where_there_is_none(tmp_path):
+    assert last_good(tmp_path / "not there", run("now"), keys=KEYS) == (None, [])
+    keep(tmp_path, run("now", at="10"), run("unsure", at="02", outcome="invalid"))
+    assert last_good(tmp_path, run("now", at="10"), keys=KEYS)[0] is None
+    keep(tmp_path, run("missed", at="03", outcome="fail"))
+    assert last_good(tmp_path, run("now", at="10"), keys=KEYS)[0].run_id == "missed"
+
+
+def test_a_damaged_record_is_told_of_and_foreign_files_are_left_alone(tmp_path):
+    keep(tmp_path, run("good", at="02"))
+    for name, text in (("torn", '{"kind": "qualify", "schema_version": 1'), ("foreign", '{"kind": "song"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
+    found, notes = last_good(tmp_path, run("now", at="10"), keys=KEYS)
+    assert found.run_id == "good"
+    (note,) = notes
+    assert "torn" in note
+
+
+def test_a_comparison_is_part_of_the_record_and_comes_back(tmp_path):
+    base = run(metrics={"read_gbps": blocks(2.0)})
+    record = run("now", metrics={"read_gbps": blocks(1.0)}).model_copy(update={"history": compare(base, base)})
+    path = write_record(record, tmp_path)
+    assert RunRecord.model_validate(json.loads(path.read_text())) == record
