@@ -54,7 +54,7 @@ class Synthetic(BatchSource):
         memory = Buffer(plan.batch_size * plan.record_bytes).memory
         flat = np.frombuffer(memory, dtype=np.uint8)
         flat[:] = 1  # pages must be there before the clock runs
-        self._images: Images = list(flat.reshape(plan.batch_size, plan.record_bytes))
+        self._images: Images = np.split(flat[: plan.batch_size * plan.record_bytes], plan.batch_size)
         if plan.image_shape:
             height, width, channels = plan.image_shape
             strides = (plan.record_bytes, width * channels, channels, 1)
