@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,25 +19,40 @@ if TYPE_CHECKING:
 
     from ..storage_bench.generate import Generate, GenerateSamples
 
+SEEN_WORDS = {True: "yes", False: "no", None: "?"}
+NAME_WIDTH = 20
+NOTES_INDENT = NAME_WIDTH + 10  # columns of a table before what was seen
+
 
 @app.command()
 def doctor(
-    path: Annotated[Path, typer.Argument(help="file or folder to look at")] = Path(), json: Json = False
+    path: Annotated[str, typer.Argument(help="file or folder to look at")] = ".",  # typer asks a Path's file system
+    json: Json = False,
 ) -> None:
     """What can be used here, why the rest cannot, and what to do about it."""
+    from dataclasses import asdict
+
     from ..storage_bench.doctor import examine
 
-    findings = examine(path)
+    diagnosis = examine(Path(path))
     if json:
-        rows = [
-            {"name": row.name, "available": row.available, "seen": row.seen, "advice": row.advice} for row in findings
-        ]
-        print_json({"kind": "doctor", "path": str(path), "findings": rows})
-    words = {True: "yes", False: "no", None: "?"}
-    table(
-        ("what", "here", "seen", "way out"),
-        [(row.name, words[row.available], row.seen, row.advice) for row in findings],
-    )
+        rows = {"findings": diagnosis.findings, "routes": diagnosis.routes}
+        document = {name: [asdict(row) for row in found] for name, found in rows.items()}
+        print_json({"kind": "doctor", "path": path, **document})
+    for group, found in groupby(diagnosis.findings, key=lambda finding: finding.group):
+        _notes(group, [(row.name, row.available, row.seen, row.advice) for row in found])
+    _notes("routes", [(row.name, row.available, row.reason, row.advice) for row in diagnosis.routes])
+
+
+def _notes(title: str, rows: list[tuple[str, bool | None, str, str]]) -> None:
+    """A table of what was seen, the way out below it, in lines that fit the terminal."""
+    width = max(60, get_terminal_size((120, 24)).columns - NOTES_INDENT)
+    lines: list[tuple[str, str, str]] = []
+    for name, available, seen, advice in rows:
+        texts = [*wrap(seen, width), *wrap(f"-> {advice}" if advice else "", width, subsequent_indent="   ")]
+        lines += [(name, SEEN_WORDS[available], texts[0]), *(("", "", text) for text in texts[1:])]
+    table((title.ljust(NAME_WIDTH), "here", "what was seen"), lines)
+    say()
 
 
 @app.command()
