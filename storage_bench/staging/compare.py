@@ -200,13 +200,14 @@ def _point(case: _Case, where: Where, choice: CopyChoice) -> Point:
     """One of the two in the record's form; `until_` times count from the start, the copying included."""
     road = case.roads.get(where)
     params: dict[str, str | int | float | bool | None] = {"stage": "load", "source": where, "page_cache": "cold"}
+    params["epochs"] = case.epochs
     reason = case.missing.get(where, "not measured")
     if road is None:
         names = {"images_per_s": "images/s", "read_gbps": "GB/s", **dict.fromkeys(("first_batch_s", *UNTIL), "s")}
         return Point(params=params, metrics={name: not_measured(unit, reason) for name, unit in names.items()})
     rate, image_bytes = _rate(road), road.total_bytes / road.num_images
     params |= {"engine": road.engine, "batch_size": road.batch_size, "shuffle": SHUFFLE, "num_workers": WORKERS}
-    params |= {"prefetch_factor": PREFETCH, "epochs": case.epochs}
+    params["prefetch_factor"] = PREFETCH
     return Point(
         params=params,
         read_path=None if road.evidence is None else read_path(road.evidence, cold_scope=road.cold_scope),

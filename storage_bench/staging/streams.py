@@ -43,17 +43,19 @@ class Streams:
         pool = ThreadPoolExecutor(self.num_streams, thread_name_prefix="iobench-stage")
         futures: list[Future[Result]] = []
         try:
-            futures += [pool.submit(work, item) for item in items]
+            futures.extend(pool.submit(work, item) for item in items)  # those begun so far are known at an interrupt
             for done in wait(futures, return_when=FIRST_EXCEPTION).done:
                 done.result()
             return [future.result() for future in futures]
-        except BaseException:
-            self._stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            wait(futures, timeout=PATIENCE_S)
-            raise
         finally:
-            pool.shutdown(wait=not self._stop.is_set(), cancel_futures=True)
+            self._end(pool, futures)
+
+    def _end(self, pool: ThreadPoolExecutor, futures: Sequence[Future[Result]]) -> None:
+        """End the threads; those that wait for a storage that does not answer are left to it."""
+        going = [future for future in futures if not (future.done() or future.cancel())]
+        if going:
+            self._stop.set()
+        pool.shutdown(wait=not wait(going, timeout=PATIENCE_S).not_done)
 
     def require_going(self) -> None:
         """Raise StagingError where another stream has failed: there is no use in going on."""

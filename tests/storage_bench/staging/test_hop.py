@@ -1,8 +1,9 @@
-"""Staging: a copy that is whole, verified and resumed, or none at all."""
+"""One hop: a copy that is whole, verified and gone on with, or none at all."""
 
 import json
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -18,8 +19,30 @@ from iobench.storage_bench.staging import (
     remove_stage,
     room_for,
     stage,
+    stage_point,
     streams,
 )
+
+SLOW_COPY = """
+import sys
+import time
+from itertools import accumulate
+from pathlib import Path
+
+from iobench.storage_bench.staging import stage, streams
+
+streams.BLOCK_BYTES = 4096
+source, target = map(Path, sys.argv[1:])
+ends = list(accumulate(path.stat().st_size for path in sorted(source.glob("*.tfrecord"))))
+
+
+def tell(phase, done, total):
+    print(phase, done, 1 + sum(done > end for end in ends), flush=True)
+    time.sleep(0.002)
+
+
+stage(source, target, streams=1, progress=tell)
+"""
 
 
 def names(folder: Path) -> list[str]:
@@ -159,6 +182,109 @@ def test_an_interrupted_copy_leaves_no_half_shard_and_no_thread_and_can_go_on(so
     result = stage(source, target)
     assert result.copied_bytes <= result.total_bytes
     assert all(same_bytes(source / name, target / name) for name in names(source))
+
+
+def test_without_promised_digests_whole_shards_are_kept_by_the_ledger(odd_set, copied, target):
+    source = copied(odd_set).folder
+    sizes = [path.stat().st_size for path in odd_set.shards]
+
+    def interrupt(phase, done, total):
+        if phase == "copy" and done > sizes[0] + sizes[1]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(source, target, streams=1, progress=interrupt)
+    assert names(target) == [".iobench-staged.jsonl", "part-0.tfrecord", "part-1.tfrecord"]
+    with (target / ".iobench-staged.jsonl").open("ab") as file:
+        file.write(b'{"name": "part-2.tfr')  # what a crash may leave
+    assert stage(source, target).copied_bytes == sum(sizes[2:])
+    assert stage(source, target).copied_bytes == 0
+    flip(target / "part-3.tfrecord", 77)
+    assert stage(source, target).copied_bytes == sizes[3]
+    shard = source / "part-2.tfrecord"
+    flip(shard, 33)
+    os.utime(shard, ns=(1, 1))  # another version of the same size
+    assert stage(source, target).copied_bytes == sizes[2]
+    assert all(same_bytes(path, target / path.name) for path in source.iterdir())
+
+
+def test_a_shard_that_changes_while_it_is_copied_is_not_taken(odd_set, copied, target):
+    source = copied(odd_set).folder
+
+    def touch(phase, done, total):
+        if phase == "copy" and done:
+            os.utime(source / "part-0.tfrecord", ns=(1, 1))
+
+    with pytest.raises(StagingError, match=r"part-0\.tfrecord: changed while it was copied"):
+        stage(source, target, streams=1, progress=touch)
+    assert names(target) == []
+
+
+def test_a_source_that_cannot_be_read_any_more_is_named_with_the_place(odd_set, copied, target):
+    source = copied(odd_set).folder
+
+    def truncate(phase, done, total):
+        if phase == "copy" and done:
+            os.truncate(source / "part-3.tfrecord", 100)
+
+    with pytest.raises(StagingError, match=r"part-3\.tfrecord: cannot be read \(the file ends at byte 100") as caught:
+        stage(source, target, streams=1, progress=truncate)
+    assert "name another folder" not in str(caught.value)
+    assert names(target) == [".iobench-staged.jsonl", *(f"part-{number}.tfrecord" for number in range(3))]
+
+
+def test_a_link_to_the_source_is_no_copy(source, target):
+    target.mkdir(parents=True)
+    shard = sorted(source.glob("*.tfrecord"))[1]
+    (target / shard.name).symlink_to(shard)
+    result = stage(source, target)
+    assert result.copied_bytes == result.total_bytes
+    assert not (target / shard.name).is_symlink()
+    assert shard.is_file()
+
+
+def test_two_copies_into_one_folder_at_once_are_refused(source, target):
+    def stage_again(phase, done, total):
+        if done:
+            with pytest.raises(StagingError, match="another `iobench stage` is copying"):
+                stage(source, target)
+
+    stage(source, target, progress=stage_again)
+    assert names(target) == names(source)
+
+
+def test_a_hop_says_how_its_bytes_came_and_how_many_were_in_flight(source, target, monkeypatch):
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 64 << 10)
+    result = stage(source, target, streams=2)
+    assert 64 << 10 <= result.peak_in_flight_bytes <= 2 * (64 << 10)
+    assert result.evidence.payload_bytes == result.total_bytes
+    assert result.evidence.delivered_bytes >= result.total_bytes
+    assert result.evidence.page_cache == "cold"
+    point = stage_point(result)
+    assert (point.params["hop"], point.params["source"], point.params["target"]) == (1, str(source), str(target))
+    assert point.metrics["verify_gbps"].value == pytest.approx(result.total_bytes / result.verify_s / 1e9)
+    assert point.read_path.engine in ("direct", "buffered")
+    again = stage_point(stage(source, target))
+    assert again.read_path is None
+    assert again.metrics["stage_time_s"].value is None
+
+
+def test_a_killed_copy_goes_on_and_leaves_nothing(odd_set, target, tmp_path):
+    """Killed in the middle of the third shard: two are whole, the third begins again."""
+    program = tmp_path / "slow.py"
+    program.write_text(SLOW_COPY)
+    words = [sys.executable, "-P", str(program), str(odd_set.folder), str(target)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        for line in process.stdout:
+            if line.split()[-1] == b"3":  # the third shard has begun
+                process.kill()
+                break
+    left = names(target)
+    assert left == [".iobench-part-2.tfrecord.tmp", ".iobench-staged.jsonl", "part-0.tfrecord", "part-1.tfrecord"]
+    result = stage(odd_set.folder, target)
+    assert result.copied_bytes == sum(path.stat().st_size for path in odd_set.shards[2:])
+    assert names(target) == [".iobench-staged.jsonl", *(path.name for path in odd_set.shards)]
+    assert all(same_bytes(path, target / path.name) for path in odd_set.shards)
 
 
 def test_what_a_killed_copy_left_is_removed_by_the_next(source, target):
