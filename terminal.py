@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from .results.record import Metric, Point, RunRecord
+    from .results.record import Comparison, Metric, Point, RunRecord
 
 QUIET_INTERVAL_S = 5.0
 WHOLE = ("accelerators", "epochs")
@@ -189,8 +189,35 @@ def show_verdict(record: RunRecord) -> None:
         f"This rests on {verdict.measured_seconds or 0:.0f} s of measuring and "
         f"{(verdict.measured_bytes or 0) / 1e9:.1f} GB read."
     )
+    if record.history is not None:
+        show_changes(record.history)
     for warning in record.warnings:
         say(f"warning: {warning}")
+
+
+def show_changes(comparison: Comparison) -> None:
+    """What changed against another run, and what differs between the two."""
+    from .results.changes import change_label, ratio_text
+
+    say()
+    if comparison.changes:
+        table(
+            ("figure", "then", "now", "now / then", "finding"),
+            [
+                (
+                    change_label(change),
+                    "-" if change.base is None else f"{change.base:.4g}",
+                    "-" if change.candidate is None else f"{change.candidate:.4g}",
+                    ratio_text(change) or "-",
+                    change.finding,
+                )
+                for change in comparison.changes
+            ],
+            title=f"Against {comparison.base_run_id}",
+        )
+    say(comparison.sentence)
+    for item in comparison.differences:
+        say(f"  {item.name}: {item.base} -> {item.candidate}")
 
 
 HEADLINE = (

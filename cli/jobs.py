@@ -95,7 +95,7 @@ def qualify(
 ) -> None:
     """The main job: one verdict about the storage under PATH, with a record and a report."""
     from ..configs import load as load_config
-    from ..qualify import QualifyConfig
+    from ..qualify import QualifyConfig, add_history
     from ..qualify import qualify as measure
 
     flags = {
@@ -114,6 +114,7 @@ def qualify(
         record = measure(
             path, settings, local=local_folder(local), preset=preset, command=command_line(), show=screen.show
         )
+    record = add_history(record, journal.runs)
     journal.write(record)
     outcome = record.verdict.outcome if record.verdict else "insufficient"
     raise typer.Exit({"pass": DONE, "fail": MISSED}.get(outcome, INVALID))

@@ -51,6 +51,11 @@ class Journal:
                 for folder in made:
                     folder.rmdir()  # made again when there is a record to put into it
 
+    @property
+    def runs(self) -> Path:
+        """The folder that this run's own folder lies in, beside those of earlier runs."""
+        return self._folder.resolve().parent
+
     def _joins(self, data: Path) -> bool:
         """Whether the run's folder would be a new entry of the data folder, which may hold nothing but data."""
         folder, data = self._folder.resolve(), data.resolve()

@@ -13,7 +13,7 @@ from ..results.verdict import (
     compose_verdict,
     judge_requirement,
 )
-from ..storage_bench.evidence import PROVEN, proof_of
+from ..storage_bench.evidence import PROVEN, proof_of, scope_told
 from ..training_bench.summary import find_point
 from .run import Run
 
@@ -38,7 +38,8 @@ def make_record(
     proof = proof_of(paths)
     terms = (
         f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {accelerator.batch_size} images of "
-        f"{run.record_bytes} bytes every {accelerator.step_time_s:g} s, AU at least {config.au_threshold:.2f}. " + proof
+        f"{run.record_bytes} bytes every {accelerator.step_time_s:g} s, AU at least {config.au_threshold:.2f}. "
+        + " ".join(filter(None, (proof, scope_told(run.path))))
     )
     verdict = compose_verdict(
         outcome,
@@ -76,6 +77,7 @@ def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any
     accelerator = run.accelerator
     return {
         "path": public_path(run.path),
+        "target": public_path(run.path.resolve()),
         "preset": preset,
         "accelerator": accelerator.name,
         "accelerator_source": accelerator.source,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from . import plots, tables
+from .changes import change_tables
 from .quantities import amount, duration, interval_text, percent, quantity, scale_for, span_of_time, value_text
 from .record import write_whole
 from .wording import accelerator_name, fed_text, metric_label, shell_line, title_of
@@ -157,6 +158,7 @@ def _sections(record: RunRecord) -> list[Section]:
 
     route, metrics = tables.route_table(record), tables.metrics_table(record)
     return [
+        _history_section(record),
         Section("steps", "Where a step's time goes", plots=of("steps")),
         Section("fed", "Predicted and measured", plots=of("utilisation", "supply")),
         Section("device", "Device rates", plots=of("rates-size", "latencies-size", "rates-depth", "latencies-depth")),
@@ -224,6 +226,14 @@ def _basis(verdict: Verdict) -> str:
     time = "an unrecorded time" if seconds is None else duration(seconds)
     read = "an unrecorded number of bytes" if num_bytes is None else amount(num_bytes, "bytes")
     return f"Rests on {time} of measurement and {read} read."
+
+
+def _history_section(record: RunRecord) -> Section:
+    """What changed since the last good run, where there is one."""
+    if record.history is None:
+        return Section("history", "Since the last good run")
+    found = change_tables(record.history)
+    return Section("history", "Since the last good run", intro=record.history.sentence, tables=tuple(found))
 
 
 def _copy_section(record: RunRecord, drawn: tuple[Plot, ...]) -> Section:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from iobench.loaders.index import RecordLayout
-from iobench.qualify import QualifyConfig
+from iobench.qualify import QualifyConfig, add_history
 from iobench.qualify.copying import decide_copy, make_copy
 from iobench.qualify.run import Run
-from iobench.results.record import Metric, Point
+from iobench.results.record import Metric, Point, RunRecord, write_record
 from iobench.storage_bench.accelerators import resolve_accelerator
 from iobench.storage_bench.launch import horovod_available
 from iobench.storage_bench.staging import StageResult
@@ -127,6 +127,25 @@ def test_the_copy_is_gone_and_the_data_stay(qualified):
     assert not list(folder.rglob("*.tmp"))
     if any(point["params"]["stage"] == "stage" for point in record["points"]):
         assert record["metrics"]["stage_time_s"]["value"] > 0
+
+
+@pytest.mark.horovod
+def test_a_later_run_says_what_changed_since_the_last_good_one(qualified, tmp_path):
+    record = RunRecord.model_validate(qualified[3])
+    verdict = record.verdict.model_copy(update={"outcome": "pass", "passed": True})
+    earlier = record.model_copy(update={"run_id": "earlier", "started_at": "2026-01-01", "verdict": verdict})
+    assert add_history(record, tmp_path).history is None
+    write_record(earlier, tmp_path / "earlier")
+    history = add_history(record, tmp_path).history
+    assert history.base_run_id == "earlier"
+    assert {change.name for change in history.changes} >= {"gpus_fed_measured", "read_gbps"}
+    assert "no difference" in history.sentence
+    other = record.model_copy(update={"workload": {**record.workload, "target": "/elsewhere"}})
+    assert add_history(other, tmp_path).history is None
+    unlike = record.model_copy(update={"workload": {**record.workload, "batch_size": 9}})
+    told = add_history(unlike, tmp_path)
+    assert told.history is None
+    assert any("batch_size" in text for text in told.warnings)
 
 
 @pytest.mark.horovod

@@ -1,0 +1,21 @@
+"""What changed against the last good qualification of the same target with the same preset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..results.compare import CompareError, compare_headline, last_good
+from ..results.record import RunRecord, merge_warnings
+
+KEYS = ("target", "preset")
+
+
+def add_history(record: RunRecord, runs: Path) -> RunRecord:
+    """The record with what changed since the last good run in the folder `runs`; as it is where there is none."""
+    base, notes = last_good(runs, record, keys=KEYS)
+    if base is not None:
+        try:
+            record = record.model_copy(update={"history": compare_headline(base, record)})
+        except CompareError as error:
+            notes.append(f"history: {error}")
+    return record.model_copy(update={"warnings": merge_warnings(record.warnings, notes)})
