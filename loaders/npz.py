@@ -16,6 +16,7 @@ import math
 import os
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -142,14 +143,14 @@ def _member(fd: int, entry: zipfile.ZipInfo, directory_at: int, path: Path) -> _
             f"it with np.savez instead of np.savez_compressed"
         )
     at = entry.header_offset
-    head = os.pread(fd, _LOCAL.size, at)
+    head = os.pread(fd, _LOCAL.size, at) if at >= 0 else b""
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         raise NpzError(f"{where} has no local header at byte {at}, where the directory says; {_AGAIN}")
     _, _, flags, method, _, _, crc, packed, plain, name_bytes, extra_bytes = _LOCAL.unpack(head)
     rest = os.pread(fd, name_bytes + extra_bytes, at + _LOCAL.size)
     if _ELSEWHERE in (packed, plain):
         packed, plain = _zip64_sizes(rest[name_bytes:], where)
-    stated = (rest[:name_bytes].decode("utf-8" if flags & _NAME_FLAGS else "cp437"), method)
+    stated = (rest[:name_bytes].decode("utf-8" if flags & _NAME_FLAGS else "cp437", "replace"), method)
     expected: tuple[object, ...] = (entry.orig_filename, entry.compress_type)
     if not flags & _SIZES_LATER:
         stated, expected = (*stated, crc, packed, plain), (*expected, entry.CRC, entry.file_size, entry.file_size)  # type: ignore[assignment]
@@ -200,7 +201,8 @@ def _npy_header(fd: int, member: _Member, path: Path) -> _Header:
         raise NpzError(f"{where}: its header says that it takes {length} bytes; {_AGAIN}")
     text = os.pread(fd, length, member.offset + start).decode("utf-8" if head[6] == 3 else "latin-1", "replace")
     try:
-        said = ast.literal_eval(text.strip())
+        with warnings.catch_warnings(action="ignore"):  # of escapes in what is no header at all
+            said = ast.literal_eval(text.strip())
         descr, fortran, shape = said["descr"], said["fortran_order"], said["shape"]
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
         raise NpzError(f"{where}: its header is no description of an array ({text[:60]!r}); {_AGAIN}") from error
