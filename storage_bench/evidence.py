@@ -46,12 +46,24 @@ def doubts(evidence: RouteEvidence) -> list[str]:
                     f"{when}, and no counter tells how much came from there"
                 )
     loopback = evidence.counters.get("loopback_received_bytes")
-    if evidence.observed_route != "unknown" and _is_most_of(loopback, evidence.device_bytes):
+    if (
+        evidence.page_cache != "warm"
+        and evidence.observed_route != "unknown"
+        and _is_most_of(loopback, evidence.device_bytes)
+    ):
         found.append(
             f"{evidence.engine}: the bytes came over this machine's own loopback: a server runs here, and what it read "
             f"from which disk or cache is not known"
         )
     return found
+
+
+def scope_told(path: Path) -> str:
+    """A sentence on how cold cold reads of `path` can be, where that is not all the way; else nothing."""
+    if cold_scope_of(path) != "client":
+        return ""
+    mount = mount_of(path)
+    return f"Cold for this client only: {mount.fstype} ({mount.source}) may have read from its servers' memory."
 
 
 def proof_of(paths: Sequence[ReadPath | None]) -> str:
