@@ -17,7 +17,7 @@ from ...results.record import Metric, Point, not_measured
 from ...results.stats import is_noisy, summarise
 from ...results.verdict import CopyChoice, choose_copy
 from ..evidence import doubts, read_path
-from ..sweep import WARM_RAM_SHARE, ram_bytes
+from ..limits import WARM_RAM_SHARE, ram_bytes
 from .chain import ChainResult
 from .place import on_same_device, room_for
 from .reading import PREFETCH, SHUFFLE, WORKERS, Road, Where, measure_roads, open_road, warm_rates
