@@ -24,6 +24,7 @@ from .iterators import LocalBatches, ProcessBatches, ShardBatches
 from .order import draws_globally, samplers_of, settings_of
 from .plan import Indices
 from .prefetch import Prefetcher, Tally
+from .reader_threads import ReaderThreads
 from .resume import Place, State, checked_state, generators_of, new_state, own_state, restore, sampler_epoch
 from .resume import set_sampler_epoch as set_epoch_of
 from .route import EvidenceError, RouteWatch
@@ -98,7 +99,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._pending: State | None = None
         self._pool: BufferPool | None = None
         self._watch: RouteWatch | None = None
-        self._workers_started = False
+        self._reader_threads: ReaderThreads | None = None  # those of persistent workers
         # Whoever rebuilds a loader from its attributes gives torch's default by name.
         self._own_collate = None if collate_fn in (default_collate, default_convert) else collate_fn
         if shards is not None:
@@ -133,7 +134,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process begins its own epochs; buffers and counters stay here."""
-        own = {"_pool": None, "_watch": None, "_begun": False, "_workers_started": False, "_iterator": None}
+        own = {"_pool": None, "_watch": None, "_begun": False, "_reader_threads": None, "_iterator": None}
         return {name: value for name, value in {**self.__dict__, **own}.items() if name != "_place"}
 
     def check_worker_number_rationality(self) -> None:
@@ -201,20 +202,24 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         size = stated if isinstance(stated, int) else 1  # the pool grows to larger batches
         self._pool = self._pool or shards.new_pool(size, depth=max(1, depth))
         self._watch = self._watch or RouteWatch(shards)
-        init_fn = None if self.persistent_workers and self._workers_started else self.worker_init_fn
-        self._workers_started = True
+        kept = self._reader_threads if self._reader_threads is not None and self._reader_threads.usable else None
+        init_fn = self.worker_init_fn if kept is None else None
         with starting_workers(
             init_fn, num_workers=self.num_workers, base_seed=base_seed, dataset=shards, timeout_s=self.timeout
         ) as on_start:
-            return shards.prefetch(
+            if self.persistent_workers and kept is None:
+                kept = ReaderThreads(self.num_workers, shards.reader, shards.paths, on_start=on_start)
+                self._reader_threads = kept
+            return Prefetcher(
+                shards,
                 batches,
-                batch_size=size,
-                num_threads=self.num_workers,
-                depth=depth,
                 pool=self._pool,
                 tally=self.tally,
+                num_threads=self.num_workers,
+                depth=depth,
                 timeout_s=self.timeout,
                 on_thread_start=on_start,
+                threads=kept,
             )
 
     # --- evidence

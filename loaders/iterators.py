@@ -85,7 +85,7 @@ class ProcessBatches(_Tracked, _MultiProcessingDataLoaderIter):
 
 
 class ShardBatches(_Tracked):
-    """One epoch over a ShardSet.  Leaving it early, or dropping it, ends its reader threads."""
+    """One epoch over a ShardSet.  Leaving it early, or dropping it, ends its reader threads unless they persist."""
 
     def __init__(self, loader: DataLoader[Any], shards: ShardSet) -> None:
         super().__init__(loader)
@@ -114,7 +114,7 @@ class ShardBatches(_Tracked):
             self._held_to_route()
 
     def close(self) -> None:
-        """End the reader threads; batches already handed out stay valid."""
+        """End the reader threads, unless they persist; batches already handed out stay valid."""
         self._prefetcher.close()
 
 

@@ -2,22 +2,22 @@
 
     next()  top up the window: acquire a buffer, place the batch, queue its reads
             wait for the oldest batch -> fresh view over its buffer -> (images, labels)
-    reader threads   take a few reads at a time from the queue; the last of a batch makes its moves and opens its gate
+    reader_threads.py   a few reads at a time from the queue; the last of a batch makes its moves and opens its gate
 
 A mapped file's batch of one run needs no buffer: threads populate the mapping's pages, and the batch is a view of them.
 
 All bookkeeping is in the caller's thread; reader threads only read.  With no threads the reads happen inside next().
-Whatever next() raises, the end included, ends the reader threads: half a window is never used again.
+Whatever next() raises, the end included, ends the reader threads: half a window is never used again.  Threads that were
+lent by a loader (persistent workers) outlive the end of an epoch, and one that is left early; an error ends them too.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from time import monotonic
 from typing import Any, Protocol, Self
 
@@ -31,7 +31,8 @@ from .mapped import MappedReader, Mapping
 from .placement import Placement, Reads
 from .plan import Indices, batch_runs
 from .ragged import Arrays, sample_views
-from .readers import READ_BYTES, Reader, read_all, read_bytes_of
+from .reader_threads import PendingBatch, ReaderThreads, carry_out
+from .readers import READ_BYTES, Reader, read_bytes_of
 
 JOIN_TIMEOUT_S = 2.0
 DEFAULT_READ_BYTES = READ_BYTES
@@ -65,40 +66,6 @@ class Source(Protocol):
         """What reads them."""
 
 
-@dataclass(slots=True)
-class _Batch:
-    """A batch on its way, into `buffer` or seen in `mapping`; `gate` is held until the last task is done."""
-
-    records: Indices
-    buffer: Buffer | None
-    mapping: Mapping | None
-    placement: Placement
-    remaining: int
-    gate: threading.Lock = field(default_factory=threading.Lock)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    delivered: int = 0
-    error: BaseException | None = None
-
-    def finish(self, delivered: int, error: BaseException | None) -> None:
-        """Count one task as done; the last one moves what could not be read in place, and opens the gate."""
-        with self.lock:
-            self.delivered += delivered
-            self.error = self.error or error
-            self.remaining -= 1
-            last = self.remaining == 0
-        if last:
-            try:
-                if self.error is None and self.buffer is not None:
-                    _move(self.buffer, self.placement)
-            except BaseException as failure:  # raised again in the caller's next()
-                self.error = failure
-            finally:
-                self.gate.release()
-
-
-_Task = tuple[_Batch, Reads]
-
-
 @dataclass(frozen=True, slots=True)
 class RawBatch:
     """A finished batch: images (B, H, W, C) over pool memory, or B samples of unequal size; and the record numbers."""
@@ -108,7 +75,7 @@ class RawBatch:
 
 
 class Prefetcher:
-    """Iterates over batches of `source`, reading `depth` of them ahead with `num_threads` threads."""
+    """Iterates over batches of `source`, `depth` of them ahead, with `num_threads` threads or those that it is lent."""
 
     def __init__(
         self,
@@ -122,62 +89,63 @@ class Prefetcher:
         read_bytes: int | None = None,
         timeout_s: float = 0.0,
         on_thread_start: Callable[[int], None] | None = None,
+        threads: ReaderThreads | None = None,
     ) -> None:
         self._source = source
         self._batches = batches
         self._pool = pool
         self._tally = tally
-        self._depth = max(1, depth) if num_threads else 1
         self._read_bytes = read_bytes or read_bytes_of(source.reader.engine)
         self._timeout_s = timeout_s
-        self._window: deque[_Batch] = deque()
-        self._queue: SimpleQueue[_Task | None] = SimpleQueue()
+        self._window: deque[PendingBatch] = deque()
         self._mapped = source.reader if isinstance(source.reader, MappedReader) else None
         if self._mapped is not None:
             self._mapped.check_sizes(source.paths, [stamp.size_bytes for stamp in source.index.stamps])
-        self._stop = threading.Event()
+        self._left = threading.Event()
         self._home = threading.get_ident()
-        self._threads: list[threading.Thread] = []
-        arguments = (self._queue, self._stop, source.reader, source.paths, on_thread_start)
-        for number in range(num_threads):
-            thread = threading.Thread(
-                target=_serve, args=(number, *arguments), name=f"iobench-reader-{number}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
+        self._lent = threads is not None
+        if threads is None:
+            threads = ReaderThreads(num_threads, source.reader, source.paths, on_start=on_thread_start)
+        self._threads = threads
+        self._depth = max(1, depth) if len(self._threads) else 1
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> RawBatch:
         """The next batch; raises what a reader raised for it, RuntimeError after `timeout_s`."""
-        if self._stop.is_set():
+        if self._left.is_set():
             raise StopIteration
         try:
             return self._next()
+        except StopIteration:
+            self.close()
+            raise
         except BaseException:
+            self._lent = False  # who knows what state they are in
             self.close()
             raise
 
     def close(self) -> None:
-        """Stop reading and let the threads end; batches already handed out stay valid."""
-        if self._stop.is_set():
+        """Stop reading and let the threads end, unless they are lent; batches already handed out stay valid."""
+        if self._left.is_set():
             return
-        self._stop.set()
-        for _ in self._threads:
-            self._queue.put(None)
+        self._left.set()
+        if not self._lent:
+            self._threads.end()
         if threading.get_ident() != self._home:
             return  # the garbage collector's call: from a reader thread it would wait for itself
         deadline = monotonic() + JOIN_TIMEOUT_S
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - monotonic()))
-        if not any(thread.is_alive() for thread in self._threads):
-            while self._window:  # a buffer some thread may still write to is left to it
-                if (buffer := self._window.popleft().buffer) is not None:
-                    self._pool.release(buffer)
+        while self._window:
+            batch = self._window.popleft()
+            done = not self._threads.alive or batch.gate.acquire(timeout=max(0.0, deadline - monotonic()))
+            if done and batch.buffer is not None:  # a buffer some thread may still write to is left to it
+                self._pool.release(batch.buffer)
+        if not self._lent:
+            self._threads.join(deadline)
 
     def __del__(self) -> None:
-        if hasattr(self, "_threads"):
+        if hasattr(self, "_depth"):
             self.close()
 
     def _next(self) -> RawBatch:
@@ -189,7 +157,7 @@ class Prefetcher:
         batch = self._window.popleft()
         if batch.error is not None:
             raise batch.error
-        if self._threads:
+        if len(self._threads):
             self._top_up()  # before handing out, so that reading goes on while the loop computes
         return self._hand_out(batch)
 
@@ -200,7 +168,7 @@ class Prefetcher:
                 return
             self._window.append(self._start(records))
 
-    def _start(self, records: Indices) -> _Batch:
+    def _start(self, records: Indices) -> PendingBatch:
         if not len(records):
             raise ValueError("a batch of no records was asked for; the sampler must give at least one")
         index, reader = self._source.index, self._source.reader
@@ -218,11 +186,10 @@ class Prefetcher:
         else:
             buffer = self._pool.acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment))
         tasks = _tasks(placement.reads)
-        batch = _Batch(records, buffer, mapping, placement, len(tasks))
+        batch = PendingBatch(records, buffer, mapping, placement, len(tasks), self._left)
         batch.gate.acquire()
-        if self._threads:
-            for ops in tasks:
-                self._queue.put((batch, ops))
+        if len(self._threads):
+            self._threads.submit(batch, tasks)
         return batch
 
     def _room_for(self, placement: Placement) -> tuple[Buffer | None, Mapping | None]:
@@ -233,14 +200,15 @@ class Prefetcher:
         self._mapped.count(length)
         return None, self._mapped.map(self._source.paths[first.shard], first.file_offset, length)
 
-    def _wait(self, batch: _Batch) -> None:
-        if not self._threads:
-            for ops in _tasks(batch.placement.reads):
-                batch.finish(_work(self._source.reader, self._source.paths, batch, ops), None)
+    def _wait(self, batch: PendingBatch) -> None:
+        if not len(self._threads):
+            for reads in _tasks(batch.placement.reads):
+                batch.finish(carry_out(self._source.reader, self._source.paths, batch, reads), None)
         if not batch.gate.acquire(timeout=self._timeout_s or -1):
             raise RuntimeError(f"no batch within {self._timeout_s} s: the storage hangs or is too slow; raise timeout=")
+        batch.gate.release()  # it stays open
 
-    def _hand_out(self, batch: _Batch) -> RawBatch:
+    def _hand_out(self, batch: PendingBatch) -> RawBatch:
         index, placement, tally = self._source.index, batch.placement, self._tally
         tally.num_batches += 1
         tally.num_records += len(batch.records)
@@ -260,7 +228,7 @@ class Prefetcher:
             images = np.ndarray(shape, dtype, buffer=batch.mapping.memory, offset=offset, strides=strides)
         return RawBatch(images, batch.records)
 
-    def _hand_out_views(self, batch: _Batch) -> RawBatch:
+    def _hand_out_views(self, batch: PendingBatch) -> RawBatch:
         extents, places = self._source.index.extents, batch.placement.places
         assert extents is not None  # the index has these where a placement has places
         assert places is not None
@@ -273,59 +241,7 @@ class Prefetcher:
         return RawBatch(sample_views(memory, batch.records, places, extents), batch.records)
 
 
-def _serve(
-    number: int,
-    queue: SimpleQueue[_Task | None],
-    stop: threading.Event,
-    reader: Reader,
-    paths: Sequence[Path],
-    on_start: Callable[[int], None] | None,
-) -> None:
-    """A reader thread: one task after another until told to stop.  It keeps no reference to the prefetcher."""
-    start_error: BaseException | None = None
-    try:
-        if on_start is not None:
-            on_start(number)
-    except BaseException as error:  # raised again in the caller's next(), as are all below
-        start_error = error
-    while (task := queue.get()) is not None and not stop.is_set():
-        batch, ops = task
-        try:
-            if start_error is not None:
-                raise start_error
-            delivered = _work(reader, paths, batch, ops)
-        except BaseException as error:
-            batch.finish(0, error)
-        else:
-            batch.finish(delivered, None)
-        del task, batch
-
-
 def _tasks(reads: Reads) -> list[Reads]:
     """Small reads a few together, about READ_BYTES a task: what a task costs is then shared by several records."""
     together = max(1, READ_BYTES * len(reads) // int(reads.lengths.sum()))
     return [reads.between(start, start + together) for start in range(0, len(reads), together)]
-
-
-def _work(reader: Reader, paths: Sequence[Path], batch: _Batch, reads: Reads) -> int:
-    """Do one task; returns the bytes delivered."""
-    starts, needs = reads.buffer_offsets.tolist(), reads.needs.tolist()
-    if batch.mapping is not None:
-        return sum(map(batch.mapping.populate, starts, needs))
-    assert batch.buffer is not None  # a batch has the one or the other
-    memory = batch.buffer.memory
-    targets: Iterable[Sequence[memoryview]]
-    if reads.parts is None:
-        ends = (reads.buffer_offsets + reads.lengths).tolist()
-        targets = zip(map(memory.__getitem__, map(slice, starts, ends)), strict=True)
-    else:
-        targets = ([memory[at : at + size] for at, size in parts] for parts in reads.parts)
-    files = map(paths.__getitem__, reads.shards.tolist())  # no Python for each record, up to here
-    return read_all(reader, zip(files, reads.file_offsets.tolist(), targets, needs, strict=True))
-
-
-def _move(buffer: Buffer, placement: Placement) -> None:
-    if placement.moves:
-        whole = np.frombuffer(buffer.memory, dtype=np.uint8)
-        for move in placement.moves:
-            whole[move.target : move.target + move.length] = whole[move.source : move.source + move.length]

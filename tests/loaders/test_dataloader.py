@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
 
+from iobench.loaders.batches import PlannedBatches
 from iobench.loaders.buffers import BufferPool
 from iobench.loaders.dataloader import DataLoader
 from iobench.loaders.plan import SHUFFLE_MODES
@@ -123,6 +124,31 @@ def test_with_drop_last_ranks_have_equal_whole_batches_and_the_dropped_are_count
         assert loader.num_dropped == 100 - world_size * ((100 // world_size) // 6) * 6
         seen += find(odd_set, np.concatenate(batches))
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_ranks_have_as_many_batches_as_said(odd_set, world_size):
+    def sizes(*, split=True, **options) -> list[list[int]]:
+        """The sizes of each rank's batches; `sampler` and `batch_sampler` are made for each."""
+        found = []
+        for rank in range(world_size):
+            ranks = {"rank": rank, "world_size": world_size} if split else {}
+            shards = ShardSet.open(odd_set.folder, **ranks)
+            made = {name: option(shards, rank) if callable(option) else option for name, option in options.items()}
+            found.append([len(labels) for _, labels in DataLoader(shards, **made)])
+        return found
+
+    exact = sizes(batch_size=5)
+    assert sum(map(sum, exact)) == 100
+    assert max(map(len, exact)) - min(map(len, exact)) <= 1
+    whole = sizes(batch_size=5, drop_last=True)
+    assert whole == [[5] * (100 // world_size // 5)] * world_size
+    for padded in (
+        sizes(batch_sampler=lambda shards, rank: PlannedBatches(shards, 5, even_batches=True)),
+        sizes(split=False, batch_size=5, sampler=lambda shards, rank: DistributedSampler(shards, world_size, rank)),
+    ):
+        assert padded == [padded[0]] * world_size
+        assert 100 <= sum(map(sum, padded)) < 100 + world_size
 
 
 @pytest.mark.parametrize(

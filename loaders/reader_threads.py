@@ -1,0 +1,176 @@
+"""Reader threads: they carry out the reads of batches, a few at a time, until they are told to end.
+
+    Prefetcher --(batch, some of its reads)--> queue --> a thread reads; the last of a batch moves, and opens its gate
+
+Threads serve one epoch, or with persistent workers one after another: what an epoch has queued when it is left is
+counted as done without being read.  They hold no reference to their ReaderThreads: dropping it ends them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from time import monotonic
+
+import numpy as np
+
+from .buffers import Buffer
+from .mapped import Mapping
+from .placement import Placement, Reads
+from .plan import Indices
+from .readers import Reader, read_all
+
+
+class EpochLeftError(Exception):
+    """The epoch was left before this batch was read; nobody waits for it."""
+
+
+@dataclass(slots=True)
+class PendingBatch:
+    """A batch on its way, into `buffer` or seen in `mapping`; `gate` is held until the last task is done.
+
+    `left` is set when its epoch is left.
+    """
+
+    records: Indices
+    buffer: Buffer | None
+    mapping: Mapping | None
+    placement: Placement
+    remaining: int
+    left: threading.Event
+    gate: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    delivered: int = 0
+    error: BaseException | None = None
+
+    def finish(self, delivered: int, error: BaseException | None) -> None:
+        """Count one task as done; the last one moves what could not be read in place, and opens the gate."""
+        with self.lock:
+            self.delivered += delivered
+            self.error = self.error or error
+            self.remaining -= 1
+            last = self.remaining == 0
+        if last:
+            try:
+                if self.error is None and self.buffer is not None:
+                    _move(self.buffer, self.placement)
+            except BaseException as failure:  # raised again in the caller's next()
+                self.error = failure
+            finally:
+                self.gate.release()
+
+
+_Task = tuple[PendingBatch, Reads]
+
+
+class ReaderThreads:
+    """`num_threads` threads that read with `reader`; each calls `on_start` with its number first."""
+
+    def __init__(
+        self,
+        num_threads: int,
+        reader: Reader,
+        paths: Sequence[Path],
+        *,
+        on_start: Callable[[int], None] | None = None,
+    ) -> None:
+        self._process = os.getpid()
+        self._ended = False
+        self._queue: SimpleQueue[_Task | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        for number in range(num_threads):
+            arguments = (number, self._queue, reader, paths, on_start)
+            name = f"iobench-reader-{number}"
+            thread = threading.Thread(target=_serve, args=arguments, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    @property
+    def usable(self) -> bool:
+        """Whether they take more work: not after `end`, nor in a forked child."""
+        return not self._ended and os.getpid() == self._process
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is one that may still read."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def submit(self, batch: PendingBatch, tasks: Iterable[Reads]) -> None:
+        """Queue the reads of a batch."""
+        for reads in tasks:
+            self._queue.put((batch, reads))
+
+    def end(self) -> None:
+        """Let them end after what is queued; does not wait."""
+        if not self._ended:
+            self._ended = True
+            for _ in self._threads:
+                self._queue.put(None)
+
+    def join(self, deadline: float) -> None:
+        """Wait until `deadline` (of time.monotonic) for them to end."""
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - monotonic()))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_threads"):
+            self.end()
+
+
+def _serve(
+    number: int,
+    queue: SimpleQueue[_Task | None],
+    reader: Reader,
+    paths: Sequence[Path],
+    on_start: Callable[[int], None] | None,
+) -> None:
+    start_error: BaseException | None = None
+    try:
+        if on_start is not None:
+            on_start(number)
+    except BaseException as error:  # raised again in the caller's next(), as are all below
+        start_error = error
+    while (task := queue.get()) is not None:
+        batch, reads = task
+        try:
+            if batch.left.is_set():
+                raise EpochLeftError
+            if start_error is not None:
+                raise start_error
+            delivered = carry_out(reader, paths, batch, reads)
+        except BaseException as error:
+            batch.finish(0, error)
+        else:
+            batch.finish(delivered, None)
+        del task, batch
+
+
+def carry_out(reader: Reader, paths: Sequence[Path], batch: PendingBatch, reads: Reads) -> int:
+    """Do some reads of a batch; returns the bytes delivered."""
+    starts, needs = reads.buffer_offsets.tolist(), reads.needs.tolist()
+    if batch.mapping is not None:
+        return sum(map(batch.mapping.populate, starts, needs))
+    assert batch.buffer is not None  # a batch has the one or the other
+    memory = batch.buffer.memory
+    targets: Iterable[Sequence[memoryview]]
+    if reads.parts is None:
+        ends = (reads.buffer_offsets + reads.lengths).tolist()
+        targets = zip(map(memory.__getitem__, map(slice, starts, ends)), strict=True)
+    else:
+        targets = ([memory[at : at + size] for at, size in parts] for parts in reads.parts)
+    files = map(paths.__getitem__, reads.shards.tolist())  # no Python for each record, up to here
+    return read_all(reader, zip(files, reads.file_offsets.tolist(), targets, needs, strict=True))
+
+
+def _move(buffer: Buffer, placement: Placement) -> None:
+    if placement.moves:
+        whole = np.frombuffer(buffer.memory, dtype=np.uint8)
+        for move in placement.moves:
+            whole[move.target : move.target + move.length] = whole[move.source : move.source + move.length]
