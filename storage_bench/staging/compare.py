@@ -42,7 +42,7 @@ class Comparison:
 
 
 @dataclass(slots=True)
-class _Case:
+class Case:
     """The question: how many epochs over how many bytes, and what was seen of the two roads."""
 
     chain: ChainResult
@@ -72,20 +72,20 @@ def compare(
     With `dataset_bytes` the set is taken as a sample of one that large.  What cannot be read by the loader, or not in
     place, has null metrics with the reason, and leaves the choice open.
     """
-    case = _Case(chain, dataset_bytes or chain.total_bytes, epochs)
+    case = Case(chain, dataset_bytes or chain.total_bytes, epochs)
     if refused := _not_applicable(case):
         return Comparison(refused)
     _open(case, "in place", source)
     _open(case, "copy", chain.target)
     try:
         _measure(case, seconds, progress)
-        return _weigh(case)
+        return weigh(case)
     finally:
         for road in case.roads.values():
             road.shards.close()
 
 
-def _not_applicable(case: _Case) -> CopyChoice | None:
+def _not_applicable(case: Case) -> CopyChoice | None:
     target = case.chain.target
     if case.chain.source_folder is not None and on_same_device(case.chain.source_folder, target):
         text = f"The copy in {public_path(target)} lies on the same device as the data; name another folder."
@@ -96,7 +96,7 @@ def _not_applicable(case: _Case) -> CopyChoice | None:
     return None
 
 
-def _open(case: _Case, where: Where, source: str | Path) -> None:
+def _open(case: Case, where: Where, source: str | Path) -> None:
     """Open one of the roads; why it cannot be read is kept."""
     try:
         case.roads[where] = open_road(where, source)
@@ -105,7 +105,7 @@ def _open(case: _Case, where: Where, source: str | Path) -> None:
         case.missing[where] = f"the loader does not read it: {public_path(told)}"
 
 
-def _measure(case: _Case, seconds: float, progress: Callable[[int, int], None] | None) -> None:
+def _measure(case: Case, seconds: float, progress: Callable[[int, int], None] | None) -> None:
     roads = list(case.roads.values())
     copy = case.roads.get("copy")
     warm = copy is not None and case.cache_holds and case.chain.total_bytes <= WARM_RAM_SHARE * ram_bytes()
@@ -115,7 +115,8 @@ def _measure(case: _Case, seconds: float, progress: Callable[[int, int], None] |
         case.warm = summarise(warm_rates(copy, blocks=WARM_BLOCKS, block_s=block_s), unit="images/s")
 
 
-def _weigh(case: _Case) -> Comparison:
+def weigh(case: Case) -> Comparison:
+    """The choice, and the points it rests on, from the roads' blocks."""
     choice = _choose(case)
     invalid = tuple(
         f"{where}: {text}"
@@ -135,7 +136,7 @@ def _weigh(case: _Case) -> Comparison:
     )
 
 
-def _choose(case: _Case) -> CopyChoice:
+def _choose(case: Case) -> CopyChoice:
     """The outcome by the curves of both roads; what one of them lacks is the sentence."""
     copy_s = case.chain.seconds_for(case.real_bytes)
     lacking = [f"{where}: {reason}" for where, reason in case.missing.items()]
@@ -159,12 +160,12 @@ def _choose(case: _Case) -> CopyChoice:
     )
 
 
-def _images(case: _Case, road: Road) -> float:
+def _images(case: Case, road: Road) -> float:
     """Images of the set that is asked about."""
     return road.num_images * case.real_bytes / road.total_bytes
 
 
-def _first_epoch(case: _Case, road: Road) -> Spread | None:
+def _first_epoch(case: Case, road: Road) -> Spread | None:
     """Seconds of the first epoch, cold: to the first batch, and all images at the rate."""
     begin, rate = _first_batch(road), _rate(road)
     if begin.value is None or not rate.value or rate.ci95 is None or rate.ci95[0] <= 0 or rate.n < LEAST_ROUNDS:
@@ -174,7 +175,7 @@ def _first_epoch(case: _Case, road: Road) -> Spread | None:
     return begin.value + images / rate.value, max(0.0, low) + images / rate.ci95[1], high + images / rate.ci95[0]
 
 
-def _later_epoch(case: _Case, where: Where) -> Spread | None:
+def _later_epoch(case: Case, where: Where) -> Spread | None:
     """Seconds of each further epoch: from the page cache where it holds the set, which objects never are in.
 
     From the page cache it costs the same whichever way the first epoch was read, so that its uncertainty cancels.
@@ -196,7 +197,7 @@ def _rate(road: Road) -> Metric:
     return summarise([block.images_per_s for block in road.blocks], unit="images/s")
 
 
-def _point(case: _Case, where: Where, choice: CopyChoice) -> Point:
+def _point(case: Case, where: Where, choice: CopyChoice) -> Point:
     """One of the two in the record's form; `until_` times count from the start, the copying included."""
     road = case.roads.get(where)
     params: dict[str, str | int | float | bool | None] = {"stage": "load", "source": where, "page_cache": "cold"}
@@ -224,7 +225,7 @@ def _point(case: _Case, where: Where, choice: CopyChoice) -> Point:
 UNTIL = ("until_first_batch_s", "until_first_epoch_s", "until_last_epoch_s")
 
 
-def _until(case: _Case, where: Where, choice: CopyChoice) -> dict[str, Metric]:
+def _until(case: Case, where: Where, choice: CopyChoice) -> dict[str, Metric]:
     """Seconds from the start of everything to the first batch, the end of the first epoch, and of all epochs."""
     road, before = case.roads[where], 0.0
     if where == "copy":
