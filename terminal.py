@@ -119,9 +119,10 @@ def show_points(points: Sequence[Point]) -> None:
                 "threads",
                 "cache",
                 "GB/s",
-                "reads/s",
+                "ops/s",
                 "p50 us",
                 "p99 us",
+                "max us",
                 "cached",
                 "route",
                 "",
@@ -235,17 +236,19 @@ HEADLINE = (
 def _storage_row(point: Point) -> tuple[str, ...]:
     params, path = point.params, point.read_path
     cached = "-" if path is None or path.cache_fraction is None else f"{path.cache_fraction:.3f}"
+    operation = params.get("operation", "read")
     return (
         str(params["engine"]),
-        str(params["access"]),
+        f"{params['access']} {operation}",
         f"{int(params['block_size_bytes'] or 0) / 1024:g}",
         str(params["queue_depth"]),
         str(params["threads"]),
-        str(params["page_cache"]),
-        figure(point.metrics["read_gbps"]),
-        figure(point.metrics["read_iops"], digits=0),
+        str(params["page_cache"] or "-"),
+        figure(point.metrics[f"{operation}_gbps"]),
+        figure(point.metrics[f"{operation}_iops"], digits=0),
         figure(point.metrics["latency_p50_us"], digits=0),
         figure(point.metrics["latency_p99_us"], digits=0),
+        figure(point.metrics.get("latency_max_us"), digits=0),
         cached,
         "-" if path is None else f"{path.observed_route} ({path.counter_class})",
         " ".join(point.flags),

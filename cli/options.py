@@ -24,7 +24,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="settings in a
 Sets = Annotated[list[str] | None, typer.Option("--set", help="one setting, key=value; may be given again")]
 DataPath = Annotated[Path, typer.Argument(help="folder of shards, or one file")]
 LocalFolder = Annotated[Path | None, typer.Option("--local", help="where a local copy may go  [$IOBENCH_LOCAL, cache]")]
-EngineFlag = Annotated[str | None, typer.Option(help="auto, buffered, direct; for load also mmap, kvikio")]
+EngineFlag = Annotated[str | None, typer.Option(help="auto, buffered, direct; for storage and load also mmap, kvikio")]
 
 
 def local_folder(given: Path | None) -> Path:

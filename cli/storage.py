@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from ..terminal import Screen, say
 from .journal import Journal
-from .options import ConfigFile, DataPath, EngineFlag, Json, Out, Sets, app
+from .options import ENVIRONMENT, ConfigFile, DataPath, EngineFlag, Json, Out, Sets, app
 
 
 @app.command()
@@ -17,12 +18,18 @@ def storage(
     path: DataPath,
     engine: EngineFlag = None,
     access: Annotated[str | None, typer.Option(help="sequential, random or shard-replay")] = None,
+    operation: Annotated[str | None, typer.Option(help="read, write or both; writes go to files of their own")] = None,
+    destination: Annotated[str | None, typer.Option(help="host, or gpu with --engine kvikio")] = None,
     block_size: Annotated[str | None, typer.Option(help="4K..64M; several with commas")] = None,
     queue_depth: Annotated[str | None, typer.Option(help="reads in flight per thread; several with commas")] = None,
     threads: Annotated[str | None, typer.Option(help="streams at once; several with commas")] = None,
     page_cache: Annotated[str | None, typer.Option(help="cold, warm or cold,warm")] = None,
     seconds: Annotated[float | None, typer.Option(help="seconds of one time block")] = None,
     blocks: Annotated[int | None, typer.Option(help="time blocks of each point")] = None,
+    adaptive: Annotated[
+        bool | None, typer.Option("--adaptive", help="find the smallest load within 3 % of the peak")
+    ] = None,
+    np: Annotated[int | None, typer.Option("--np", min=1, max=256, help="clients at once")] = None,
     config: ConfigFile = None,
     set_: Sets = None,
     out: Out = None,
@@ -30,51 +37,38 @@ def storage(
 ) -> None:
     """Storage rate at every combination of the given lists, interleaved, with counters on each point."""
     from ..configs import load as load_config
-    from ..storage_bench.evidence import doubts
-    from ..storage_bench.sweep.recorded import storage_point
-    from ..storage_bench.sweep.run import sweep
-    from ..storage_bench.sweep.streams import crowding
-    from ..storage_bench.workload import StorageConfig, data_files
+    from ..storage_bench.sweep.command import measure_storage
+    from ..storage_bench.workload import StorageConfig
 
     flags = {
         "engine": engine,
         "access": access,
+        "operation": operation,
+        "destination": destination,
         "block_size": block_size,
         "queue_depth": queue_depth,
         "threads": threads,
         "page_cache": page_cache,
         "seconds": seconds,
         "blocks": blocks,
+        "adaptive": adaptive,
+        "clients": np,
     }
     settings = load_config(StorageConfig, file=config, sets=set_ or (), flags=flags)
     journal = Journal("storage", path, out, json=json)
     with Screen() as screen:
-        results = sweep(
-            path,
-            settings,
-            on_block=lambda done, total, point, block: screen.show(
-                "storage", done / total, f"{point.engine} {point.block_bytes >> 10} KiB: {block.gbps:.2f} GB/s"
-            ),
+        outcome = measure_storage(path, settings, show=screen.show)
+    with suppress(typer.Exit) if outcome.failed else nullcontext():  # a point that failed weighs more than doubts
+        journal.finish(
+            workload=outcome.workload,
+            points=outcome.points,
+            metrics=outcome.best.metrics,
+            best=outcome.best,
+            warnings=outcome.warnings,
+            invalid=outcome.invalid,
         )
-    points = [storage_point(result, path) for result in results]
-    evidence = [result.evidence for result in results if result.evidence is not None]
-    best = max(points, key=lambda point: point.metrics["read_gbps"].value or 0.0)
-    files = data_files(path)
-    crowded = (
-        crowding(files, block_bytes=result.point.block_bytes, load=result.point.load)
-        for result in results
-        if result.point.access != "shard-replay"
-    )
-    warnings = [*(text for item in evidence for text in doubts(item)), *(text for text in crowded if text)]
-    reasons = {f"{result.point.engine}: {result.engine_reason}": None for result in results}
-    journal.finish(
-        workload={**settings.model_dump(mode="json"), "engine_reasons": list(reasons)},
-        points=points,
-        metrics=best.metrics,
-        best=best,
-        warnings=warnings,
-        invalid=[text for item in evidence if (text := item.invalid_reason())],
-    )
+    if outcome.failed:
+        raise typer.Exit(ENVIRONMENT)
 
 
 @app.command()

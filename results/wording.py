@@ -30,7 +30,16 @@ METRIC_LABELS = {
     "read_gbps": "read rate",
     "read_iops": "read operations",
     "latency_p50_us": "latency, median",
+    "latency_p90_us": "latency, 90th percentile",
     "latency_p99_us": "latency, 99th percentile",
+    "latency_p99_9_us": "latency, 99.9th percentile",
+    "latency_max_us": "latency, longest",
+    "write_gbps": "write rate",
+    "write_iops": "write operations",
+    "first_done_s": "first thread done after the window",
+    "last_done_s": "last thread done after the window",
+    "slowest_thread_gbps": "rate of the slowest thread",
+    "fastest_thread_gbps": "rate of the fastest thread",
     "images_per_s": "image rate",
     "step_time_s": "time per step",
     "compute_s": "compute per step",
@@ -62,6 +71,9 @@ SOURCES = ("synthetic", "staged", "direct")
 FLAGS = {
     "harness_limited": "the benchmark itself was the limit",
     "noisy": "the interval stayed wider than ±3 %",
+    "knee": "the smallest load within 3 % of the peak",
+    "peak": "the load with the highest rate",
+    "failed": "a read or write failed here",
     "insufficient": "too few steps were counted for a verdict",
 }
 FLAG_WORDS = {"harness_limited": "harness limited"}

@@ -108,6 +108,7 @@ class PointResult:
     ceiling_gbps: float | None = None
     evidence: RouteEvidence | None = None
     error: str | None = None
+    peer_failed: bool = False  # the error is another client's
     flags: tuple[str, ...] = ()
     clients: tuple[Client, ...] = ()
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 
 from ...loaders.evidence import Counter, Route, RouteEvidence, judge, total
 from .points import PointResult
 
-Value = TypeVar("Value")
 PROVEN_SHARE = 0.98
 _BACKEND_BYTES = re.compile(r"kvikio_([a-z0-9]+)\w*_bytes")
 
@@ -27,12 +25,12 @@ def collect_evidence(result: PointResult, counter: Counter, background_bps: floa
         counter,
         engine=result.point.engine,
         page_cache=result.point.page_cache,
-        cache_fraction=_mean([block.cache_fraction for block in blocks]),
-        cache_fraction_after=_mean([block.cache_fraction_after for block in blocks]),
+        cache_fraction=mean_known([block.cache_fraction for block in blocks]),
+        cache_fraction_after=mean_known([block.cache_fraction_after for block in blocks]),
         delivered_bytes=sum(block.delivered_bytes for block in blocks),
         payload_bytes=sum(block.payload_bytes for block in blocks),
-        raw_device_bytes=_sum([block.device_bytes for block in blocks]),
-        process_bytes=_sum([block.process_bytes for block in blocks]),
+        raw_device_bytes=sum_known([block.device_bytes for block in blocks]),
+        process_bytes=sum_known([block.process_bytes for block in blocks]),
         background_bytes=background_bps * sum(block.seconds for block in blocks),
         beside=beside,
     )
@@ -55,7 +53,7 @@ def write_doubt(evidence: RouteEvidence) -> str | None:
 def _judge_writes(result: PointResult, counter: Counter) -> RouteEvidence:
     """Bytes written to the devices, against bytes that write calls took."""
     blocks = result.blocks
-    device = _sum([block.device_bytes for block in blocks])
+    device = sum_known([block.device_bytes for block in blocks])
     written = sum(block.delivered_bytes for block in blocks)
     words = counter.reason.replace("sectors read by", "sectors written to")
     proven = device is not None and counter.counter_class == "exact" and device >= PROVEN_SHARE * written
@@ -89,11 +87,13 @@ def _into_gpu(found: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:
     return replace(found, requested_route="gds", observed_route="unknown", route_evidence=text)
 
 
-def _sum(values: Sequence[int | None]) -> int | None:
+def sum_known(values: Sequence[int | None]) -> int | None:
+    """Their sum; None where one of them is not known."""
     known = [value for value in values if value is not None]
     return sum(known) if known and len(known) == len(values) else None
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_known(values: Sequence[float | None]) -> float | None:
+    """Their mean; None where one of them is not known."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None

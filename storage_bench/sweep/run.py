@@ -20,7 +20,7 @@ from ...loaders.readers import DirectReader
 from ...loaders.shards import ShardSet
 from ..ranks import Ranks, SingleRank
 from ..workload import DataFile, StorageConfig, WorkloadError, WorkloadUsageError, data_files, folder_of
-from .block import measure_reads, measure_writes
+from .block import PeerFailedError, measure_reads, measure_writes
 from .calibration import calibrate
 from .drive import HangError, timing_of
 from .points import BlockResult, OnBlock, PointResult, SweepPoint
@@ -30,7 +30,7 @@ from .streams import Batches, Streams, open_stream, replay_stream
 from .writing import ScratchFiles, scratch_files
 
 ROUND_SEEDS = 1_000_003
-LEAST_BLOCKS = 16  # that a thread writes before it begins again
+LEAST_BLOCKS = 4  # that a thread writes before it begins again
 
 
 def sweep(
@@ -192,11 +192,12 @@ def add_block(bench: Bench, result: PointResult, number: int, *, keep_going: boo
         return
     try:
         result.blocks.append(bench.measure(result.point, number))
-    except (OSError, HangError) as error:
+    except (OSError, HangError, PeerFailedError) as error:
         if not keep_going:
             raise
         named = isinstance(error, OSError) and error.filename is not None
         result.error = f"{error.filename}: {error.strerror}" if named else str(error)
+        result.peer_failed = isinstance(error, PeerFailedError)
 
 
 def judge_all(bench: Bench, results: Sequence[PointResult]) -> None:
