@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...loaders.remote import is_remote
 from ...results.environment import public_path
 from ...results.record import Metric, Point, not_measured
 from ...results.stats import is_noisy, summarise
@@ -19,6 +20,7 @@ from ...results.verdict import CopyChoice, choose_copy
 from ..evidence import doubts, read_path
 from ..limits import WARM_RAM_SHARE, ram_bytes
 from .chain import ChainResult
+from .objects import public_address
 from .place import on_same_device, room_for
 from .reading import PREFETCH, SHUFFLE, WORKERS, Road, Where, measure_roads, open_road, warm_rates
 
@@ -102,7 +104,8 @@ def _open(case: Case, where: Where, source: str | Path) -> None:
         case.roads[where] = open_road(where, source)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        case.missing[where] = f"the loader does not read it: {public_path(told)}"
+        told = told.replace(str(source), public_address(str(source)) if is_remote(source) else public_path(source))
+        case.missing[where] = f"the loader does not read it: {told}"
 
 
 def _measure(case: Case, seconds: float, progress: Callable[[int, int], None] | None) -> None:
