@@ -46,6 +46,8 @@ def make_copy(run: Run) -> tuple[StageResult | None, CopyChoice | None]:
         raise
     run.measured_bytes += result.copied_bytes
     run.points.append(stage_point(result))
+    if result.evidence is not None and (text := result.evidence.invalid_reason()):
+        run.copy_invalid = f"the time of copying: {text}"
     return result, None
 
 
