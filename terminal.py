@@ -159,6 +159,8 @@ def show_points(points: Sequence[Point]) -> None:
             [_load_row(point) for point in loads],
             title="Loader",
         )
+    for point in (point for point in points if point.params["stage"] == "metadata"):
+        _show_names(point)
     trains = [point for point in points if point.params["stage"] == "train"]
     if trains:
         table(
@@ -167,6 +169,27 @@ def show_points(points: Sequence[Point]) -> None:
             title=f"Ranks on {trains[0].params['accelerator']}"
             + (" (emulated)" if trains[0].params["emulated"] else ""),
         )
+
+
+def _show_names(point: Point) -> None:
+    """One row an operation: what is measured of each is the same, how fast they are is not."""
+    params, metrics = point.params, point.metrics
+    operations = [name.removesuffix("_per_s") for name in metrics if name.endswith("_per_s")]
+    table(
+        ("operation", "rate", "unit", "p99 us", ""),
+        [
+            (
+                name.replace("_", " "),
+                figure(metrics[f"{name}_per_s"], digits=0),
+                metrics[f"{name}_per_s"].unit,
+                figure(metrics.get(f"{name}_p99_us"), digits=0),
+                _short(metrics[f"{name}_per_s"].reason, 60),
+            )
+            for name in operations
+        ],
+        title=f"Folder of {params['files']:,} files, {params['threads']} threads, {params['page_cache']} "
+        f"(mean and 95 % interval over time blocks) {' '.join(point.flags)}",
+    )
 
 
 def show_verdict(record: RunRecord) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..terminal import Screen, say
+from .folders import measure_names
 from .journal import Journal
 from .options import ENVIRONMENT, ConfigFile, DataPath, EngineFlag, Json, Out, Sets, app
 
@@ -30,6 +31,10 @@ def storage(
         bool | None, typer.Option("--adaptive", help="find the smallest load within 3 % of the peak")
     ] = None,
     np: Annotated[int | None, typer.Option("--np", min=1, max=256, help="clients at once")] = None,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="rates of names instead: create, stat, list ...")
+    ] = False,
+    files: Annotated[int | None, typer.Option(help="files in the folder, with --metadata  [10000]")] = None,
     config: ConfigFile = None,
     set_: Sets = None,
     out: Out = None,
@@ -53,7 +58,11 @@ def storage(
         "blocks": blocks,
         "adaptive": adaptive,
         "clients": np,
+        "files": files,
     }
+    if metadata:
+        measure_names(path, flags, config, set_ or (), out, json=json)
+        return
     settings = load_config(StorageConfig, file=config, sets=set_ or (), flags=flags)
     journal = Journal("storage", path, out, json=json)
     with Screen() as screen:

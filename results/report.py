@@ -18,7 +18,7 @@ from . import plots, tables
 from .changes import change_tables
 from .quantities import amount, duration, interval_text, percent, quantity, scale_for, span_of_time, value_text
 from .record import write_whole
-from .wording import accelerator_name, fed_text, metric_label, shell_line, title_of
+from .wording import accelerator_name, fed_text, metric_label, shell_line, stage_of, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 HEADLINES = {
     "qualify": ("gpus_fed_measured", "read_gbps", "au_mlperf"),
     "storage": ("read_gbps", "read_iops", "latency_p99_us"),
+    "metadata": ("create_per_s", "stat_per_s", "small_read_per_s"),
     "load": ("images_per_s", "read_gbps", "cpu_seconds_per_gb"),
     "stage": ("stage_time_s", "read_gbps", "break_even_epochs"),
     "train": ("images_per_s", "data_stall_fraction", "au_mlperf"),
@@ -178,7 +179,8 @@ def _sections(record: RunRecord) -> list[Section]:
 
 def _facts(record: RunRecord) -> list[Fact]:
     """The three figures behind the verdict, or behind the run where it has none."""
-    names = HEADLINES.get(record.kind, tuple(record.metrics)[:3])
+    stages = {stage_of(record, point) for point in record.points}
+    names = HEADLINES.get(stages.pop() if len(stages) == 1 else record.kind, tuple(record.metrics)[:3])
     return [_fact(record, name) for name in names if name in record.metrics]
 
 

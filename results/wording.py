@@ -29,6 +29,13 @@ KIND_TITLES = {
 METRIC_LABELS = {
     "read_gbps": "read rate",
     "read_iops": "read operations",
+    "create_per_s": "files made",
+    "remove_per_s": "files removed",
+    "open_per_s": "files opened",
+    "stat_per_s": "files asked for size and times",
+    "list_per_s": "names listed",
+    "small_read_per_s": "small files read",
+    "fill_s": "time to fill the folder",
     "latency_p50_us": "latency, median",
     "latency_p90_us": "latency, 90th percentile",
     "latency_p99_us": "latency, 99th percentile",
@@ -70,6 +77,7 @@ METRIC_LABELS = {
 SOURCES = ("synthetic", "staged", "direct")
 FLAGS = {
     "harness_limited": "the benchmark itself was the limit",
+    "names_cached": "names, sizes and times came from this client's memory",
     "noisy": "the interval stayed wider than ±3 %",
     "knee": "the smallest load within 3 % of the peak",
     "peak": "the load with the highest rate",

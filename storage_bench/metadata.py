@@ -1,0 +1,268 @@
+"""What a file system does with names: rates of create, remove, stat, open, list and small reads in one large folder.
+
+    PATH/.iobench-metadata-XXXX     filled with all files, gone afterwards
+    for each state of the cache     warm: names just seen, answered from this client's memory; cold: dropped before
+      round r: the operations in a random order, a time block each -> a rate and a 99th percentile each
+               remove, then create the same names again: the folder keeps its size
+
+A cold block looks at every name at most once.  That names were forgotten is shown by the device, where it is counted:
+a cold block for which it read nothing is marked `names_cached`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..loaders.evidence import CounterSet, RouteEvidence, counter_for, judge, process_read_bytes
+from ..results.record import Metric, Point, ReadPath
+from ..results.stats import summarise
+from .evidence import cold_scope_of, doubts, read_path
+from .names_cache import cannot_drop_names, drop_names, sync_files
+from .scratch import ScratchFolder
+from .small_files import SmallFiles, Timed
+from .workload import Bytes, Count, PageCache, Several, WorkloadError
+
+Operation = Literal["create", "remove", "stat", "open", "list", "small_read"]
+
+OPERATIONS: tuple[Operation, ...] = ("create", "remove", "stat", "open", "list", "small_read")
+UNITS = {"list": "names/s"}
+CHURN_SHARE = 4  # a quarter of the files is removed and made again in each round
+MEMORY_FOLDER = Path("/dev/shm")
+CEILING_FILES, CEILING_BYTES, CEILING_S = 1000, 64 << 20, 0.1
+FILL_SHARE = 0.2  # of what the progress shows
+HARNESS_MARGIN = 0.9
+LIMITED = "the benchmark itself was the limit"
+
+
+class MetadataConfig(BaseModel):
+    """`iobench storage PATH --metadata`; page_cache auto is cold where this user can make names be forgotten."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: Annotated[int, Field(ge=8, le=10_000_000)] = 10_000
+    file_size: Bytes = 4096
+    threads: Count = 4
+    page_cache: Several[Literal["auto", "cold", "warm"]] = ("auto",)
+    fsync: bool = False
+    seconds: Annotated[float, Field(gt=0, le=600)] = 0.5
+    blocks: Annotated[int, Field(ge=2, le=1000)] = 8
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataResult:
+    """The points, what must be said of them, and why any of them does not count."""
+
+    points: tuple[Point, ...]
+    warnings: tuple[str, ...]
+    invalid: tuple[str, ...]
+    fill_s: float
+
+
+@dataclass(slots=True)
+class _State:
+    """All blocks of one state of the cache."""
+
+    page_cache: PageCache
+    blocks: dict[Operation, list[Timed]] = field(default_factory=lambda: {name: [] for name in OPERATIONS})
+    device_bytes: dict[Operation, list[int | None]] = field(default_factory=lambda: {name: [] for name in OPERATIONS})
+    process_bytes: list[int | None] = field(default_factory=list)
+
+
+OnBlock = Callable[[float, str], None]
+
+
+def measure_metadata(path: Path, config: MetadataConfig, *, on_block: OnBlock | None = None) -> MetadataResult:
+    """Measure in a folder below `path`, which is gone afterwards; `on_block` is told the share done, and what was.
+
+    Raises WorkloadError where cold was asked for and cannot be had, ScratchError and FileRateError with the place.
+    """
+    tell = on_block or (lambda _share, _text: None)
+    states, warnings = _states(config)
+    ceilings = _ceilings(config)
+    with ScratchFolder(path, purpose="metadata") as scratch:
+        files = SmallFiles(
+            scratch.path,
+            num_files=config.files,
+            file_bytes=config.file_size,
+            threads=config.threads,
+            fsync=config.fsync,
+            seed=config.seed,
+        )
+        fill_s = files.fill(lambda done: tell(FILL_SHARE * done / config.files, f"{done} of {config.files} files made"))
+        counter = counter_for([scratch.path])
+        for number, state in enumerate(states):
+            _measure(files, counter, state, config, partial(_tell, tell, number, len(states)))
+        found = [_evidence(state, counter, config) for state in states]
+        scope = cold_scope_of(scratch.path)
+        points = [
+            _point(state, evidence, config, ceilings, path=read_path(evidence, cold_scope=scope), fill_s=fill_s)
+            for state, evidence in zip(states, found, strict=True)
+        ]
+        tell(1.0, f"removing {config.files} files")
+    warnings += [text for evidence in found for text in doubts(evidence)]
+    invalid = [text for evidence in found if (text := evidence.invalid_reason())]
+    return MetadataResult(tuple(points), tuple(warnings), tuple(invalid), fill_s)
+
+
+def _states(config: MetadataConfig) -> tuple[list[_State], list[str]]:
+    """The states of the cache to measure, and what must be said where names cannot be forgotten."""
+    refused = cannot_drop_names()
+    if refused and "cold" in config.page_cache:
+        raise WorkloadError(f"page_cache cold: {refused}; run as root, or ask for --page-cache warm")
+    auto: PageCache = "warm" if refused else "cold"
+    wanted = dict.fromkeys(auto if word == "auto" else word for word in config.page_cache)
+    warnings = []
+    if "warm" in wanted:
+        why = f" ({refused})" if refused and "auto" in config.page_cache else ""
+        warnings.append(
+            f"warm: this client had just seen every name{why}; where it keeps names, sizes and times, the rates of "
+            f"stat, open and list are its own and not the storage's"
+        )
+    return [_State(word) for word in wanted], warnings
+
+
+def _measure(
+    files: SmallFiles, counter: CounterSet, state: _State, config: MetadataConfig, tell: Callable[[float, str], None]
+) -> None:
+    """All rounds in one state of the cache."""
+    random = np.random.Generator(np.random.PCG64DXSM(config.seed))
+    in_memory = set(files.names)
+    sync_files(files.folder)
+    for number in range(config.blocks):
+        for place, which in enumerate(random.permutation(len(OPERATIONS) - 1).tolist()):
+            operation = OPERATIONS[which + 1]  # create follows remove
+            names = [files.names[each] for each in random.permutation(len(files.names)).tolist()]
+            timed = _block(files, counter, state, operation, names, in_memory, config)
+            done = (number * (len(OPERATIONS) - 1) + place + 1) / (config.blocks * (len(OPERATIONS) - 1))
+            tell(done, f"{state.page_cache} {operation}: {timed.per_s:,.0f} {_unit(operation)}")
+
+
+def _block(
+    files: SmallFiles,
+    counter: CounterSet,
+    state: _State,
+    operation: Operation,
+    names: list[str],
+    in_memory: set[str],
+    config: MetadataConfig,
+) -> Timed:
+    """One time block of one operation, names forgotten before it where that is wanted; `in_memory` has pages."""
+    cold = state.page_cache == "cold"
+    if cold:
+        drop_names(files.folder, with_pages=in_memory)
+        in_memory.clear()
+    before, mine = counter.read_bytes(), process_read_bytes()
+    if operation == "remove":
+        timed = files.run(files.remove, names[: len(names) // CHURN_SHARE], seconds=config.seconds)
+        created = names[: timed.count]  # threads take names in this order, and do each that they took
+        state.blocks["create"].append(files.run(files.create, created))
+        sync_files(files.folder)
+        in_memory.update(created)
+    elif operation == "list":
+        one = 1 if cold else None  # a second reader of the folder would find it in memory
+        timed = files.run(files.list, [str(files.folder)], seconds=config.seconds, again=not cold, threads=one)
+    else:
+        timed = files.run(getattr(files, operation), names, seconds=config.seconds, again=not cold)
+        in_memory.update(names if operation == "small_read" else ())
+    state.blocks[operation].append(timed)
+    state.device_bytes[operation].append(_moved(counter.read_bytes(), before))
+    if operation == "small_read":
+        state.process_bytes.append(_moved(process_read_bytes(), mine))
+    return timed
+
+
+def _evidence(state: _State, counter: CounterSet, config: MetadataConfig) -> RouteEvidence:
+    """What the counters say of the small reads, whose bytes are known."""
+    delivered = sum(block.count for block in state.blocks["small_read"]) * config.file_size
+    found = judge(
+        counter,
+        engine="buffered",
+        page_cache=state.page_cache,
+        cache_fraction=None,
+        delivered_bytes=delivered,
+        payload_bytes=delivered,
+        raw_device_bytes=_sum(state.device_bytes["small_read"]),
+        background_bytes=0.0,
+        process_bytes=_sum(state.process_bytes),
+    )
+    found.counters.update({f"{name}_device_bytes": _sum(state.device_bytes[name]) for name in ("stat", "open", "list")})
+    return found
+
+
+def _point(
+    state: _State,
+    evidence: RouteEvidence,
+    config: MetadataConfig,
+    ceilings: dict[Operation, float],
+    *,
+    path: ReadPath,
+    fill_s: float,
+) -> Point:
+    """One state of the cache in the record's form."""
+    metrics = {f"{name}_per_s": _rate(name, state.blocks[name], ceilings) for name in OPERATIONS}
+    metrics |= {f"{name}_p99_us": _p99(state.blocks[name]) for name in OPERATIONS if name != "list"}
+    metrics["fill_s"] = Metric(value=fill_s, unit="s", n=1, samples=(fill_s,))
+    flags = ["harness_limited"] if any(metric.reason == LIMITED for metric in metrics.values()) else []
+    if state.page_cache == "warm" or _kept_names(evidence):
+        flags.append("names_cached")
+    params = {"stage": "metadata", "files": config.files, "file_bytes": config.file_size, "threads": config.threads}
+    params |= {"page_cache": state.page_cache, "fsync": config.fsync}
+    return Point(params=params, read_path=path, metrics=metrics, flags=tuple(flags))
+
+
+def _kept_names(evidence: RouteEvidence) -> bool:
+    """Whether an exact counter saw nothing read for all stats: the names came from memory all the same."""
+    return evidence.counter_class == "exact" and evidence.counters["stat_device_bytes"] == 0
+
+
+def _rate(operation: Operation, blocks: Sequence[Timed], ceilings: dict[Operation, float]) -> Metric:
+    metric = summarise([block.per_s for block in blocks], unit=_unit(operation))
+    limited = metric.value is not None and metric.value > HARNESS_MARGIN * ceilings.get(operation, float("inf"))
+    return metric.model_copy(update={"reason": LIMITED}) if limited else metric
+
+
+def _p99(blocks: Sequence[Timed]) -> Metric:
+    """The mean of the blocks' 99th percentiles."""
+    samples = [value for block in blocks if (value := block.latencies.percentile_us(99)) is not None]
+    return summarise(samples, unit="us", reason="no operation ended within a block")
+
+
+def _ceilings(config: MetadataConfig) -> dict[Operation, float]:
+    """What the same threads do with files in memory; nothing where there is no file system in memory."""
+    if not MEMORY_FOLDER.is_dir():
+        return {}
+    number = max(8, min(CEILING_FILES, CEILING_BYTES // config.file_size))
+    rates: dict[Operation, float] = {}
+    with ScratchFolder(MEMORY_FOLDER, purpose="ceiling") as scratch:
+        files = SmallFiles(scratch.path, num_files=number, file_bytes=config.file_size, threads=config.threads)
+        rates["create"] = number / files.fill()
+        for name in ("stat", "open", "small_read"):
+            rates[name] = files.run(getattr(files, name), files.names, seconds=CEILING_S, again=True).per_s
+        rates["list"] = files.run(files.list, [str(scratch.path)], seconds=CEILING_S, again=True).per_s
+        rates["remove"] = files.run(files.remove, files.names).per_s
+    return rates
+
+
+def _unit(operation: Operation) -> str:
+    return UNITS.get(operation, "files/s")
+
+
+def _tell(tell: OnBlock, number: int, num_states: int, share: float, text: str) -> None:
+    tell(FILL_SHARE + (1 - FILL_SHARE) * (number + share) / num_states, text)
+
+
+def _moved(after: int | None, before: int | None) -> int | None:
+    return None if after is None or before is None else after - before
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
