@@ -97,6 +97,12 @@ def test_without_a_command_the_help_is_shown(iobench):
         (("train", "x", "--np", "0"), "--np"),
         (("generate", "x", "--images", "0"), "num_images"),
         (("generate", "x", "--format", "jpeg"), "format"),
+        (("generate", "x", "--workload", "resnet51"), "resnet50, unet3d, cosmoflow"),
+        (("generate", "x", "--workload", "unet3d", "--size", "300"), "--size has no meaning beside --workload"),
+        (("generate", "x", "--workload", "unet3d", "--scale", "2", "--images", "3"), "one of --scale and --images"),
+        (("generate", "x", "--workload", "unet3d", "--scale", "0"), "--scale"),
+        (("generate", "x", "--workload", "unet3d", "--record-bytes", "many"), "'many' is no size"),
+        (("generate", "x", "--scale", "0.5"), "--scale needs --workload"),
         (("storage", "x", "--block-size", "3K"), "block_size"),
         (("storage", "x", "--engine", "fast"), "engine"),
         (("storage", "x", "--config", "nosuch.toml"), "nosuch.toml"),
@@ -363,6 +369,30 @@ def test_a_failed_copy_for_train_leaves_nothing(iobench, copied, page_set, tmp_p
     assert done.status == 4
     assert known.shards[3].name in done.message
     assert not list((tmp_path / "local").glob("*"))
+
+
+@pytest.mark.parametrize("workload", ["unet3d", "cosmoflow"])
+def test_samples_of_unequal_size_take_every_command(iobench, workload):
+    done = iobench("generate", "data", "--workload", workload, "--images", "12", "--record-bytes", "60000")
+    assert done.document["workload"]["scaled"]
+    assert f"12 samples of {workload} (scaled: " in done.err
+    index = iobench("index", "data", "--verify").document
+    assert (index["ragged"], index["num_records"], index["shape"]) == (True, 12, [])
+    assert index["verified_bytes"] > 12 * 50_000 * 0.9
+    Path("data/.iobench-index").unlink()
+    for words in (
+        ("storage", "data", "--access", "shard-replay", "--engine", "buffered"),
+        ("load", "data", "--batch-size", "3", "--engine", "buffered"),
+    ):
+        record = check_record(iobench(*short(*words), "--out", words[0]), words[0], folder=Path(words[0]))
+        assert record["points"][0]["read_path"]["delivered_bytes"] > 0
+    assert iobench("stage", "data", "copy", "--out", "stage").status == 0
+    assert iobench("index", "copy", "--verify").status == 0
+    train = ("train", "copy", "--np", "1", "--accelerator", "0.001", "--batch-size", "3", "--steps", "4")
+    record = check_record(iobench(*train, "--source", "direct", "--out", "train"), "train", folder=Path("train"))
+    assert record["workload"]["record_bytes"] > 50_000
+    refused = iobench(*short("load", "data", "--peers", "torch", "--out", "peers"))
+    assert (refused.status, "samples of unequal size" in refused.message) == (4, True)
 
 
 def test_several_records_make_one_page(iobench, small_set):

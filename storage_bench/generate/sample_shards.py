@@ -43,6 +43,8 @@ Bytes = NDArray[np.uint8]
 def data_bytes(config: GenerateSamples) -> int:
     """What all shards take."""
     sizes = sample_sizes(config)
+    if not config.sample_bytes_sd:
+        return config.num_images * (int(sizes[0]) + _frame_bytes(config.format, int(sizes[0])))
     values, counts = np.unique(sizes, return_counts=True)
     return int(sizes.sum()) + sum(
         _frame_bytes(config.format, size) * count for size, count in zip(values.tolist(), counts.tolist(), strict=True)

@@ -8,9 +8,9 @@ Pieces are made independently of one another, in any thread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
-from math import isqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -29,18 +29,23 @@ _LOW, _HIGH = _NORMAL.cdf(-TRUNCATED_AT_SD), _NORMAL.cdf(TRUNCATED_AT_SD)
 @lru_cache(maxsize=2)
 def sample_sizes(config: GenerateSamples) -> NDArray[np.int64]:
     """Bytes of every sample, int64 (n,); of an npz array these are height times width."""
-    sizes = np.full(config.num_images, config.sample_bytes, np.int64)
-    if config.sample_bytes_sd:
-        sizes[:] = [_drawn_size(config, index) for index in range(config.num_images)]
-    if config.format == "npz":
-        sizes[:] = [height * width for height, width in map(sides_of, sizes.tolist())]
+    if not config.sample_bytes_sd:
+        return np.broadcast_to(np.int64(_stored_size(config, config.sample_bytes)), config.num_images)
+    drawn = (_stored_size(config, _drawn_size(config, index)) for index in range(config.num_images))
+    sizes = np.fromiter(drawn, np.int64, config.num_images)
     sizes.flags.writeable = False
     return sizes
 
 
+def least_bytes(config: GenerateSamples) -> int:
+    """What all samples take at least, known without drawing their sizes."""
+    least = config.sample_bytes - TRUNCATED_AT_SD * config.sample_bytes_sd
+    return config.num_images * _stored_size(config, math.floor(least))
+
+
 def sides_of(num_bytes: int) -> tuple[int, int]:
     """Height and width of the squarest array that `num_bytes` are enough for, as DLIO's arrays are nearly square."""
-    height = isqrt(num_bytes)
+    height = math.isqrt(num_bytes)
     return height, num_bytes // height
 
 
@@ -65,6 +70,10 @@ def piece_bytes(seed: int, index: int, number: int, length: int) -> NDArray[np.u
     """One piece of a sample."""
     words = random_stream(seed, index, _PIECES, number).random_raw(-(-length // 8)).astype("<u8", copy=False)
     return words.view(np.uint8)[:length]
+
+
+def _stored_size(config: GenerateSamples, num_bytes: int) -> int:
+    return math.prod(sides_of(num_bytes)) if config.format == "npz" else num_bytes
 
 
 def _drawn_size(config: GenerateSamples, index: int) -> int:

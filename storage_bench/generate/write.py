@@ -21,6 +21,7 @@ from .dataset import (
 from .folder import Progress, check_space, prepared, put_in_place, replaceable
 from .image_shards import record_bytes, write_image_shards
 from .sample_shards import data_bytes, write_sample_shards
+from .samples import least_bytes
 
 Config = Generate | GenerateSamples
 
@@ -35,8 +36,10 @@ def find_dataset(folder: Path, config: Config) -> Dataset | None:
     """
     if not (folder / DESCRIPTION).exists():
         return None
-    found, planned = read_dataset(folder), describe(config, ())
-    for name, value in planned.model_dump(exclude={"shards"}).items():
+    found = read_dataset(folder)
+    # Describing draws the size of every sample: not of a number of them that is not there anyway.
+    planned = describe(config, ()) if found.num_images == config.num_images else config
+    for name, value in planned.model_dump(exclude={"shards", "size"}).items():
         if getattr(found, name) != value:
             raise GenerateUsageError(
                 f"{folder}: holds a data set with {name} = {getattr(found, name)}, asked for is {value}; "
@@ -95,6 +98,8 @@ def generate(
             return found
         with prepared(folder):
             replaced = replaceable(folder, force=force)
+            if isinstance(config, GenerateSamples):
+                check_space(folder, num_images=config.num_images, total_bytes=least_bytes(config))
             check_space(folder, num_images=config.num_images, total_bytes=total_bytes(config))
             return _write(folder, config, replaced, progress, num_threads or _spare_cpus())
     except OSError as error:

@@ -81,6 +81,18 @@ def test_a_touch_reads_nothing_between_or_beyond_images():
     assert touch(images) == 21
 
 
+def test_a_touch_reads_one_byte_of_each_4_kib_of_samples_of_unequal_size():
+    random = np.random.default_rng(1)
+    shapes = [(1,), (4096,), (4097,), (70, 90, 1), (3, 5000)]
+    samples = [random.integers(0, 256, shape, np.uint8) for shape in shapes]
+    expected = sum(int(content) for sample in samples for content in sample.tobytes()[::4096])
+    assert touch(samples) == expected
+    fortran = [np.asfortranarray(sample) for sample in samples]  # bytes count in the order in which they lie
+    assert touch(fortran) == sum(int(content) for sample in fortran for content in sample.tobytes(order="A")[::4096])
+    doubles = [random.random(3000) for _ in range(3)]
+    assert touch(doubles) == sum(int(content) for sample in doubles for content in sample.tobytes()[::4096])
+
+
 def test_a_touch_of_no_image_is_nothing():
     images, _ = strided(1, 35, 35, 4096)
     assert touch(images[:0]) == 0
