@@ -1,26 +1,34 @@
-"""Which files are the shards of a data set.
+"""Which files, or objects on servers, are the shards of a data set.
 
 In a data folder dotfiles and dataset.json are not shards; anything else that is no shard is an error.  Shards are
 TFRecords (`.tfrecord`, or numbered as TensorFlow does: `train-00000-of-00008`; plain, gzip or zlib), tensor shards
-(`.tensors`) or npz files (`.npz`, a sample each), one of the three in a set.
+(`.tensors`) or npz files (`.npz`, a sample each), one of the three in a set.  An S3 prefix is a folder.
 """
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar, overload
 
 from .index import ShardFormatError
 from .npz import NPZ_SUFFIX
+from .objects import list_objects, read_beside, stat_objects
+from .remote import RemoteListError, RemotePath, RemotePathError, ShardPath, is_remote, shown_address
 from .tensors import DESCRIPTION_NAME, SUFFIX
 
 SHARD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz", SUFFIX, NPZ_SUFFIX)
 
 _NUMBERED = re.compile(r"-\d{5,}-of-\d{5,}(\.gz)?$")
+
+
+ShardSource = str | ShardPath | Sequence[str | ShardPath]
+
+_Place = TypeVar("_Place", Path, RemotePath)
 
 
 class ShardSetError(ValueError):
@@ -29,19 +37,81 @@ class ShardSetError(ValueError):
     exit_status: ClassVar[int] = 4
 
 
-def find_shards(source: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The shard files of a folder, a glob, one file or a list; anything else in a folder is an error."""
+@overload
+def find_shards(source: Path) -> list[Path]: ...
+@overload
+def find_shards(source: ShardSource) -> list[Path] | list[RemotePath]: ...
+def find_shards(source: ShardSource) -> list[Path] | list[RemotePath]:
+    """The shards of a folder, a glob, one file, an S3 prefix, an address or a list; anything else there is an error.
+
+    An s3 address is an object's where its name is a shard's, else a prefix; in a list every address is an object's.
+    """
+    if isinstance(source, RemotePath):
+        return [source]
     if not isinstance(source, str | Path):
-        return _checked([Path(item) for item in source], "the list")
+        return _listed(source)
+    if isinstance(source, str) and is_remote(source):
+        return _remote(source)
     path = Path(source)
     if path.is_dir():
         return _folder_shards(path)
     if path.exists():
         return _checked([path], str(source))
+    if "://" in str(source):
+        RemotePath(str(source))  # raises what is wrong with it
     matches = [Path(match) for match in sorted(glob.glob(str(source)))]
     if not matches:
         raise ShardSetError(f"{source}: no such file or folder; make one with `iobench generate {source}`")
     return _checked([match for match in matches if match.name != DESCRIPTION_NAME], str(source))
+
+
+def _listed(source: Sequence[str | ShardPath]) -> list[Path] | list[RemotePath]:
+    remote = [RemotePath(item) if isinstance(item, str) else item for item in source if _is_address(item)]
+    files = [Path(item) for item in source if not isinstance(item, RemotePath) and not _is_address(item)]
+    objects = [path for path in remote if isinstance(path, RemotePath)]
+    if objects and files:
+        raise ShardSetError(f"{files[0]}: a file, and {objects[0]} is on a server; a set is one or the other")
+    return _of_one_format(objects) if objects else _checked(files, "the list")
+
+
+def _is_address(item: str | ShardPath) -> bool:
+    return isinstance(item, RemotePath) or is_remote(item)
+
+
+def _remote(address: str) -> list[RemotePath]:
+    if not address.lower().startswith("s3:") or is_shard_name(address):
+        return [RemotePath(address)]
+    shards = remote_shards(address)
+    if description := read_beside(shards[0], DESCRIPTION_NAME):
+        present = {path.name: stat.size_bytes for path, stat in zip(shards, stat_objects(shards), strict=True)}
+        _check_description(shards[0].folder, description, present)
+    return shards
+
+
+def remote_shards(address: str) -> list[RemotePath]:
+    """The shards right under an S3 prefix, by the rule of a data folder: anything else that is there is an error.
+
+    http servers have no listing: give the addresses of the shards.
+    """
+    scheme, _, rest = address.partition("://")
+    if scheme.lower() != "s3":
+        raise RemotePathError(f"{scheme}://...: only an s3:// prefix can be listed; give the addresses of the shards")
+    bucket, _, prefix = rest.partition("/")
+    found = list_objects(bucket, prefix.rstrip("/"))
+    objects = [RemotePath(f"s3://{bucket}/{key}") for key in found.sizes]
+    shards = [path for path in objects if is_shard_name(path.name) and not path.name.startswith(".")]
+    for path in sorted([*objects, *(RemotePath(f"s3://{bucket}/{key}") for key in found.prefixes)], key=str):
+        if path not in shards and path.name != DESCRIPTION_NAME and not path.name.startswith("."):
+            raise RemoteListError(
+                errno.EINVAL,
+                f"{'a prefix' if path.key in found.prefixes else 'an object'} that is no shard "
+                f"({', '.join(SHARD_SUFFIXES)}); move it elsewhere, or give the addresses of the shards",
+                str(path),
+            )
+    if not shards:
+        text = "no shards right under this prefix; copy some there, or give the addresses of objects as a list"
+        raise RemoteListError(errno.ENOENT, text, shown_address(address))
+    return _of_one_format(shards)
 
 
 def _checked(paths: list[Path], name: str) -> list[Path]:
@@ -54,7 +124,7 @@ def _checked(paths: list[Path], name: str) -> list[Path]:
     return _of_one_format(paths)
 
 
-def _of_one_format(paths: list[Path]) -> list[Path]:
+def _of_one_format(paths: list[_Place]) -> list[_Place]:
     for suffix, kind in ((SUFFIX, "a tensor shard"), (NPZ_SUFFIX, "an npz file")):
         some = [path for path in paths if path.suffix == suffix]
         if 0 < len(some) < len(paths):
@@ -87,7 +157,8 @@ def _folder_shards(folder: Path) -> list[Path]:
     if not shards:
         raise ShardSetError(f"{folder}: no shards in this folder; make some with `iobench generate {folder}`")
     if (folder / DESCRIPTION_NAME).is_file():
-        _check_description(folder / DESCRIPTION_NAME, shards)
+        present = {path.name: path.stat().st_size for path in shards}
+        _check_description(folder, _read(folder / DESCRIPTION_NAME), present)
     return _of_one_format(shards)
 
 
@@ -96,26 +167,30 @@ def is_shard_name(name: str) -> bool:
     return name.endswith(SHARD_SUFFIXES) or _NUMBERED.search(name) is not None
 
 
-def _check_description(description: Path, shards: Sequence[Path]) -> None:
-    """The shards dataset.json promises must be there, whole, and no others."""
+def _read(description: Path) -> bytes:
     try:
-        promised = {str(row["name"]): int(row["bytes"]) for row in json.loads(description.read_text())["shards"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return description.read_bytes()
+    except OSError as error:
+        raise ShardFormatError(f"{description}: cannot be read ({error.strerror}); generate the data again") from error
+
+
+def _check_description(folder: Path | str, text: bytes, present: Mapping[str, int]) -> None:
+    """The shards dataset.json promises must be there, whole, and no others; `present` are sizes by name."""
+    try:
+        promised = {str(row["name"]): int(row["bytes"]) for row in json.loads(text)["shards"]}
+    except (ValueError, KeyError, TypeError) as error:
         raise ShardFormatError(
-            f"{description}: not a data set's description ({error}); generate the data again"
+            f"{folder}/{DESCRIPTION_NAME}: not a data set's description ({error}); generate the data again"
         ) from error
-    present = {path.name: path.stat().st_size for path in shards}
     if foreign := sorted(present.keys() - promised.keys()):
         raise ShardFormatError(
-            f"{description.parent / foreign[0]}: not one of the shards {DESCRIPTION_NAME} names; move it elsewhere"
+            f"{folder}/{foreign[0]}: not one of the shards {DESCRIPTION_NAME} names; move it elsewhere"
         )
     for name, size in promised.items():
         if name not in present:
-            raise ShardFormatError(
-                f"{description.parent / name}: missing, though {DESCRIPTION_NAME} names it; copy it again"
-            )
+            raise ShardFormatError(f"{folder}/{name}: missing, though {DESCRIPTION_NAME} names it; copy it again")
         if present[name] != size:
             raise ShardFormatError(
-                f"{description.parent / name}: {present[name]} bytes, but {DESCRIPTION_NAME} says {size}: "
+                f"{folder}/{name}: {present[name]} bytes, but {DESCRIPTION_NAME} says {size}: "
                 f"truncated or changed; copy or generate it again"
             )

@@ -1,4 +1,7 @@
-"""Engines by name: which reader serves `auto`, `buffered`, `direct`, `mmap` or `kvikio`, and why.
+"""Engines by name: which reader serves a set of files or of objects on servers, and why.
+
+    files      buffered (auto), direct, mmap, kvikio
+    objects    kvikio (auto, where it and a CUDA driver are there), remote (auto elsewhere)
 
 A new engine is a Reader (`readers.py`) in a module of its own, and one line here.
 """
@@ -6,21 +9,32 @@ A new engine is a Reader (`readers.py`) in a module of its own, and one line her
 from __future__ import annotations
 
 import errno
-from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from .mapped import MappedReader
 from .readers import BufferedReader, DirectReader, DirectRefusedError, Reader, direct_refused
+from .remote import RemotePath, ShardPath
 
-EngineName = Literal["auto", "buffered", "direct", "mmap", "kvikio"]
+EngineName = Literal["auto", "buffered", "direct", "mmap", "kvikio", "remote"]
 
 
-def open_reader(engine: str, sample: Path, *, evict_behind: bool = False) -> tuple[Reader, str]:
+class EngineError(ValueError):
+    """An engine that is not known, or does not read what the shards are: files, or objects on servers."""
+
+    exit_status: ClassVar[int] = 2
+
+
+def open_reader(engine: str, sample: ShardPath, *, evict_behind: bool = False) -> tuple[Reader, str]:
     """The reader for an engine's name, and the reason where `auto` had a choice (for the record).
 
     `auto` is the page cache's reader on the CPU: later epochs then come from memory.  `direct` is tried on `sample`, a
-    non-empty file of the data set, and refused with an error where the file system does not do it.
+    non-empty file of the data set, and refused with an error where the file system does not do it.  Objects are read
+    by `kvikio` or `remote`, which tell nobody to keep anything: `evict_behind` means nothing for them.
     """
+    if isinstance(sample, RemotePath):
+        return _open_remote_reader(engine, sample)
+    if engine == "remote":
+        raise EngineError(f"engine remote reads objects on servers, and {sample} is a file; use --engine auto")
     if engine == "auto":
         return BufferedReader(evict_behind=evict_behind), "auto: buffered, because batches stay in host memory"
     if engine == "buffered":
@@ -36,4 +50,33 @@ def open_reader(engine: str, sample: Path, *, evict_behind: bool = False) -> tup
 
         kvikio = KvikioReader(evict_behind=evict_behind)
         return kvikio, kvikio.reason
-    raise ValueError(f"engine {engine!r} is not known here; choose {', '.join(get_args(EngineName))}")
+    raise _unknown(engine)
+
+
+def _open_remote_reader(engine: str, sample: RemotePath) -> tuple[Reader, str]:
+    """The reader of objects: `auto` takes kvikio only where there is a GPU that it could serve."""
+    from .kvikio_probe import probe_kvikio
+    from .remote_reader import RemoteReader
+
+    if engine == "remote":
+        return RemoteReader(), "asked for"
+    if engine == "kvikio":
+        from .kvikio_reader import KvikioReader
+
+        kvikio = KvikioReader()
+        return kvikio, kvikio.reason
+    if engine != "auto":
+        if engine not in get_args(EngineName):
+            raise _unknown(engine)
+        raise EngineError(
+            f"{sample}: engine {engine} reads files, and this is an object on a server; use auto, remote or kvikio"
+        )
+    found = probe_kvikio()
+    why = found.missing or (f"cuInit answers {found.cuda_error}" if found.cuda_error else None)
+    if why is None:
+        return _open_remote_reader("kvikio", sample)[0], "auto: kvikio, because it and a CUDA driver are here"
+    return RemoteReader(), f"auto: remote, because kvikio is not to be used here ({why})"
+
+
+def _unknown(engine: str) -> EngineError:
+    return EngineError(f"engine {engine!r} is not one of {', '.join(get_args(EngineName))}")

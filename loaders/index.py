@@ -9,7 +9,9 @@ Samples that need not have one size (opaque TFRecords, npz) have `extents`: plac
 
 One stride lets a batch be a view of what was read; without it records are gathered.  `layout_reason` tells which and
 why.  An index is kept in `.iobench-index` beside the data, or in the user's cache where the folder cannot be written,
-and used as long as names, sizes and times of the shards, and what was asked of them, stay the same.
+and used as long as names, sizes and times of the shards, and what was asked of them, stay the same.  Objects on a
+server are fetched one after the other, each as a temporary copy; etags stand beside times, and their index is in the
+user's cache.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,9 +33,11 @@ from .fields import NO_LABEL, Fields, Shape, Wanted
 from .index_file import Arrays, IndexCacheError, cache_folder, read_index_file, write_index_file
 from .layout import LayoutProof, ShardLayout
 from .npz import NPZ_SUFFIX, NpzError, NpzFormat, NpzSample, read_sample, verify_npz
+from .objects import ObjectStat, fetched, stat_objects
 from .plan import Indices
 from .ragged import Extents
-from .tensors import SUFFIX, TensorFormat, count_records, find_format, read_labels, verify_digests
+from .remote import RemotePath, ShardPath, folder_of
+from .tensors import SUFFIX, TensorFormat, count_records, find_format, read_labels, verify_digest
 from .tfrecord import FRAMING_BYTES, verify_payload_crc, walk_frames
 
 INDEX_NAME = ".iobench-index"
@@ -85,11 +89,12 @@ class RecordLayout:
 
 @dataclass(frozen=True, slots=True)
 class ShardStamp:
-    """What tells a shard from a changed one."""
+    """What tells a shard from a changed one; only objects on a server have an `etag`, and not all of those."""
 
     name: str
     size_bytes: int
     mtime_ns: int
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +126,22 @@ class ShardIndex:
         return sum(stamp.size_bytes for stamp in self.stamps) // max(1, self.num_records)
 
 
-def stamp(path: Path) -> ShardStamp:
-    """The shard's name, size and time of change."""
+def stamps_of(paths: Sequence[ShardPath]) -> tuple[ShardStamp, ...]:
+    """Name, size and time of change of each shard; of objects, which are asked for together, also the etag."""
+    objects = [path for path in paths if isinstance(path, RemotePath)]
+    found = dict(zip(objects, stat_objects(objects), strict=True)) if objects else {}
+    return tuple(_stamp(path, found) for path in paths)
+
+
+def _stamp(path: ShardPath, found: Mapping[RemotePath, ObjectStat]) -> ShardStamp:
+    if isinstance(path, RemotePath):
+        return ShardStamp(path.name, found[path].size_bytes, found[path].mtime_ns, found[path].etag)
     status = path.stat()
     return ShardStamp(path.name, status.st_size, status.st_mtime_ns)
 
 
 def load_index(
-    paths: Sequence[Path],
+    paths: Sequence[ShardPath],
     *,
     fields: Fields | None = None,
     shape: Shape | None = None,
@@ -138,9 +151,9 @@ def load_index(
     """The cached index where it is whole and still true, else a newly built one; `status` says which and why."""
     wanted = _wanted(paths, fields, shape, dtype)
     name = _index_name(None if (fields, shape, dtype) == (None, None, None) else wanted)
-    stamps = tuple(stamp(path) for path in paths)
+    stamps = stamps_of(paths)
     reasons = []
-    for location in index_locations(paths[0].parent, name=name):
+    for location in index_locations(folder_of(paths[0]), name=name):
         try:
             header, arrays = read_index_file(location)
             cached = _unpack(header, arrays, location)
@@ -154,12 +167,12 @@ def load_index(
         reasons.append(_difference(cached.stamps, stamps))
     built = _build(paths, stamps, wanted, progress)
     return save_index(
-        built, paths[0].parent, wanted, name=name, status=f"rebuilt: {reasons[0]}" if reasons else "built"
+        built, folder_of(paths[0]), wanted, name=name, status=f"rebuilt: {reasons[0]}" if reasons else "built"
     )
 
 
 def build_index(
-    paths: Sequence[Path],
+    paths: Sequence[ShardPath],
     *,
     fields: Fields | None = None,
     shape: Shape | None = None,
@@ -167,43 +180,56 @@ def build_index(
     progress: Progress | None = None,
 ) -> ShardIndex:
     """Walk and prove every shard; the errors name file, record and byte."""
-    return _build(paths, tuple(stamp(path) for path in paths), _wanted(paths, fields, shape, dtype), progress)
+    return _build(paths, stamps_of(paths), _wanted(paths, fields, shape, dtype), progress)
 
 
-def verify_shards(paths: Sequence[Path], index: ShardIndex, *, progress: Progress | None = None) -> int:
+def verify_shards(paths: Sequence[ShardPath], index: ShardIndex, *, progress: Progress | None = None) -> int:
     """Check every record's or member's crc, or every tensor shard's digest; raises at the first wrong one.
 
     Returns the bytes read.  ShardFormatError where nothing was written down that bytes could be held against.
     """
     done, total = 0, sum(stamp.size_bytes for stamp in index.stamps)
-    if paths[0].suffix == SUFFIX:
-        digests = find_format(paths, shape=index.layout.shape, dtype=index.layout.dtype).digests
-        if not digests:
-            raise ShardFormatError(
-                f"{paths[0]}: there is nothing to verify against: headerless tensor shards hold no checksum; take a "
-                f"set with a dataset.json, or leave --verify out"
-            )
-        return verify_digests(paths, digests, progress=None if progress is None else lambda at: progress(at, total))
-    if paths[0].suffix == NPZ_SUFFIX:
-        return verify_npz(paths, progress=None if progress is None else lambda at: progress(at, total))
-    for path, mark in zip(paths, index.stamps, strict=True):
-        with _opened(path) as fd:
-            verify_payload_crc(fd, *walk_frames(fd, mark.size_bytes, path=path), path=path)
-        done += mark.size_bytes
+    digests = _digests_of(paths, index) if paths[0].suffix == SUFFIX else {}
+    for number, (path, mark) in enumerate(zip(paths, index.stamps, strict=True)):
+        with opened(path, mark) as fd:
+            if path.suffix == SUFFIX:
+                done += verify_digest(fd, digests.get(path.name), path=path)
+            elif path.suffix == NPZ_SUFFIX:
+                done += verify_npz(fd, sample=number, path=path)
+            else:
+                verify_payload_crc(fd, *walk_frames(fd, mark.size_bytes, path=path), path=path)
+                done += mark.size_bytes
         if progress is not None:
             progress(done, total)
     return done
 
 
-def index_locations(folder: Path, *, name: str = INDEX_NAME) -> tuple[Path, ...]:
-    """Beside the data, and in the user's cache; without a home there is no cache."""
-    key = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=16).hexdigest()
+def _digests_of(paths: Sequence[ShardPath], index: ShardIndex) -> Mapping[str, str]:
+    height, width, channels = index.layout.shape
+    digests = find_format(paths, shape=(height, width, channels), dtype=index.layout.dtype).digests
+    if not digests:
+        raise ShardFormatError(
+            f"{paths[0]}: there is nothing to verify against: headerless tensor shards hold no checksum; take a set "
+            f"with a dataset.json, or leave --verify out"
+        )
+    return digests
+
+
+def index_locations(folder: Path | str, *, name: str = INDEX_NAME) -> tuple[Path, ...]:
+    """Beside the data, and in the user's cache; without a home there is no cache.  Nothing is put beside objects."""
+    beside = (folder / name,) if isinstance(folder, Path) else ()
+    key = hashlib.blake2b(os.fsencode(folder.resolve() if isinstance(folder, Path) else folder), digest_size=16)
     cache = cache_folder()
-    return (folder / name,) if cache is None else (folder / name, cache / "index" / f"{key}{name}")
+    return beside if cache is None else (*beside, cache / "index" / f"{key.hexdigest()}{name}")
 
 
 def save_index(
-    index: ShardIndex, folder: Path, wanted: Wanted | TensorFormat | NpzFormat, *, name: str = INDEX_NAME, status: str
+    index: ShardIndex,
+    folder: Path | str,
+    wanted: Wanted | TensorFormat | NpzFormat,
+    *,
+    name: str = INDEX_NAME,
+    status: str,
 ) -> ShardIndex:
     """Keep the index beside the data, else in the user's cache, else nowhere; `location` says where."""
     stored: Path | None = None
@@ -211,8 +237,7 @@ def save_index(
     for location in index_locations(folder, name=name):
         try:
             location.parent.mkdir(parents=True, exist_ok=True)
-            # who may read the shards may read their index, nobody else
-            write_index_file(location, header, arrays, mode=(folder / index.stamps[0].name).stat().st_mode & 0o666)
+            write_index_file(location, header, arrays, mode=_mode(folder, index))
         except OSError:
             continue  # a folder that cannot be written; the status tells where it was kept instead
         stored = location
@@ -221,8 +246,13 @@ def save_index(
     return replace(index, status=status + where, location=stored)
 
 
+def _mode(folder: Path | str, index: ShardIndex) -> int:
+    """Who may read the shards may read their index, nobody else; who may read objects is not known here."""
+    return (folder / index.stamps[0].name).stat().st_mode & 0o666 if isinstance(folder, Path) else 0o600
+
+
 def _wanted(
-    paths: Sequence[Path], fields: Fields | None, shape: Shape | None, dtype: str | None
+    paths: Sequence[ShardPath], fields: Fields | None, shape: Shape | None, dtype: str | None
 ) -> Wanted | TensorFormat | NpzFormat:
     """What the records should be: tensor shards have no fields, TFRecords say their shape themselves, npz always."""
     if paths[0].suffix == NPZ_SUFFIX:
@@ -239,7 +269,7 @@ def _wanted(
 
 
 def _build(
-    paths: Sequence[Path],
+    paths: Sequence[ShardPath],
     stamps: tuple[ShardStamp, ...],
     wanted: Wanted | TensorFormat | NpzFormat,
     progress: Progress | None,
@@ -251,7 +281,7 @@ def _build(
     proof = LayoutProof(wanted)
     found: list[ShardLayout] = []
     for number, path in enumerate(paths):
-        with _opened(path) as fd:
+        with opened(path, stamps[number]) as fd:
             found.append(proof.prove(fd, walk_frames(fd, stamps[number].size_bytes, path=path), path=path))
         if progress is not None:
             progress(number + 1, len(paths))
@@ -270,12 +300,12 @@ def _build(
 
 
 def _build_tensors(
-    paths: Sequence[Path], stamps: tuple[ShardStamp, ...], wanted: TensorFormat, progress: Progress | None
+    paths: Sequence[ShardPath], stamps: tuple[ShardStamp, ...], wanted: TensorFormat, progress: Progress | None
 ) -> ShardIndex:
     labels: list[npt.NDArray[np.int64]] = []
     for number, path in enumerate(paths):
         count = count_records(path, stamps[number].size_bytes, wanted)
-        with _opened(path) as fd:
+        with opened(path, stamps[number]) as fd:
             labels.append(read_labels(fd, count, wanted, path=path))
         if progress is not None:
             progress(number + 1, len(paths))
@@ -290,11 +320,12 @@ def _build_tensors(
 
 
 def _build_npz(
-    paths: Sequence[Path], stamps: tuple[ShardStamp, ...], wanted: NpzFormat, progress: Progress | None
+    paths: Sequence[ShardPath], stamps: tuple[ShardStamp, ...], wanted: NpzFormat, progress: Progress | None
 ) -> ShardIndex:
     found: list[NpzSample] = []
     for number, path in enumerate(paths):
-        found.append(read_sample(path, wanted))
+        with opened(path, stamps[number]) as fd:
+            found.append(read_sample(fd, wanted, path=path))
         first, sample = found[0], found[-1]
         if (sample.dtype, len(sample.shape)) != (first.dtype, len(first.shape)):
             raise NpzError(
@@ -324,7 +355,7 @@ def _ragged(
 
 
 def _common_layout(
-    found: Sequence[ShardLayout], paths: Sequence[Path], shape: Shape, dtype: str
+    found: Sequence[ShardLayout], paths: Sequence[ShardPath], shape: Shape, dtype: str
 ) -> tuple[RecordLayout, str]:
     """One stride where all records have the same length, pixels at the same place, and elements at whole addresses."""
     stride = int(found[0].frames.lengths[0]) + FRAMING_BYTES
@@ -351,7 +382,12 @@ def _first_records(sizes: Sequence[int]) -> Indices:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def opened(path: ShardPath, mark: ShardStamp) -> Iterator[int]:
+    """A file descriptor of a shard; of an object as `mark` describes it that of a copy, which goes with the block."""
+    if isinstance(path, RemotePath):
+        with fetched(path, ObjectStat(mark.size_bytes, mark.etag, mark.mtime_ns)) as fd:
+            yield fd
+        return
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield fd

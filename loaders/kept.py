@@ -20,13 +20,13 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .page_cache import PAGE_BYTES
+from .remote import ShardPath
 
 _MAP_NORESERVE = 0x4000
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -56,7 +56,7 @@ class KeptFiles:
     """The files of a reader that stay mapped in this process.  Views are asked for by one thread at a time."""
 
     def __init__(self) -> None:
-        self._files: dict[Path, _KeptFile] = {}
+        self._files: dict[ShardPath, _KeptFile] = {}
         self._returned: deque[weakref.ref[Any]] = deque()
         self._handed_out: dict[int, tuple[weakref.ref[Any], _KeptFile, tuple[int, int]]] = {}
         self._lock = threading.RLock()
@@ -74,7 +74,7 @@ class KeptFiles:
         """Whether files are kept mapped: the kernel tells of written pages, and none was found yet."""
         return self._pagemap >= 0 and not self._written
 
-    def view(self, fd: int, path: Path, offset: int, length: int) -> tuple[memoryview, int] | None:
+    def view(self, fd: int, path: ShardPath, offset: int, length: int) -> tuple[memoryview, int] | None:
         """The range of the file and its address; None where it needs a mapping of its own."""
         with self._lock:
             file, stop = self._opened(fd, path), offset + length
@@ -87,7 +87,7 @@ class KeptFiles:
             self._handed_out[id(reference)] = reference, file, (offset, stop)
             return memory, file.address + offset
 
-    def copy(self, fd: int, path: Path, offset: int, targets: Sequence[memoryview]) -> bool:
+    def copy(self, fd: int, path: ShardPath, offset: int, targets: Sequence[memoryview]) -> bool:
         """Fill `targets` with consecutive bytes from `offset` by copying from the mapping; False where it cannot."""
         stop = offset + sum(map(len, targets))
         with self._lock:
@@ -136,7 +136,7 @@ class KeptFiles:
             return None
         return np.frombuffer(told, dtype=np.uint64) if len(told) == (last - first) * 8 else None
 
-    def _opened(self, fd: int, path: Path) -> _KeptFile | None:
+    def _opened(self, fd: int, path: ShardPath) -> _KeptFile | None:
         if not self.keeps:
             return None
         file = self._files.get(path)

@@ -23,7 +23,7 @@ ANSWER_LIMIT_S = 1.5
 DRIVER_LIMIT_S = 20.0  # with a kernel driver and no persistence mode cuInit takes seconds for each GPU
 
 _KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
-_ELSE = "or read with buffered or direct"
+_ELSE = "or use another engine"
 _QUESTION = """
 import ctypes
 

@@ -15,21 +15,17 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .kvikio_probe import probe_kvikio
 from .kvikio_sources import FAILURES, LocalFile, RemoteObject, Source, told
 from .readers import MAX_OPEN_FILES, ReadError
-from .remote import RemotePath
+from .remote import RemotePath, ShardPath
 
 POOL_THREADS = 8  # how many reads may be under way at once in a process; kvikio's own default is one
-FETCH_BYTES = 4 << 20
 _MAX_OPEN = MAX_OPEN_FILES // 2  # kvikio opens each file twice
 _THREADS_VARIABLES = ("KVIKIO_NTHREADS", "KVIKIO_NUM_THREADS")
 _COUNTED = {"bytes": "bytes_transferred", "ops": "num_ops", "errors": "num_errors"}
@@ -68,13 +64,11 @@ class KvikioReader:
         self.__dict__.update(state)
         self._starting = threading.Lock()
 
-    def read(self, path: Path | RemotePath, offset: int, target: memoryview, *, need: int | None = None) -> int:
+    def read(self, path: ShardPath, offset: int, target: memoryview, *, need: int | None = None) -> int:
         """Fill `target` from `offset` of a file or an object; see Reader."""
         return self.scatter(path, offset, [target], need=need)
 
-    def scatter(
-        self, path: Path | RemotePath, offset: int, targets: Sequence[memoryview], *, need: int | None = None
-    ) -> int:
+    def scatter(self, path: ShardPath, offset: int, targets: Sequence[memoryview], *, need: int | None = None) -> int:
         """Fill `targets` from consecutive bytes, by one read for each; see Reader."""
         if any(target.readonly for target in targets):
             raise TypeError("the target of a read must be writable; kvikio would write to it all the same")
@@ -94,19 +88,9 @@ class KvikioReader:
             )
         return done
 
-    def size_bytes(self, path: Path | RemotePath) -> int:
+    def size_bytes(self, path: ShardPath) -> int:
         """The size of a file now, of an object when it was first opened; raises ReadError as `read` does."""
         return self._here().opened(path, self._open).size_bytes()
-
-    @contextmanager
-    def fetched(self, path: RemotePath) -> Iterator[int]:
-        """A file descriptor of a copy of a whole object, for who walks all of it once; the copy goes with the block."""
-        size, piece = self.size_bytes(path), memoryview(bytearray(FETCH_BYTES))
-        with tempfile.TemporaryFile() as copy:
-            for offset in range(0, size, FETCH_BYTES):
-                copy.write(piece[: self.read(path, offset, piece, need=min(FETCH_BYTES, size - offset))])
-            copy.flush()
-            yield copy.fileno()
 
     def counters(self) -> dict[str, int]:
         """What kvikio counted in this process since this reader's first read; empty before it.
@@ -143,7 +127,7 @@ class KvikioReader:
                 self._session = _Session(host_only=self._host_only)
             return self._session
 
-    def _open(self, path: Path | RemotePath) -> Source:
+    def _open(self, path: ShardPath) -> Source:
         return RemoteObject(path) if isinstance(path, RemotePath) else LocalFile(path, evict_behind=self._evict_behind)
 
 
@@ -168,9 +152,9 @@ class _Session:
             kvikio.defaults.set("num_threads", max(POOL_THREADS, kvikio.defaults.get("num_threads")))
         self.monitor = kvikio.SummaryMonitor()
         self.lock = threading.Lock()
-        self._sources: OrderedDict[Path | RemotePath, Source] = OrderedDict()
+        self._sources: OrderedDict[ShardPath, Source] = OrderedDict()
 
-    def opened(self, path: Path | RemotePath, open_source: Callable[[Path | RemotePath], Source]) -> Source:
+    def opened(self, path: ShardPath, open_source: Callable[[ShardPath], Source]) -> Source:
         """The open file or object; the one used longest ago is let go where there are too many."""
         with self.lock:
             if path in self._sources:
@@ -189,7 +173,7 @@ class _Session:
             self._sources.clear()
 
 
-def _fill(source: Source, path: Path | RemotePath, offset: int, target: memoryview) -> int:
+def _fill(source: Source, path: ShardPath, offset: int, target: memoryview) -> int:
     """Fill `target` as far as the source goes; a file cut in the middle of a read is read again up to its new end."""
     size = source.size_bytes()
     while (count := min(len(target), size - offset)) > 0:

@@ -16,18 +16,12 @@ from typing import Any, Protocol
 
 from .page_cache import PAGE_BYTES
 from .readers import ReadError
-from .remote import CREDENTIALS, RemotePath
+from .remote import ANSWERS, RemotePath, ShardPath
 
 FAILURES = (ArithmeticError, LookupError, OSError, RuntimeError, ValueError)  # what C++ exceptions come as
 
 _PLACE_IN_SOURCE = re.compile(r"[^:\[]*\bat: \S+:\d+: ")
 _STATUS = re.compile(r"returned error: (\d{3})")
-_ANSWERS = {
-    "401": (errno.EACCES, f"the server refuses it (401); {CREDENTIALS}"),
-    "403": (errno.EACCES, f"the server refuses it (403); {CREDENTIALS}"),
-    "404": (errno.ENOENT, "the server has no such object (404)"),
-    "416": (errno.EIO, "the object is shorter than when it was opened (416); open the data set again"),
-}
 _UNTOUCHED = 0xA5
 
 
@@ -113,12 +107,12 @@ class RemoteObject:
             )
 
 
-def told(error: Exception, path: Path | RemotePath) -> tuple[int, str]:
+def told(error: Exception, path: ShardPath) -> tuple[int, str]:
     """An errno, and what kvikio said without places in its source and without credentials."""
     text = _PLACE_IN_SOURCE.sub("", str(error)).strip()
     if isinstance(path, RemotePath):
-        if (status := _STATUS.search(text)) and status[1] in _ANSWERS:
-            return _ANSWERS[status[1]]
+        if (status := _STATUS.search(text)) and status[1] in ANSWERS:
+            return ANSWERS[status[1]]
         text = text.replace(path.url, str(path))
     return errno.EIO, text
 

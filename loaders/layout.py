@@ -19,13 +19,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .fields import DLIO_FIELDS, NO_LABEL, First, LayoutError, Parsed, Shape, Wanted, is_dlio, parse_record
+from .remote import ShardPath
 from .tfrecord import FRAMING_BYTES, HEAD_BYTES, Feature, Frames, TFRecordError, walk_example
 
 _FIXED, _FREE, _VARINT_FREE = 0xFF, 0x00, 0x80
@@ -89,7 +89,7 @@ class LayoutProof:
         self.first: First | None = None
         self._spellings: dict[int, list[_Spelling]] = {}
 
-    def prove(self, fd: int, frames: Frames, *, path: Path) -> ShardLayout:
+    def prove(self, fd: int, frames: Frames, *, path: ShardPath) -> ShardLayout:
         """Find pixels and label of every record; LayoutError or TFRecordError names the first that does not fit."""
         lengths = frames.lengths
         if not len(lengths):
@@ -113,7 +113,7 @@ class LayoutProof:
         pixels = self.wanted.image_bytes(shape)
         return np.where(lengths >= pixels, lengths - pixels, lengths)
 
-    def _read_first(self, fd: int, length: int, path: Path) -> First:
+    def _read_first(self, fd: int, length: int, path: ShardPath) -> First:
         payload = memoryview(bytearray(length))
         read_exactly(fd, payload, HEAD_BYTES, path)
         if self.wanted == Wanted() and is_dlio(walk_example(payload, where=f"{path}: record 0")):
@@ -121,7 +121,7 @@ class LayoutProof:
         shape = parse_record(payload, self.wanted, where=f"{path}: record 0").shape
         return First(shape, f"record 0 of {path.name}")
 
-    def _prove_part(self, fd: int, edges: _Edges, found: ShardLayout, start: int, path: Path) -> None:
+    def _prove_part(self, fd: int, edges: _Edges, found: ShardLayout, start: int, path: ShardPath) -> None:
         """Compare with the spellings that are known; parse what is left in file order, and compare with that."""
         unknown = np.ones(len(edges.starts), dtype=bool)
         lengths = edges.frames.lengths
@@ -146,7 +146,7 @@ class LayoutProof:
                 known.append(self._spelling(parsed, edges, record))
                 _settle(known[-1], rows[length], groups[length], unknown, found)
 
-    def _parse(self, fd: int, edges: _Edges, record: int, where: str, path: Path) -> Parsed:
+    def _parse(self, fd: int, edges: _Edges, record: int, where: str, path: ShardPath) -> Parsed:
         """Parse a record from its edges, with zeros for pixels; where they do not lie between, from all its bytes."""
         length, head, tail = (int(column[record]) for column in (edges.frames.lengths, edges.heads, edges.tails))
         payload = memoryview(bytearray(length))
@@ -240,7 +240,7 @@ def _by_value(values: Int64s) -> list[Int64s]:
     return np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
 
 
-def _read_edges(fd: int, frames: Frames, heads: Int64s, tails: Int64s, path: Path) -> _Edges:
+def _read_edges(fd: int, frames: Frames, heads: Int64s, tails: Int64s, path: ShardPath) -> _Edges:
     sizes = heads + tails + FRAMING_BYTES
     starts = np.cumsum(sizes) - sizes
     flat = np.empty(int(sizes.sum()), dtype=np.uint8)
@@ -255,7 +255,7 @@ def _read_edges(fd: int, frames: Frames, heads: Int64s, tails: Int64s, path: Pat
     return _Edges(frames, heads, tails, starts, flat)
 
 
-def read_exactly(fd: int, target: memoryview, offset: int, path: Path) -> None:
+def read_exactly(fd: int, target: memoryview, offset: int, path: ShardPath) -> None:
     """Fill `target` from `offset` of the file; LayoutError where the file ends before."""
     done = 0
     while done < len(target):

@@ -19,12 +19,12 @@ import errno
 import mmap
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from .kept import KeptFiles
 from .page_cache import PAGE_BYTES
 from .readers import BufferedReader, ReadError, Request
+from .remote import ShardPath, local_files
 
 _MADV_POPULATE_READ = 22
 _MAP_NORESERVE = 0x4000
@@ -40,7 +40,7 @@ class Mapping:
     __slots__ = ("_address", "_kept", "_offset", "_path", "memory")
 
     def __init__(
-        self, memory: memoryview, address: int, path: Path, offset: int, *, kept: KeptFiles | None = None
+        self, memory: memoryview, address: int, path: ShardPath, offset: int, *, kept: KeptFiles | None = None
     ) -> None:
         self.memory = memory
         self._address = address
@@ -82,7 +82,7 @@ class MappedReader(BufferedReader):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_kept": {}}
 
-    def map(self, path: Path, offset: int, length: int) -> Mapping:
+    def map(self, path: ShardPath, offset: int, length: int) -> Mapping:
         """A private mapping of `length` bytes of the file from `offset`; raises ReadError where they are not there."""
         fd = self._opened(self._here(), path).fd
         kept = self._kept.get(os.getpid())
@@ -111,9 +111,9 @@ class MappedReader(BufferedReader):
         with self._here().lock:
             self.delivered_bytes += num_bytes
 
-    def check_sizes(self, paths: Sequence[Path], sizes: Sequence[int]) -> None:
+    def check_sizes(self, paths: Sequence[ShardPath], sizes: Sequence[int]) -> None:
         """Raise where a file is no longer as long as it was indexed: touching what is gone would be SIGBUS."""
-        for path, size in zip(paths, sizes, strict=True):
+        for path, size in zip(local_files(paths, user="engine mmap"), sizes, strict=True):
             if (found := path.stat().st_size) != size:
                 raise _cut(path, 0, size, found)
         if self._keeps and sum(sizes) <= KEPT_RAM_SHARE * os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES:
@@ -125,7 +125,7 @@ class MappedReader(BufferedReader):
         self._kept.pop(os.getpid(), None)
 
 
-def _map_range(fd: int, path: Path, offset: int, length: int) -> Mapping:
+def _map_range(fd: int, path: ShardPath, offset: int, length: int) -> Mapping:
     skew = offset % PAGE_BYTES
     flags, access = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
     try:
@@ -139,7 +139,7 @@ def _map_range(fd: int, path: Path, offset: int, length: int) -> Mapping:
     return Mapping(memoryview(pages)[skew : skew + length], address, path, offset)
 
 
-def _cut(path: Path, offset: int, need: int, size: int) -> ReadError:
+def _cut(path: ShardPath, offset: int, need: int, size: int) -> ReadError:
     return ReadError(
         errno.EIO,
         f"the file ends at byte {size}, and {need} bytes from byte {offset} were to be mapped; it is not as long as "

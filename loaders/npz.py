@@ -19,14 +19,13 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from .fields import DTYPES, NO_LABEL, Fields
+from .remote import ShardPath
 
 NPZ_SUFFIX = ".npz"
 
@@ -89,50 +88,44 @@ class _Header(NamedTuple):
     fortran: bool
 
 
-def read_sample(path: Path, wanted: NpzFormat) -> NpzSample:
-    """Find the array and the label of one file; NpzError says what is wrong with it and the way out."""
-    with path.open("rb") as file:
-        members = {member.name: member for member in _members(file, path)}
-        _check_names(members, wanted, path)
-        member = members[f"{wanted.sample}.npy"]
-        header = _npy_header(file.fileno(), member, path)
-        label = _label(file.fileno(), members, wanted, path)
+def read_sample(fd: int, wanted: NpzFormat, *, path: ShardPath) -> NpzSample:
+    """Find the array and the label of one open file; NpzError says what is wrong with it and the way out."""
+    members = {member.name: member for member in _members(fd, path)}
+    _check_names(members, wanted, path)
+    member = members[f"{wanted.sample}.npy"]
+    header = _npy_header(fd, member, path)
+    label = _label(fd, members, wanted, path)
     offset, length = member.offset + header.num_bytes, member.length - header.num_bytes
     _check_array(header, length, f"{path}: {member.name}")
     fortran = header.fortran and len(header.shape) > 1
     return NpzSample(offset, length, header.dtype.name, header.shape, fortran, label)
 
 
-def verify_npz(paths: Sequence[Path], *, progress: Callable[[int], None] | None = None) -> int:
-    """Hold every member of every file against its crc32; returns the bytes read, NpzError at the first wrong one."""
-    done = 0
-    for number, path in enumerate(paths):
-        with path.open("rb") as file:
-            for member in _members(file, path):
-                done += member.length
-                if _crc_of(file.fileno(), member, path) != member.crc:
-                    raise NpzError(
-                        f"{path}: the crc32 of {member.name} is wrong (sample {number}, {member.length} bytes at byte "
-                        f"{member.offset}); {_AGAIN}"
-                    )
-        if progress is not None:
-            progress(done)
-    return done
+def verify_npz(fd: int, *, sample: int, path: ShardPath) -> int:
+    """Hold every member of an open file against its crc32; returns the bytes read, NpzError at the first wrong one."""
+    members = _members(fd, path)
+    for member in members:
+        if _crc_of(fd, member, path) != member.crc:
+            raise NpzError(
+                f"{path}: the crc32 of {member.name} is wrong (sample {sample}, {member.length} bytes at byte "
+                f"{member.offset}); {_AGAIN}"
+            )
+    return sum(member.length for member in members)
 
 
-def _members(file: Any, path: Path) -> list[_Member]:
+def _members(fd: int, path: ShardPath) -> list[_Member]:
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open(fd, "rb", closefd=False) as file, zipfile.ZipFile(file) as archive:
             entries, directory_at = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError) as error:
         raise NpzError(f"{path}: no whole .npz file ({error}): truncated or something else; {_AGAIN}") from error
     names = [entry.filename for entry in entries]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise NpzError(f"{path}: holds {twice!r} twice; {_AGAIN}")
-    return [_member(file.fileno(), entry, directory_at, path) for entry in entries]
+    return [_member(fd, entry, directory_at, path) for entry in entries]
 
 
-def _member(fd: int, entry: zipfile.ZipInfo, directory_at: int, path: Path) -> _Member:
+def _member(fd: int, entry: zipfile.ZipInfo, directory_at: int, path: ShardPath) -> _Member:
     """The member as the directory has it, once its local header agrees."""
     where = f"{path}: {entry.filename}"
     if entry.flag_bits & _ENCRYPTED:
@@ -174,7 +167,7 @@ def _zip64_sizes(extra: bytes, where: str) -> tuple[int, int]:
     raise NpzError(f"{where}: its local header has no sizes, and no zip64 field with them; {_AGAIN}")
 
 
-def _check_names(members: dict[str, _Member], wanted: NpzFormat, path: Path) -> None:
+def _check_names(members: dict[str, _Member], wanted: NpzFormat, path: ShardPath) -> None:
     meant = [f"{name}.npy" for name in (wanted.sample, wanted.label) if name is not None]
     there = ", ".join(map(repr, members)) or "nothing"
     if meant[0] not in members or (not wanted.exact and meant[-1] not in members):
@@ -190,7 +183,7 @@ def _check_names(members: dict[str, _Member], wanted: NpzFormat, path: Path) -> 
         )
 
 
-def _npy_header(fd: int, member: _Member, path: Path) -> _Header:
+def _npy_header(fd: int, member: _Member, path: ShardPath) -> _Header:
     where = f"{path}: {member.name} (byte {member.offset})"
     head = os.pread(fd, min(12, member.length), member.offset)
     if head[:6] != b"\x93NUMPY" or len(head) < 12 or head[6] not in (1, 2, 3):
@@ -239,7 +232,7 @@ def _check_array(header: _Header, length: int, where: str) -> None:
         )
 
 
-def _label(fd: int, members: dict[str, _Member], wanted: NpzFormat, path: Path) -> int:
+def _label(fd: int, members: dict[str, _Member], wanted: NpzFormat, path: ShardPath) -> int:
     """The label where it is one whole number; else there is none, unless one was asked for by its name."""
     member = members.get(f"{wanted.label}.npy")
     if wanted.label is None or member is None:
@@ -258,7 +251,7 @@ def _label(fd: int, members: dict[str, _Member], wanted: NpzFormat, path: Path) 
     )
 
 
-def _crc_of(fd: int, member: _Member, path: Path) -> int:
+def _crc_of(fd: int, member: _Member, path: ShardPath) -> int:
     crc, at, end = 0, member.offset, member.offset + member.length
     while at < end:
         block = os.pread(fd, min(_BLOCK_BYTES, end - at), at)

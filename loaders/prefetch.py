@@ -17,7 +17,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol, Self
 
@@ -33,6 +32,7 @@ from .plan import Indices, batch_runs
 from .ragged import Arrays, sample_views
 from .reader_threads import PendingBatch, ReaderThreads, carry_out
 from .readers import READ_BYTES, Reader, read_bytes_of
+from .remote import ShardPath
 
 JOIN_TIMEOUT_S = 2.0
 DEFAULT_READ_BYTES = READ_BYTES
@@ -58,7 +58,7 @@ class Source(Protocol):
         """Where every record lies."""
 
     @property
-    def paths(self) -> Sequence[Path]:
+    def paths(self) -> Sequence[ShardPath]:
         """The shard files."""
 
     @property

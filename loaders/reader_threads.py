@@ -12,7 +12,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import SimpleQueue
 from time import monotonic
 
@@ -23,6 +22,7 @@ from .mapped import Mapping
 from .placement import Placement, Reads
 from .plan import Indices
 from .readers import Reader, read_all
+from .remote import ShardPath
 
 
 class EpochLeftError(Exception):
@@ -74,7 +74,7 @@ class ReaderThreads:
         self,
         num_threads: int,
         reader: Reader,
-        paths: Sequence[Path],
+        paths: Sequence[ShardPath],
         *,
         on_start: Callable[[int], None] | None = None,
     ) -> None:
@@ -128,7 +128,7 @@ def _serve(
     number: int,
     queue: SimpleQueue[_Task | None],
     reader: Reader,
-    paths: Sequence[Path],
+    paths: Sequence[ShardPath],
     on_start: Callable[[int], None] | None,
 ) -> None:
     start_error: BaseException | None = None
@@ -152,7 +152,7 @@ def _serve(
         del task, batch
 
 
-def carry_out(reader: Reader, paths: Sequence[Path], batch: PendingBatch, reads: Reads) -> int:
+def carry_out(reader: Reader, paths: Sequence[ShardPath], batch: PendingBatch, reads: Reads) -> int:
     """Do some reads of a batch; returns the bytes delivered."""
     starts, needs = reads.buffer_offsets.tolist(), reads.needs.tolist()
     if batch.mapping is not None:

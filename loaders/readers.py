@@ -17,17 +17,17 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from .buffers import ALIGNMENT_BYTES, Buffer
 from .page_cache import PAGE_BYTES
+from .remote import RemotePath, ShardPath
 
 MAX_OPEN_FILES = 256
 READ_BYTES = 4 << 20  # several threads then share a batch, and its pages are still in the processor's cache
 DIRECT_READ_BYTES = 32 << 20  # the kernel sends a read to the device in many pieces at once: a large one keeps it busy
 
-Request = tuple[Path, int, Sequence[memoryview], int]  # path, offset, targets, bytes that must come
+Request = tuple[ShardPath, int, Sequence[memoryview], int]  # path, offset, targets, bytes that must come
 
 
 class ReadError(OSError):
@@ -59,13 +59,13 @@ class Reader(Protocol):
     def delivered_bytes(self) -> int:
         """What all read calls returned so far, aligned supersets included."""
 
-    def read(self, path: Path, offset: int, target: memoryview, *, need: int | None = None) -> int:
+    def read(self, path: ShardPath, offset: int, target: memoryview, *, need: int | None = None) -> int:
         """Fill `target` from `offset`; returns the bytes delivered, at least `need` (default: all of `target`).
 
         Raises ReadError with file and offset at an I/O error, or where the file ends before `need` bytes.
         """
 
-    def scatter(self, path: Path, offset: int, targets: Sequence[memoryview], *, need: int | None = None) -> int:
+    def scatter(self, path: ShardPath, offset: int, targets: Sequence[memoryview], *, need: int | None = None) -> int:
         """Fill `targets`, one behind the other, from consecutive bytes; at most 1024 of them.  Else as `read`."""
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class _OpenFiles:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.files: OrderedDict[Path, OpenFile] = OrderedDict()
+        self.files: OrderedDict[ShardPath, OpenFile] = OrderedDict()
 
 
 class _FileReader:
@@ -110,11 +110,11 @@ class _FileReader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_by_process": {}}
 
-    def read(self, path: Path, offset: int, target: memoryview, *, need: int | None = None) -> int:
+    def read(self, path: ShardPath, offset: int, target: memoryview, *, need: int | None = None) -> int:
         """Fill `target` from `offset` of `path`; see Reader."""
         return self.scatter(path, offset, [target], need=need)
 
-    def scatter(self, path: Path, offset: int, targets: Sequence[memoryview], *, need: int | None = None) -> int:
+    def scatter(self, path: ShardPath, offset: int, targets: Sequence[memoryview], *, need: int | None = None) -> int:
         """Fill `targets` from `offset` of `path`; see Reader."""
         wanted = sum(map(len, targets))
         need = wanted if need is None else need
@@ -157,7 +157,7 @@ class _FileReader:
             self.delivered_bytes += whole
         return whole + apart
 
-    def opened(self, path: Path) -> OpenFile:
+    def opened(self, path: ShardPath) -> OpenFile:
         """The open file of `path`; its descriptor is open as long as what is returned here is kept."""
         return self._opened(self._here(), path)
 
@@ -171,7 +171,7 @@ class _FileReader:
         process = os.getpid()
         return self._by_process.get(process) or self._by_process.setdefault(process, _OpenFiles())
 
-    def _read_fully(self, fd: int, path: Path, offset: int, targets: Sequence[memoryview], wanted: int) -> int:
+    def _read_fully(self, fd: int, path: ShardPath, offset: int, targets: Sequence[memoryview], wanted: int) -> int:
         done = 0
         while done < wanted:
             try:
@@ -192,7 +192,7 @@ class _FileReader:
     def _after_read(self, fd: int, offset: int, count: int) -> None:
         """Nothing, unless an engine wants the page cache emptied behind it."""
 
-    def _opened(self, mine: _OpenFiles, path: Path) -> OpenFile:
+    def _opened(self, mine: _OpenFiles, path: ShardPath) -> OpenFile:
         with mine.lock:
             if path in mine.files:
                 mine.files.move_to_end(path)
@@ -204,7 +204,10 @@ class _FileReader:
                 mine.files.popitem(last=False)
         return file
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: ShardPath) -> int:
+        if isinstance(path, RemotePath):
+            text = f"an object on a server, and engine {self.engine} reads files; use auto, remote or kvikio"
+            raise ReadError(errno.EINVAL, text, str(path))
         try:
             return os.open(path, self._flags)
         except OSError as error:
@@ -225,7 +228,7 @@ class BufferedReader(_FileReader):
         self._evict_behind = evict_behind
         self._readahead = not (random_access or evict_behind)
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: ShardPath) -> int:
         fd = super()._open(path)
         if not self._readahead:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
@@ -244,7 +247,7 @@ class DirectReader(_FileReader):
     scatters = False  # every part would have to be aligned
     _flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: ShardPath) -> int:
         try:
             return super()._open(path)
         except ReadError as error:
@@ -286,7 +289,7 @@ def _rest(targets: Sequence[memoryview], done: int) -> list[memoryview]:
     return left
 
 
-def direct_refused(sample: Path) -> str | None:
+def direct_refused(sample: ShardPath) -> str | None:
     """Why O_DIRECT does not work on `sample`'s file system, or None; one aligned block is really read."""
     reader = DirectReader()
     buffer = Buffer(ALIGNMENT_BYTES)
@@ -303,5 +306,5 @@ def direct_refused(sample: Path) -> str | None:
     return None
 
 
-def _refused(path: Path) -> DirectRefusedError:
+def _refused(path: ShardPath) -> DirectRefusedError:
     return DirectRefusedError(errno.EINVAL, "the file system refuses O_DIRECT", str(path))

@@ -1,42 +1,52 @@
-"""Remote objects: their addresses, and the shards under an S3 prefix.
+"""Remote objects: their addresses.
 
     s3://bucket/key     the key as it is, unencoded; AWS_* variables say who asks and where (see CREDENTIALS)
     https://host/path   a whole URL, encoded as URLs are; presigned ones carry their own signature
 
-Reading them is the kvikio engine's, see `kvikio_reader`.  An address shown anywhere, in an error, a record or a
-process list, is shown without user, password and query: those may be credentials.
+`objects` lists and describes them, `remote_reader` and `kvikio_reader` read them.  An address shown anywhere, in an
+error or a record, is shown without user, password and query: those may be credentials.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote, urlsplit
-
-from .discovery import SHARD_SUFFIXES, is_shard_name
-from .tensors import DESCRIPTION_NAME
 
 SCHEMES = ("s3", "http", "https")
 CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION and, where it is not AWS, AWS_ENDPOINT_URL; "
     "without a key only public objects can be read"
 )
-LIST_LIMIT = timedelta(seconds=30)
+ANSWERS = {
+    "401": (errno.EACCES, f"the server refuses it (401); {CREDENTIALS}"),
+    "403": (errno.EACCES, f"the server refuses it (403); {CREDENTIALS}"),
+    "404": (errno.ENOENT, "the server has no such object (404)"),
+    "416": (errno.EIO, "the object is shorter than when it was opened (416); open the data set again"),
+}
+
+_ADDRESS = re.compile(rf"\b({'|'.join(SCHEMES)})://[^\s\"'<>]+", re.IGNORECASE)
 
 
 class RemotePathError(ValueError):
-    """An address that names no object."""
+    """An address that names no object, or one given to what reads files only."""
 
     exit_status: ClassVar[int] = 2
 
 
-class RemoteListError(OSError):
-    """The objects under a prefix cannot be listed."""
+class ObjectError(OSError):
+    """An object on a server cannot be read."""
 
     exit_status: ClassVar[int] = 4
+
+
+class RemoteListError(ObjectError):
+    """The objects under a prefix cannot be listed, or are not all shards."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,7 +57,8 @@ class RemotePath:
 
     def __post_init__(self) -> None:
         if not is_remote(self.url):
-            raise RemotePathError(f"{self.url}: not a remote address; write s3://bucket/key, http:// or https://")
+            text = re.sub(r"//[^/]*@", "//", self.url.partition("?")[0])
+            raise RemotePathError(f"{text}: not a remote address; write s3://bucket/key, http:// or https://")
         if not (self.place and self.key):
             raise RemotePathError(f"{self}: names no object; write s3://bucket/key or https://host/path")
 
@@ -79,6 +90,21 @@ class RemotePath:
         return self.key.rpartition("/")[2]
 
     @property
+    def suffix(self) -> str:
+        """As of a Path: the last dot of the name and what follows it."""
+        return Path(self.name).suffix
+
+    @property
+    def folder(self) -> str:
+        """The address up to the name, without credentials and the last slash."""
+        return str(self).rpartition("/")[0]
+
+    def sibling(self, name: str) -> RemotePath:
+        """Another object beside this one; a query is that of this one alone."""
+        url = self.url if self.scheme == "s3" else self.url.partition("#")[0].partition("?")[0]
+        return RemotePath(f"{url.rpartition('/')[0]}/{name}")
+
+    @property
     def is_presigned(self) -> bool:
         """Whether the address carries S3's signature in its query."""
         return "X-Amz-Signature=" in urlsplit(self.url).query
@@ -95,62 +121,42 @@ class RemotePath:
         return f"https://{self.place}.s3.{region}.amazonaws.com/{quote(self.key)}"
 
 
+ShardPath = Path | RemotePath  # where a shard is: a file, or an object on a server
+
+
 def is_remote(source: object) -> bool:
     """Whether this is the address of something remote, and not a path."""
     return isinstance(source, str) and "://" in source and source.partition("://")[0].lower() in SCHEMES
 
 
-def remote_shards(url: str) -> list[RemotePath]:
-    """The shards right under an S3 prefix, by the rule of a data folder: anything else that is there is an error.
+def folder_of(path: ShardPath) -> Path | str:
+    """The folder of a file; of an object its address up to the name, without credentials."""
+    return path.folder if isinstance(path, RemotePath) else path.parent
 
-    obstore (extra `s3`) does the listing, which kvikio cannot: one package without dependencies, and it takes the same
-    AWS_* variables.  http servers have no listing: give the addresses of the shards.
-    """
-    scheme, _, rest = url.partition("://")
-    if scheme.lower() != "s3":
-        raise RemotePathError(f"{scheme}://...: only an s3:// prefix can be listed; give the addresses of the shards")
-    bucket, _, prefix = rest.partition("/")
-    objects, folders = _list(bucket, prefix.rstrip("/"))
-    shards = [path for path in objects if is_shard_name(path.name) and not path.name.startswith(".")]
-    for path in sorted(folders + objects, key=str):
-        if path not in shards and path.name != DESCRIPTION_NAME and not path.name.startswith("."):
-            raise RemoteListError(
-                errno.EINVAL,
-                f"{'a prefix' if path in folders else 'an object'} that is no shard ({', '.join(SHARD_SUFFIXES)}); "
-                f"move it elsewhere, or give the addresses of the shards",
-                str(path),
+
+def local_files(paths: Iterable[ShardPath], *, user: str) -> list[Path]:
+    """The same paths, all of which are files; RemotePathError for an object, which `user` does not read."""
+    files: list[Path] = []
+    for path in paths:
+        if isinstance(path, RemotePath):
+            raise RemotePathError(
+                f"{path}: {user} reads files only; copy the shards to a folder, as `iobench stage` does"
             )
-    if not shards:
-        raise RemoteListError(errno.ENOENT, "no shards right under this prefix; copy some there", url)
-    return shards
+        files.append(path)
+    return files
 
 
-def _list(bucket: str, prefix: str) -> tuple[list[RemotePath], list[RemotePath]]:
-    """The objects right under a prefix, and the prefixes below it."""
-    place = f"s3://{bucket}/{prefix}"
-    try:
-        import obstore
-        from obstore.exceptions import BaseError
-        from obstore.store import S3Store
-    except ImportError as error:
-        text = "listing needs obstore; install iobench with its extra `s3`, or give the addresses of the shards"
-        raise RemoteListError(errno.ENOSYS, text, place) from error
-    try:
-        store = S3Store(
-            bucket,
-            skip_signature="AWS_ACCESS_KEY_ID" not in os.environ,
-            client_options={
-                "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
-                "timeout": LIST_LIMIT,
-            },
-            retry_config={"max_retries": 2, "retry_timeout": LIST_LIMIT},
-        )
-        found = obstore.list_with_delimiter(store, prefix or None)
-    except (BaseError, OSError, ValueError) as error:
-        told = str(error).partition("\n")[0].partition(": <?xml")[0]
-        raise RemoteListError(errno.EIO, f"cannot be listed: {told}; {CREDENTIALS}", place) from None
-    objects = sorted(entry["path"] for entry in found["objects"])
-    return (
-        [RemotePath(f"s3://{bucket}/{key}") for key in objects],
-        [RemotePath(f"s3://{bucket}/{key}") for key in found["common_prefixes"]],
-    )
+def shown_address(address: str) -> str:
+    """An address of an object or a prefix without user, password and query; other text as it is."""
+    if not is_remote(address):
+        return address
+    scheme, _, rest = address.partition("://")
+    place, slash, key = rest.partition("/")
+    if scheme.lower() != "s3":
+        place, key = (part.partition("#")[0].partition("?")[0] for part in (place, key))
+    return f"{scheme.lower()}://{place.rpartition('@')[2]}{slash}{key}"
+
+
+def without_credentials(text: str) -> str:
+    """Text, such as a message or a word of a command, in which addresses are shown without credentials."""
+    return _ADDRESS.sub(lambda found: shown_address(found[0]), text)

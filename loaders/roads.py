@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from .engines import EngineName
 from .plan import Indices, ShuffleMode
+from .remote import local_files
 from .shards import open_index
 from .tfrecord import FRAMING_BYTES, walk_frames
 
@@ -72,7 +73,8 @@ class Records:
     """Where every record's pixels lie: `shards[i]` and `offsets[i]` of record i, at one `stride` where there is one."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        plain, index = open_index(paths)
+        found, index = open_index(paths)
+        plain = local_files(found, user="a comparison with other loaders")
         layout = index.layout
         if layout.ragged:
             raise RoadError(f"{plain[0]}: samples of unequal size are not compared; leave --peers out")

@@ -15,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Protocol, get_args
 
-from .counters.backends import route_by_backends
+from .counters.backends import class_of, route_by_backends
+from .counters.choice import counter_for_objects
 from .counters.counter import CounterSet, NoCounter, moved
 from .evidence import Route, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
 from .page_cache import PAGE_BYTES, resident_bytes
 from .prefetch import Tally
 from .readers import Reader
+from .remote import RemotePath, ShardPath
 
 MAX_SAMPLED_SHARDS = 256  # each one is opened to ask what of it is resident; on NFS that is a round trip
 SAMPLED_PIECE_BYTES = 32 << 20  # of each one: without cachestat every page is looked at
@@ -49,7 +51,7 @@ class Watched(Protocol):
     """What evidence needs of a shard set."""
 
     @property
-    def paths(self) -> Sequence[Path]:
+    def paths(self) -> Sequence[ShardPath]:
         """The shard files."""
 
     @property
@@ -84,10 +86,10 @@ class RouteWatch:
 
     def __init__(self, shards: Watched) -> None:
         self._shards = shards
-        self._counter = _counter_of(shards.paths)
-        self._sample = _spread(shards.paths)
+        self._counter = counter_of(shards.paths)
+        self._sample = _spread(_files(shards.paths))
         self._cache_fraction = _resident_share(self._sample)
-        self._before = _own_counters(shards.reader)
+        self._before = own_counters(shards.reader)
         self._counted, self._process_before = self._counter.snapshot(), process_read_bytes()
         self._begun = time.perf_counter()
 
@@ -98,7 +100,7 @@ class RouteWatch:
         """
         went = moved(self._counted, self._counter.snapshot())
         mine, elapsed_s = _difference(process_read_bytes(), self._process_before), time.perf_counter() - self._begun
-        own = {name: count - self._before.get(name, 0) for name, count in _own_counters(self._shards.reader).items()}
+        own = {name: count - self._before.get(name, 0) for name, count in own_counters(self._shards.reader).items()}
         rate = self._background(background_s) if background_s is not None else None
         found = judge(
             self._counter,
@@ -113,11 +115,11 @@ class RouteWatch:
             process_bytes=mine,
             beside=went,
         )
-        found = _by_own_counters(found, own)
+        found = by_own_counters(found, own)
         counters = {**found.counters, **own, "cache_sampled_shards": len(self._sample)}
         if rate is None:
             counters["background_bytes"] = None
-        requested: Route = self._shards.require_route or ("remote" if _is_remote(self._shards.paths) else "host")
+        requested: Route = self._shards.require_route or ("host" if _files(self._shards.paths) else "remote")
         return replace(found, requested_route=requested, counters=counters)
 
     def check(self, evidence: RouteEvidence) -> None:
@@ -143,8 +145,8 @@ class RouteWatch:
         return rate
 
 
-def _by_own_counters(found: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:
-    """The route by what the reader itself counted, where it counts."""
+def by_own_counters(found: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:
+    """The evidence with the route by what the reader itself counted, where it counts."""
     nvidia_fs = found.counters.get("nvidia_fs_read_bytes")
     told = route_by_backends(own, nvidia_fs_bytes=nvidia_fs if isinstance(nvidia_fs, int) else None)
     if told is None:
@@ -152,30 +154,34 @@ def _by_own_counters(found: RouteEvidence, own: Mapping[str, int]) -> RouteEvide
     route, words = told
     if route == "unknown":
         return replace(found, observed_route=route, route_evidence=f"route not proven: {words}")
-    return replace(found, observed_route=route, route_evidence=words, counter_class="exact")
+    return replace(found, observed_route=route, route_evidence=words, counter_class=class_of(own))
 
 
 def _difference(after: int | None, before: int | None) -> int | None:
     return None if after is None or before is None else after - before
 
 
-def _own_counters(reader: Reader) -> dict[str, int]:
+def own_counters(reader: Reader) -> dict[str, int]:
     """What the reader counts by itself; most count nothing."""
     counters = getattr(reader, "counters", None)
     return dict(counters()) if callable(counters) else {}
 
 
-def _counter_of(paths: Sequence[Path]) -> CounterSet:
-    if _is_remote(paths):
-        return CounterSet(NoCounter("objects on a server lie on no device of this machine"))
+def counter_of(paths: Sequence[ShardPath]) -> CounterSet:
+    """The counters that see what is read of these shards; where there are none the reason why."""
+    files = _files(paths)
+    if not files:
+        return counter_for_objects()
     try:
-        return counter_for(paths)
+        return counter_for(files)
     except OSError as error:  # a loop that asks for no evidence must not end for want of it
         return CounterSet(NoCounter(f"the device's counter cannot be read: {error}"))
 
 
-def _is_remote(paths: Sequence[Path]) -> bool:
-    return not all(isinstance(path, Path) for path in paths)
+def _files(paths: Sequence[ShardPath]) -> list[Path]:
+    """The same paths where they are files; none where they are objects on a server."""
+    files = [path for path in paths if not isinstance(path, RemotePath)]
+    return files if len(files) == len(paths) else []
 
 
 def _resident_share(paths: Sequence[Path]) -> float | None:
@@ -197,6 +203,6 @@ def _resident_share(paths: Sequence[Path]) -> float | None:
 
 
 def _spread(paths: Sequence[Path]) -> list[Path]:
-    """At most MAX_SAMPLED_SHARDS of them, evenly spread; none where they are no files."""
+    """At most MAX_SAMPLED_SHARDS of them, evenly spread."""
     step = -(-len(paths) // MAX_SAMPLED_SHARDS)
-    return [] if _is_remote(paths) else list(paths[:: max(1, step)])
+    return list(paths[:: max(1, step)])

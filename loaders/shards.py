@@ -1,6 +1,6 @@
-"""Shard sets: a map-style data set over the records of several files.
+"""Shard sets: a map-style data set over the records of several files, or of objects on a server.
 
-path | glob | list -> shard files -> ShardIndex -> ShardSet: len, [i], __getitems__
+path | glob | address | list -> shards -> ShardIndex -> ShardSet: len, [i], __getitems__
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, get_args
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
 from .buffers import BufferPool
 from .compressed import plain_shards
 from .decode import buffer_bytes
-from .discovery import find_shards
+from .discovery import ShardSource, find_shards
 from .engines import EngineName, open_reader
 from .evidence import Route
 from .fields import Fields, Shape
@@ -25,6 +25,7 @@ from .plan import SHUFFLE_MODES, Indices, ShuffleMode
 from .prefetch import Prefetcher, RawBatch, Tally
 from .ragged import pool_bytes
 from .readers import Reader
+from .remote import ShardPath, local_files
 from .route import refuse_route
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class ShardSet(_Samples):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[ShardPath],
         index: ShardIndex,
         reader: Reader,
         *,
@@ -66,7 +67,7 @@ class ShardSet(_Samples):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
         refuse_route(require_route, engine=reader.engine)
-        self.paths: Sequence[Path] = tuple(paths)
+        self.paths: Sequence[ShardPath] = tuple(paths)
         self.index = index
         self.reader: Reader = reader
         self.engine_reason = engine_reason
@@ -81,7 +82,7 @@ class ShardSet(_Samples):
     @classmethod
     def open(
         cls,
-        source: str | Path | Sequence[str | Path],
+        source: ShardSource,
         *,
         engine: EngineName | Reader = "auto",
         shuffle_mode: ShuffleMode = "records",
@@ -94,20 +95,22 @@ class ShardSet(_Samples):
         shape: Shape | None = None,
         dtype: str | None = None,
     ) -> ShardSet:
-        """Open the shards of a folder, a glob, one file or a list of files; builds the index on first use.
+        """Open the shards of a folder, a glob, one file, or a list of files; builds the index on first use.
+
+        Or of an S3 prefix (s3://bucket/prefix), one object's address (s3://bucket/key, https://host/file.tfrecord), or
+        a list of such: `auto` reads them with kvikio where a CUDA driver is, else with `remote`, which needs none.
 
         `transform` takes a batch of images (B, C, H, W) and runs once per batch.  `fields` names the features of
         TFRecords where they are not TensorFlow's own; `shape` (H, W, C) is needed where the shards do not say it, and
         `dtype` is that of the pixels, uint8 unless given or said by dataset.json.  Raises ShardSetError,
         ShardFormatError, LayoutError, TensorShardError, CompressedShardError or TFRecordError with the file and the
-        way out; DirectRefusedError where `direct` is not possible, RouteRefusedError where `require_route` is not.
+        way out, ObjectError or RemotePathError with the address; EngineError for an engine that does not read such
+        shards, DirectRefusedError where `direct` is not possible, RouteRefusedError where `require_route` is not.
         """
         refuse_route(require_route, engine=engine if isinstance(engine, str) else engine.engine)
         paths, index = open_index(source, fields=fields, shape=shape, dtype=dtype)
         reason = "handed in"
         if isinstance(engine, str):
-            if engine not in get_args(EngineName):
-                raise ValueError(f"engine {engine!r} is not one of {', '.join(get_args(EngineName))}")
             reader, reason = open_reader(engine, paths[0])
         else:
             reader = engine
@@ -198,19 +201,24 @@ class ShardSet(_Samples):
         labels = torch.from_numpy(self.index.labels[batch.records])
         return (images if self.transform is None else self.transform(images)), labels
 
+    @property
+    def files(self) -> list[Path]:
+        """The shards as files, for who reads files only; RemotePathError where they are objects on a server."""
+        return local_files(self.paths, user="this")
+
     def close(self) -> None:
         """Close the files."""
         self.reader.close()
 
 
 def open_index(
-    source: str | Path | Sequence[str | Path],
+    source: ShardSource,
     *,
     fields: Fields | None = None,
     shape: Shape | None = None,
     dtype: str | None = None,
     progress: Progress | None = None,
-) -> tuple[list[Path], ShardIndex]:
+) -> tuple[list[ShardPath], ShardIndex]:
     """The files to read and their index; of compressed shards these are plain copies, which the status says."""
     paths, said = plain_shards(find_shards(source))
     index = load_index(paths, fields=fields, shape=shape, dtype=dtype, progress=progress)

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +27,8 @@ import xxhash
 
 from .fields import NO_LABEL, Shape, Wanted, said
 from .layout import read_exactly
+from .objects import read_beside
+from .remote import RemotePath, ShardPath, folder_of
 
 DESCRIPTION_NAME = "dataset.json"
 SUFFIX = ".tensors"
@@ -63,10 +65,10 @@ def record_bytes_of(payload_bytes: int) -> int:
     return -(-(payload_bytes + LABEL_BYTES) // BOUNDARY_BYTES) * BOUNDARY_BYTES
 
 
-def find_format(paths: Sequence[Path], *, shape: Shape | None = None, dtype: str | None = None) -> TensorFormat:
+def find_format(paths: Sequence[ShardPath], *, shape: Shape | None = None, dtype: str | None = None) -> TensorFormat:
     """What dataset.json beside the shards says of them, else what is given; TensorShardError where they disagree."""
-    description = paths[0].parent / DESCRIPTION_NAME
-    described = _read_description(description) if description.is_file() else None
+    described = _described(paths[0])
+    description = f"{folder_of(paths[0])}/{DESCRIPTION_NAME}"
     if described is None or not any(path.name in described.digests for path in paths):
         if shape is None:
             raise TensorShardError(
@@ -83,7 +85,7 @@ def find_format(paths: Sequence[Path], *, shape: Shape | None = None, dtype: str
     return described
 
 
-def count_records(path: Path, size_bytes: int, format: TensorFormat) -> int:  # noqa: A002  # the field's word
+def count_records(path: ShardPath, size_bytes: int, format: TensorFormat) -> int:  # noqa: A002  # the field's word
     """How many records a shard of this size holds; TensorShardError where that is no whole number."""
     count, rest = divmod(size_bytes, format.record_bytes)
     if count and not rest:
@@ -106,7 +108,7 @@ def count_records(path: Path, size_bytes: int, format: TensorFormat) -> int:  # 
     )
 
 
-def read_labels(fd: int, num_records: int, format: TensorFormat, *, path: Path) -> npt.NDArray[np.int64]:  # noqa: A002
+def read_labels(fd: int, num_records: int, format: TensorFormat, *, path: ShardPath) -> npt.NDArray[np.int64]:  # noqa: A002
     """Labels int64 (n,) of a shard, NO_LABEL where it has none; what lies behind a label must be zeros."""
     labels = np.full(num_records, NO_LABEL, dtype=np.int64)
     if not format.labelled:
@@ -129,31 +131,36 @@ def read_labels(fd: int, num_records: int, format: TensorFormat, *, path: Path) 
     return labels
 
 
-def verify_digests(
-    paths: Sequence[Path], digests: Mapping[str, str], *, progress: Callable[[int], None] | None = None
-) -> int:
-    """Compare each shard's bytes with its digest; returns the bytes read, names the first shard that is wrong."""
-    block = memoryview(bytearray(_BLOCK_BYTES))
-    total = 0
-    for path in paths:
-        digest = xxhash.xxh3_128()
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(block):
-                digest.update(block[:count])
-                total += count
-        if digest.hexdigest() != digests.get(path.name):
-            raise TensorShardError(
-                f"{path}: its bytes are not those that {DESCRIPTION_NAME} has the xxh3_128 of; copy or generate "
-                f"it again"
-            )
-        if progress is not None:
-            progress(total)
+def verify_digest(fd: int, digest: str | None, *, path: ShardPath) -> int:
+    """Compare an open shard's bytes with its digest; returns the bytes read, TensorShardError where it is wrong."""
+    block, total, found = memoryview(bytearray(_BLOCK_BYTES)), 0, xxhash.xxh3_128()
+    while count := os.preadv(fd, [block], total):
+        found.update(block[:count])
+        total += count
+    if found.hexdigest() != digest:
+        raise TensorShardError(
+            f"{path}: its bytes are not those that {DESCRIPTION_NAME} has the xxh3_128 of; copy or generate it again"
+        )
     return total
 
 
-def _read_description(path: Path) -> TensorFormat:
+def _described(shard: ShardPath) -> TensorFormat | None:
+    """What dataset.json beside a shard says, where there is one."""
+    if isinstance(shard, RemotePath):
+        text = read_beside(shard, DESCRIPTION_NAME)
+        return None if text is None else _read_description(text, f"{shard.folder}/{DESCRIPTION_NAME}")
+    description = shard.parent / DESCRIPTION_NAME
+    if not description.is_file():
+        return None
     try:
-        described: dict[str, Any] = json.loads(path.read_text())
+        return _read_description(description.read_bytes(), str(description))
+    except OSError as error:
+        raise TensorShardError(f"{description}: cannot be read ({error.strerror}); generate the data again") from error
+
+
+def _read_description(text: bytes, path: str) -> TensorFormat:
+    try:
+        described: dict[str, Any] = json.loads(text)
         if described["format"] != "tensors":
             raise TensorShardError(f"{path}: describes {described['format']} shards; move the tensor shards elsewhere")
         height, width, channels = (int(size) for size in described["shape"])
@@ -162,7 +169,7 @@ def _read_description(path: Path) -> TensorFormat:
         record_bytes = int(described["record_bytes"])
     except TensorShardError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise TensorShardError(f"{path}: not a data set's description ({error}); generate the data again") from error
     shape = height, width, channels
     if record_bytes != record_bytes_of(wanted.image_bytes(shape)):

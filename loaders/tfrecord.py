@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterator, Mapping
-from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
+
+from .remote import ShardPath
 
 HEAD_BYTES = 12
 FOOT_BYTES = 4
@@ -231,7 +232,7 @@ def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
     raise TFRecordError(f"varint at byte {at} is longer than 10 bytes or runs past byte {end}, the end of its message")
 
 
-def walk_frames(fd: int, size_bytes: int, *, path: str | Path) -> Frames:
+def walk_frames(fd: int, size_bytes: int, *, path: str | ShardPath) -> Frames:
     """Find every record of the file open as `fd` by its 12-byte head; each length crc is checked, no payload is.
 
     Where the size is a whole multiple of the first record, all heads are first compared with that record's; from the
@@ -265,14 +266,14 @@ def _count_same_heads(fd: int, head: bytes, num_records: int, stride: int) -> in
     return num_records
 
 
-def _walk(fd: int, record: int, offset: int, size_bytes: int, path: str | Path) -> Iterator[int]:
+def _walk(fd: int, record: int, offset: int, size_bytes: int, path: str | ShardPath) -> Iterator[int]:
     while offset < size_bytes:
         length = _checked_length(_read(fd, HEAD_BYTES, offset), record, offset, size_bytes, path)
         yield length
         offset, record = offset + length + FRAMING_BYTES, record + 1
 
 
-def _checked_length(head: bytes, record: int, offset: int, size_bytes: int, path: str | Path) -> int:
+def _checked_length(head: bytes, record: int, offset: int, size_bytes: int, path: str | ShardPath) -> int:
     """The length in a record's head once its crc and the file's size agree with it."""
     if len(head) < HEAD_BYTES or masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
         rule = f"length crc is wrong at byte {offset + 8} (record {record})"
@@ -294,7 +295,9 @@ def _looks_like(head: bytes) -> str:
     return f"this is no TFRecord file or a damaged one; take it out of the data folder, or {_AGAIN}"
 
 
-def verify_payload_crc(fd: int, offsets: NDArray[np.int64], lengths: NDArray[np.int64], *, path: str | Path) -> None:
+def verify_payload_crc(
+    fd: int, offsets: NDArray[np.int64], lengths: NDArray[np.int64], *, path: str | ShardPath
+) -> None:
     """Read the records that `walk_frames` found and check each payload's crc; raises at the first that is wrong."""
     for record, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
         start, stop = offset + HEAD_BYTES, offset + HEAD_BYTES + length

@@ -23,6 +23,7 @@ from ..loaders.baselines import candidates
 from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, moved, total
 from ..loaders.index import ShardIndex
 from ..loaders.page_cache import cache_fraction, evict, warm
+from ..loaders.remote import local_files
 from ..loaders.roads import RoadOptions
 from ..loaders.shards import open_index
 from ..results.record import Metric
@@ -119,7 +120,8 @@ def open_contest(path: Path, options: RoadOptions, *, consumer: Consumer, second
     paths, index = open_index(path)
     if index.layout.ragged:
         raise WorkloadError(f"{path}: samples of unequal size are read by our loader alone; leave --peers out")
-    contest = Contest(tuple(paths), index, consumer, "cold" if options.cold else "warm", seconds)
+    files = tuple(local_files(paths, user="a comparison with other loaders"))
+    contest = Contest(files, index, consumer, "cold" if options.cold else "warm", seconds)
     needed = COLD_RAMPS * read_ahead_images(options)
     if not options.cold:
         require_room_to_warm(contest.num_bytes)

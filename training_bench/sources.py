@@ -78,14 +78,14 @@ class Shards(BatchSource):
         self._reader, _ = open_reader(engine, found.paths[0], evict_behind=engine != "direct")
         self._shards = ShardSet(found.paths, found.index, self._reader)
         self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=plan.prefetch_depth)
-        self._counter = counter_for(found.paths)
+        self._counter = counter_for(found.files)
         self.counter_name = self._counter.name
         self._tally = Tally()
         self._seen = 0, 0
 
     def prepare(self) -> tuple[float | None, dict[str, int]]:
         """Out of the page cache, before a block begins."""
-        evict(self._shards.paths)
+        evict(self._shards.files)
         return self.resident(), self.counters()
 
     def counters(self) -> dict[str, int]:
@@ -94,7 +94,7 @@ class Shards(BatchSource):
 
     def resident(self) -> float | None:
         """The share of the shards that is in the page cache."""
-        return cache_fraction(self._shards.paths)
+        return cache_fraction(self._shards.files)
 
     @contextmanager
     def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:

@@ -1,8 +1,9 @@
-"""What a reader says of its own bytes: kvikio's SummaryMonitor counts them for each backend.
+"""What a reader says of its own bytes: kvikio's SummaryMonitor counts them for each backend, the remote engine itself.
 
     kvikio_posix_bytes          through host memory
     kvikio_gds_bytes            handed to cuFile, which may still take another way inside (compatibility mode, P2PDMA)
     kvikio_remote_http_bytes    from a server
+    obstore_remote_bytes        from a server, as the reader counted its answers
 
 So bytes handed to cuFile are `gds` only where nvidia-fs has counted them, too; one of the two alone proves nothing.
 """
@@ -13,12 +14,13 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from .counter import CounterClass
 from .nvidia_fs import RESOLUTION_BYTES
 
 BackendRoute = Literal["host", "bounce", "gds", "remote", "unknown"]
 
 AGREEMENT = 0.98
-_BACKEND_BYTES = re.compile(r"kvikio_([a-z0-9]+)\w*_bytes")
+_BACKEND_BYTES = re.compile(r"(?:kvikio|obstore)_([a-z0-9]+)\w*_bytes")
 
 
 def route_by_backends(
@@ -42,6 +44,11 @@ def route_by_backends(
         return _by_cufile(told, count, nvidia_fs_bytes)
     routes: dict[str, BackendRoute] = {"posix": "bounce" if into_gpu else "host", "remote": "remote"}
     return routes.get(backend, "unknown"), told
+
+
+def class_of(own: Mapping[str, int]) -> CounterClass:
+    """What may be concluded from a reader's own counts: kvikio's monitor is exact, our own sum is a client's word."""
+    return "exact" if any(name.startswith("kvikio_") for name in own) else "client-own"
 
 
 def _by_cufile(told: str, count: int, nvidia_fs_bytes: int | None) -> tuple[BackendRoute, str]:

@@ -47,6 +47,13 @@ def counter_for(paths: Iterable[Path], *, roots: Roots = Roots()) -> CounterSet:
     return _together(groups, roots)
 
 
+def counter_for_objects(*, roots: Roots = Roots()) -> CounterSet:  # noqa: B008
+    """Nothing decides about objects on a server: they lie on no device here.  Network and loopback stand beside it."""
+    ways = (network_counter(roots=roots), loopback_counter(roots=roots))
+    decides = NoCounter("objects on a server lie on no device of this machine")
+    return CounterSet(decides, tuple(way for way in ways if way.read_bytes() is not None))
+
+
 def counters_of_mount(mount: Mount | None, path: Path, *, roots: Roots = Roots()) -> tuple[Counter, ...]:  # noqa: B008
     """The deciding counter of a mount, and those beside it."""
     if mount is None:

@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...loaders.discovery import is_shard_name
+from ...loaders.discovery import is_shard_name, remote_shards
 from ...loaders.evidence import RouteEvidence
-from ...loaders.remote import RemotePath, remote_shards
+from ...loaders.remote import RemotePath
 from ...loaders.tensors import DESCRIPTION_NAME
 from ...results.record import ColdScope
 from .place import StagingError, StagingUsageError

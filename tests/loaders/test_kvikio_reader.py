@@ -397,7 +397,7 @@ def test_without_a_driver_the_engine_is_refused_within_two_seconds(run_python):
     (name, text, status, seconds), imported = map(json.loads, done.stdout.splitlines())
     assert (name, status, imported) == ("KvikioUnavailableError", 4, False)
     assert "libcuda.so.1 cannot be loaded" in text or "kvikio is not installed" in text
-    assert text.endswith("or read with buffered or direct")
+    assert text.endswith("or use another engine")
     assert seconds < 2
 
 
@@ -428,5 +428,5 @@ def test_a_libcuda_that_does_not_answer_is_refused(run_python, stub, build_stub,
 def test_a_machine_without_kvikio_is_told_what_to_install(monkeypatch):
     monkeypatch.setattr(kvikio_probe.importlib.util, "find_spec", lambda name: None)
     assert kvikio_unavailable() == (
-        "kvikio is not installed; install iobench with its extra `gpu`, or read with buffered or direct"
+        "kvikio is not installed; install iobench with its extra `gpu`, or use another engine"
     )

@@ -183,7 +183,8 @@ def test_files_beyond_four_gigabytes_are_read_through_their_zip64_fields(tmp_pat
         file.truncate(len(local) + len(header) + size)
         archive.filelist.append(entry)
         archive.start_dir, archive._didModify = path.stat().st_size, True  # type: ignore[attr-defined]
-    sample = read_sample(path, NpzFormat(label=None))
+    with path.open("rb") as file:
+        sample = read_sample(file.fileno(), NpzFormat(label=None), path=path)
     assert (sample.offset, sample.length, sample.shape) == (len(local) + len(header), size, (size,))
     assert path.stat().st_size > 0xFFFFFFFF
 

@@ -219,5 +219,5 @@ def test_a_file_system_without_direct_io_is_told_and_not_worked_around():
 def test_the_reason_for_an_engine_is_recorded(file):
     reader, reason = open_reader("auto", file)
     assert (reader.engine, reason) == ("buffered", "auto: buffered, because batches stay in host memory")
-    with pytest.raises(ValueError, match="engine 'floppy' is not known here; choose auto, buffered, direct"):
+    with pytest.raises(ValueError, match="engine 'floppy' is not one of auto, buffered, direct"):
         open_reader("floppy", file)

@@ -20,12 +20,12 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from iobench.loaders import remote
 from iobench.loaders.dataloader import DataLoader
+from iobench.loaders.discovery import find_shards, remote_shards
 from iobench.loaders.index import load_index
 from iobench.loaders.kvikio_reader import KvikioReader
 from iobench.loaders.readers import ReadError
-from iobench.loaders.remote import RemoteListError, RemotePath, RemotePathError, is_remote, remote_shards
+from iobench.loaders.remote import ObjectError, RemoteListError, RemotePath, RemotePathError, is_remote
 from iobench.loaders.shards import ShardSet
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 9 * (1 << 20) + 123, dtype=np.uint8).tobytes()
@@ -149,21 +149,6 @@ def test_the_batches_of_tfrecord_shards_in_a_bucket_are_those_of_the_files(s3, a
             seen.append((image.tobytes(), label))
     known = [(image.tobytes(), int(label)) for image, label in zip(any_set.images, any_set.labels, strict=True)]
     assert sorted(seen) == sorted(known)
-
-
-@under_stub
-def test_an_object_is_fetched_whole_and_the_copy_does_not_stay(s3):
-    put(f"{s3}/bucket/some.bin", CONTENT)
-    put(f"{s3}/bucket/empty.bin")
-    reader = KvikioReader()
-    assert reader.size_bytes(RemotePath("s3://bucket/some.bin")) == len(CONTENT)
-    with reader.fetched(RemotePath("s3://bucket/some.bin")) as fd:
-        assert os.pread(fd, len(CONTENT) + 1, 0) == CONTENT
-        assert os.fstat(fd).st_nlink == 0
-    with reader.fetched(RemotePath("s3://bucket/empty.bin")) as fd:
-        assert os.pread(fd, 1, 0) == b""
-    with pytest.raises(ReadError, match="no such object"), reader.fetched(RemotePath("s3://bucket/none")):
-        pass
 
 
 @under_stub
@@ -411,5 +396,5 @@ def test_http_servers_are_not_listed():
 
 def test_without_obstore_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(RemoteListError, match="install iobench with its extra `s3`"):
-        remote.remote_shards("s3://bucket/set")
+    with pytest.raises(ObjectError, match="install iobench with its extra `s3`"):
+        remote_shards("s3://bucket/set")
