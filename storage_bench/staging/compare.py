@@ -28,6 +28,7 @@ CACHE_SHARE = 0.5  # of memory: a data set up to this size stays in the page cac
 ROUNDS, WARM_BLOCKS = 8, 4
 PATIENCE = 2.0  # times the seconds asked for: a slow storage has its blocks, but not for ever
 LEAST_ROUNDS = 3
+UNREADABLE = (OSError, ValueError, RuntimeError, ImportError)  # what opening and reading shards raises
 
 Spread = tuple[float, float, float]  # a value, and its 95 % interval
 
@@ -53,6 +54,7 @@ class Case:
     roads: dict[Where, Road] = field(default_factory=dict)
     missing: dict[Where, str] = field(default_factory=dict)
     warm: Metric | None = None
+    failure: str | None = None  # what ended the reading before its time
 
     @property
     def cache_holds(self) -> bool:
@@ -77,14 +79,18 @@ def compare(
     case = Case(chain, dataset_bytes or chain.total_bytes, epochs)
     if refused := _not_applicable(case):
         return Comparison(refused)
+    if progress is not None:
+        progress(0, ROUNDS)
     _open(case, "in place", source)
     _open(case, "copy", chain.target)
     try:
         _measure(case, seconds, progress)
-        return weigh(case)
+    except UNREADABLE as error:  # the copy is made and timed: its record is written all the same
+        case.failure = _told(error)
     finally:
         for road in case.roads.values():
             road.shards.close()
+    return weigh(case)
 
 
 def _not_applicable(case: Case) -> CopyChoice | None:
@@ -102,10 +108,13 @@ def _open(case: Case, where: Where, source: str | Path) -> None:
     """Open one of the roads; why it cannot be read is kept."""
     try:
         case.roads[where] = open_road(where, source)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        told = told.replace(str(source), public_address(str(source)) if is_remote(source) else public_path(source))
-        case.missing[where] = f"the loader does not read it: {told}"
+    except UNREADABLE as error:
+        shown = public_address(str(source)) if is_remote(source) else public_path(source)
+        case.missing[where] = f"the loader does not read it: {_told(error).replace(str(source), shown)}"
+
+
+def _told(error: Exception) -> str:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
 
 
 def _measure(case: Case, seconds: float, progress: Callable[[int, int], None] | None) -> None:
@@ -143,6 +152,7 @@ def _choose(case: Case) -> CopyChoice:
     """The outcome by the curves of both roads; what one of them lacks is the sentence."""
     copy_s = case.chain.seconds_for(case.real_bytes)
     lacking = [f"{where}: {reason}" for where, reason in case.missing.items()]
+    lacking += [] if case.failure is None else [case.failure]
     lacking += [] if copy_s is not None else ["the copy was not measured: the shards of a hop were there already"]
     first = {where: _first_epoch(case, road) for where, road in case.roads.items()}
     lacking += [f"{where}: too few blocks within the time; raise --seconds" for where in first if first[where] is None]
