@@ -36,6 +36,7 @@ from .npz import NPZ_SUFFIX, NpzError, NpzFormat, NpzSample, read_sample, verify
 from .objects import ObjectStat, fetched, stat_objects
 from .plan import Indices
 from .ragged import Extents
+from .read_errors import naming
 from .remote import RemotePath, ShardPath, folder_of
 from .tensors import SUFFIX, TensorFormat, count_records, find_format, read_labels, verify_digest
 from .tfrecord import FRAMING_BYTES, verify_payload_crc, walk_frames
@@ -390,7 +391,8 @@ def opened(path: ShardPath, mark: ShardStamp) -> Iterator[int]:
         return
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield fd
+        with naming(path):
+            yield fd
     finally:
         os.close(fd)
 

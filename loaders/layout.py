@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .fields import DLIO_FIELDS, NO_LABEL, First, LayoutError, Parsed, Shape, Wanted, is_dlio, parse_record
+from .read_errors import failed
 from .remote import ShardPath
 from .tfrecord import FRAMING_BYTES, HEAD_BYTES, Feature, Frames, TFRecordError, walk_example
 
@@ -259,7 +260,10 @@ def read_exactly(fd: int, target: memoryview, offset: int, path: ShardPath) -> N
     """Fill `target` from `offset` of the file; LayoutError where the file ends before."""
     done = 0
     while done < len(target):
-        count = os.preadv(fd, [target[done:]], offset + done)
+        try:
+            count = os.preadv(fd, [target[done:]], offset + done)
+        except OSError as error:
+            raise OSError(error.errno, failed(len(target) - done, offset + done, error), str(path)) from error
         if count == 0:
             raise LayoutError(f"{path}: cut at byte {offset + done} while it was read; copy or create this shard again")
         done += count

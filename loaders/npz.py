@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ast
 import math
-import os
 import re
 import struct
 import warnings
@@ -25,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .fields import DTYPES, NO_LABEL, Fields
+from .read_errors import pread
 from .remote import ShardPath
 
 NPZ_SUFFIX = ".npz"
@@ -136,11 +136,11 @@ def _member(fd: int, entry: zipfile.ZipInfo, directory_at: int, path: ShardPath)
             f"it with np.savez instead of np.savez_compressed"
         )
     at = entry.header_offset
-    head = os.pread(fd, _LOCAL.size, at) if at >= 0 else b""
+    head = pread(fd, _LOCAL.size, at) if at >= 0 else b""
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         raise NpzError(f"{where} has no local header at byte {at}, where the directory says; {_AGAIN}")
     _, _, flags, method, _, _, crc, packed, plain, name_bytes, extra_bytes = _LOCAL.unpack(head)
-    rest = os.pread(fd, name_bytes + extra_bytes, at + _LOCAL.size)
+    rest = pread(fd, name_bytes + extra_bytes, at + _LOCAL.size)
     if _ELSEWHERE in (packed, plain):
         packed, plain = _zip64_sizes(rest[name_bytes:], where)
     stated = (rest[:name_bytes].decode("utf-8" if flags & _NAME_FLAGS else "cp437", "replace"), method)
@@ -185,14 +185,14 @@ def _check_names(members: dict[str, _Member], wanted: NpzFormat, path: ShardPath
 
 def _npy_header(fd: int, member: _Member, path: ShardPath) -> _Header:
     where = f"{path}: {member.name} (byte {member.offset})"
-    head = os.pread(fd, min(12, member.length), member.offset)
+    head = pread(fd, min(12, member.length), member.offset)
     if head[:6] != b"\x93NUMPY" or len(head) < 12 or head[6] not in (1, 2, 3):
         raise NpzError(f"{where} is no npy array of version 1, 2 or 3; write it with np.savez")
     start = 10 if head[6] == 1 else 12
     length = int.from_bytes(head[8:start], "little")
     if length > min(_MAX_HEADER_BYTES, member.length - start):
         raise NpzError(f"{where}: its header says that it takes {length} bytes; {_AGAIN}")
-    text = os.pread(fd, length, member.offset + start).decode("utf-8" if head[6] == 3 else "latin-1", "replace")
+    text = pread(fd, length, member.offset + start).decode("utf-8" if head[6] == 3 else "latin-1", "replace")
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes in what is no header at all
             said = ast.literal_eval(text.strip())
@@ -241,7 +241,7 @@ def _label(fd: int, members: dict[str, _Member], wanted: NpzFormat, path: ShardP
     length = member.length - header.num_bytes
     _check_array(header, length, f"{path}: {member.name}")
     if header.dtype.kind in "iu" and length == header.dtype.itemsize:
-        value = os.pread(fd, length, member.offset + header.num_bytes)
+        value = pread(fd, length, member.offset + header.num_bytes)
         return int(np.frombuffer(value, header.dtype)[0])
     if wanted.exact:
         return NO_LABEL
@@ -254,7 +254,7 @@ def _label(fd: int, members: dict[str, _Member], wanted: NpzFormat, path: ShardP
 def _crc_of(fd: int, member: _Member, path: ShardPath) -> int:
     crc, at, end = 0, member.offset, member.offset + member.length
     while at < end:
-        block = os.pread(fd, min(_BLOCK_BYTES, end - at), at)
+        block = pread(fd, min(_BLOCK_BYTES, end - at), at)
         if not block:
             raise NpzError(f"{path}: cut at byte {at} while it was read; {_AGAIN}")
         crc, at = zlib.crc32(block, crc), at + len(block)

@@ -21,7 +21,6 @@ Sources: tensorflow/core/lib/io/record_writer.h, core/example/example.proto, pro
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
@@ -29,6 +28,7 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
+from .read_errors import pread
 from .remote import ShardPath
 
 HEAD_BYTES = 12
@@ -253,7 +253,7 @@ def walk_frames(fd: int, size_bytes: int, *, path: str | ShardPath) -> Frames:
 def _count_same_heads(fd: int, head: bytes, num_records: int, stride: int) -> int:
     """How many records, from the first on, have this head at constant stride."""
     if stride >= _SPARSE_BYTES:
-        return next((i for i in range(num_records) if os.pread(fd, HEAD_BYTES, i * stride) != head), num_records)
+        return next((i for i in range(num_records) if pread(fd, HEAD_BYTES, i * stride) != head), num_records)
     step = _BLOCK_BYTES // stride
     for i in range(0, num_records, step):
         wanted = min(step, num_records - i)
@@ -314,7 +314,7 @@ def verify_payload_crc(
 
 def _read(fd: int, num_bytes: int, offset: int) -> bytes:
     """`num_bytes` from `offset`; fewer only at the end of the file."""
-    data = os.pread(fd, num_bytes, offset)
-    while len(data) < num_bytes and (more := os.pread(fd, num_bytes - len(data), offset + len(data))):
+    data = pread(fd, num_bytes, offset)
+    while len(data) < num_bytes and (more := pread(fd, num_bytes - len(data), offset + len(data))):
         data += more
     return data
