@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from shutil import get_terminal_size
@@ -76,6 +77,7 @@ def generate(
     """Write shards with known, incompressible content: images, or the samples of an MLPerf Storage workload."""
     from ..storage_bench.generate import generate as write
 
+    wanted: Generate | GenerateSamples
     if workload is not None:
         _refuse_beside("--workload", {"--size": size, "--format": format})
         wanted = _workload_settings(workload, images, scale, record_bytes, images_per_shard, seed)
@@ -99,14 +101,14 @@ def generate(
     say(f"{folder}: {dataset.num_images} {what} in {len(dataset.shards)} shards, {total / 1e9:.2f} GB")
 
 
-def _refuse_beside(option: str | None, others: dict[str, object]) -> None:
+def _refuse_beside(option: str | None, others: Mapping[str, object]) -> None:
     for name, value in others.items():
         if value is not None:
             rule = f"has no meaning beside {option}" if option else "needs --workload resnet50, unet3d or cosmoflow"
             raise typer.BadParameter(f"{name} {rule}")
 
 
-def _image_settings(given: dict[str, object]) -> Generate:
+def _image_settings(given: Mapping[str, object]) -> Generate:
     from pydantic import ValidationError
 
     from ..storage_bench.generate import Generate

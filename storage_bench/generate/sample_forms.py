@@ -59,7 +59,7 @@ class TFRecordSample:
 
     def update(self, piece: NDArray[np.uint8]) -> None:
         """See SampleForm."""
-        self._crc = crc32c(piece, self._crc)
+        self._crc = crc32c(piece.data, self._crc)
 
     def tail(self) -> bytes:
         """See SampleForm."""
@@ -79,7 +79,7 @@ class NpzSampleFile:
 
     def update(self, piece: NDArray[np.uint8]) -> None:
         """See SampleForm."""
-        self._crc = zlib.crc32(piece, self._crc)
+        self._crc = zlib.crc32(piece.data, self._crc)
 
     def tail(self) -> bytes:
         """See SampleForm."""

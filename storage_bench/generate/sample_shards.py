@@ -32,7 +32,7 @@ _CHUNK_BYTES = 4 << 20
 class _Piece(NamedTuple):
     """Piece `number` of a sample."""
 
-    index: int
+    sample: int
     number: int
     length: int
 
@@ -46,9 +46,8 @@ def data_bytes(config: GenerateSamples) -> int:
     if not config.sample_bytes_sd:
         return config.num_images * (int(sizes[0]) + _frame_bytes(config.format, int(sizes[0])))
     values, counts = np.unique(sizes, return_counts=True)
-    return int(sizes.sum()) + sum(
-        _frame_bytes(config.format, size) * count for size, count in zip(values.tolist(), counts.tolist(), strict=True)
-    )
+    frames = (_frame_bytes(config.format, int(size)) * int(count) for size, count in zip(values, counts, strict=True))
+    return int(sizes.sum()) + sum(frames)
 
 
 def write_sample_shards(

@@ -56,22 +56,22 @@ def find_dataset(folder: Path, config: Config) -> Dataset | None:
 
 def describe(config: Config, shards: tuple[ShardFile, ...]) -> Dataset:
     """What dataset.json will say of it."""
-    images = isinstance(config, Generate)
-    return Dataset(
+    described = Dataset(
         format=config.format,
-        shape=config.shape if images else None,
+        shape=config.shape if isinstance(config, Generate) else None,
         dtype="uint8",
         num_images=config.num_images,
         seed=config.seed,
         images_per_shard=config.images_per_shard,
         num_classes=NUM_CLASSES,
         record_bytes=total_bytes(config) // config.num_images,
-        sample_bytes=None if images else config.sample_bytes,
-        sample_bytes_sd=None if images else config.sample_bytes_sd,
-        workload=None if images else config.workload,
         generator=GENERATOR,
         shards=shards,
     )
+    if isinstance(config, Generate):
+        return described
+    of_samples = {name: getattr(config, name) for name in ("sample_bytes", "sample_bytes_sd", "workload")}
+    return described.model_copy(update=of_samples)
 
 
 def total_bytes(config: Config) -> int:
