@@ -81,7 +81,8 @@ class Records:
         if layout.dtype != "uint8":
             raise RoadError(f"{plain[0]}: images of {layout.dtype} are not compared, only those of uint8")
         self.paths = tuple(plain)
-        self.shape = layout.shape
+        height, width, channels = layout.shape
+        self.shape = height, width, channels
         self.image_bytes = layout.payload_bytes
         self.stride: int | None = layout.stride_bytes
         self.labels = index.labels
