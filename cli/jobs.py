@@ -1,4 +1,4 @@
-"""Commands that run ranks: train, qualify."""
+"""Commands that run ranks: train, qualify; and presets, which lists what qualify can be asked for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import Screen
-from .journal import Journal, command_line
+from ..terminal import Screen, say
+from .journal import Journal, command_line, print_json
 from .options import (
     DONE,
     INVALID,
@@ -78,7 +78,7 @@ def train(
 @app.command()
 def qualify(
     path: DataPath,
-    preset: Annotated[str, typer.Option(help="a preset's name")] = "quick",
+    preset: Annotated[str, typer.Option(help="a preset's name; iobench presets lists them")] = "quick",
     accelerator: Annotated[str | None, typer.Option(help="h100, a100 or seconds per step (all emulated)")] = None,
     batch_size: Annotated[int | None, typer.Option(help="images per rank  [the published one]")] = None,
     required_gpus: Annotated[int | None, typer.Option(help="how many accelerators the storage must feed")] = None,
@@ -118,3 +118,20 @@ def qualify(
     journal.write(record)
     outcome = record.verdict.outcome if record.verdict else "insufficient"
     raise typer.Exit({"pass": DONE, "fail": MISSED}.get(outcome, INVALID))
+
+
+@app.command()
+def presets(json: Json = False) -> None:
+    """The presets of `iobench qualify`: how long each takes, and what it requires of a storage."""
+    from dataclasses import asdict
+
+    from ..qualify.presets import all_presets
+
+    found = all_presets()
+    if json:
+        print_json({"presets": [asdict(preset) for preset in found]})
+    for preset in found:
+        say(f"{preset.name}  (at most {preset.minutes:.0f} min of measuring)")
+        say(f"    {preset.requirement}")
+        say(f"    {preset.about}")
+    say("iobench qualify PATH --preset NAME; every setting can be overridden, as --required-gpus 4 or --set KEY=VALUE")

@@ -25,9 +25,9 @@ def run_ranks(run: Run, predicted: Fed, staged: StageResult | None) -> Fed:
     """Find the largest number of ranks that is fed, from the prediction on; once more where all that ran were fed."""
     config = run.config
     centre = max(1, (predicted.high or 2) - 1) if predicted.value is None else predicted.value
-    find = FindMax(high=min(max(1, centre + 1), run.max_ranks), threshold=config.au_threshold, hint=max(1, centre))
+    find = FindMax(high=min(max(1, centre + 1), run.max_ranks), threshold=config.threshold, hint=max(1, centre))
     _launch(run, _make_run(run, find, _fixed_cells(run, find, staged), staged))
-    fed = fed_by_ranks(run.points, threshold=config.au_threshold)
+    fed = fed_by_ranks(run.points, threshold=config.threshold)
     if fed.value is not None and fed.is_at_least and find.high < run.max_ranks:
         low = find.high + 1
         again = _make_run(
@@ -35,7 +35,7 @@ def run_ranks(run: Run, predicted: Fed, staged: StageResult | None) -> Fed:
         )
         if expected_seconds(again) + START_S < run.left_s:
             _launch(run, again)
-            fed = fed_by_ranks(run.points, threshold=config.au_threshold)
+            fed = fed_by_ranks(run.points, threshold=config.threshold)
     return fed
 
 

@@ -10,11 +10,14 @@ from ..results.record import Metric, Point, RunRecord, merge_warnings, new_run_i
 from ..results.verdict import (
     CopyChoice,
     Fed,
+    Lasting,
     compose_verdict,
     judge_requirement,
 )
+from ..storage_bench.accelerators import MODEL_TITLES
 from ..storage_bench.evidence import PROVEN, proof_of, scope_told
 from ..training_bench.summary import find_point
+from .presets import requirement_text
 from .run import Run
 
 
@@ -23,6 +26,7 @@ def make_record(
     predicted: Fed,
     measured: Fed,
     choice: CopyChoice,
+    lasting: Lasting | None = None,
     *,
     preset: str | None,
     command: Sequence[str],
@@ -30,15 +34,16 @@ def make_record(
 ) -> RunRecord:
     """Everything the run has to say, judged against the requirement."""
     config, accelerator = run.config, run.accelerator
-    what = f"{accelerator.label} training ResNet-50"
+    _require_cold(run)
+    what = f"{accelerator.label} training {MODEL_TITLES[config.model]}"
     outcome, requirement = judge_requirement(measured, required=config.required_gpus, what=what, invalid=run.invalid)
     best = find_point(run.points, "direct", measured.value or min(config.required_gpus, run.max_ranks))
     storage = _storage_at(run.points, predicted.value)
     paths = [None if point is None else point.read_path for point in (storage, best)]
     proof = proof_of(paths)
     terms = (
-        f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {accelerator.batch_size} images of "
-        f"{run.record_bytes} bytes every {accelerator.step_time_s:g} s, AU at least {config.au_threshold:.2f}. "
+        f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {accelerator.batch_size} {_sample_words(run)} "
+        f"every {accelerator.step_time_s:g} s, AU at least {config.threshold:.2f}. "
         + " ".join(filter(None, (proof, scope_told(run.path))))
     )
     verdict = compose_verdict(
@@ -51,6 +56,7 @@ def make_record(
         reasons=run.invalid,
         measured_seconds=run.measured_s,
         measured_bytes=run.measured_bytes,
+        lasting=lasting,
     )
     return RunRecord(
         run_id=new_run_id("qualify"),
@@ -67,10 +73,34 @@ def make_record(
         verdict=verdict,
         warnings=merge_warnings(
             [f"not valid: {text}" for text in run.invalid],
+            [f"scaled: {text}" for text in run.scaled],
             run.warnings,
             [] if proof == PROVEN else [f"{proof.rstrip('.').lower()}: no exact counter decides here"],
         ),
     )
+
+
+def _sample_words(run: Run) -> str:
+    """`samples of 114660 bytes of resnet50 (scaled: 0.03 of its samples)`."""
+    label = f" of {run.data_label}" if run.data_label else ""
+    about = "about " if run.layout is not None and run.layout.ragged else ""
+    return f"{'samples' if label else 'images'} of {about}{run.record_bytes} bytes{label}"
+
+
+def _require_cold(run: Run) -> None:
+    """Samples of a scaled set count only where they certainly came from the storage."""
+    if not run.data_scaled:
+        return
+    for point in run.points:
+        path = point.read_path
+        if path is None or path.page_cache != "cold" or path.engine == "direct":
+            continue
+        if path.cache_fraction is None and path.counter_class != "exact":
+            run.invalid.append(
+                f"{point.params['stage']}: the data are a part of the published set, and nothing proves that the reads "
+                f"of {path.engine} were cold; use --engine direct, or the whole set"
+            )
+            return
 
 
 def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any]:
@@ -79,6 +109,11 @@ def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any
         "path": public_path(run.path),
         "target": public_path(run.path.resolve()),
         "preset": preset,
+        "requirement": requirement_text(run.config),
+        "model": run.config.model,
+        "data_label": run.data_label,
+        "scaled_to_fit": run.scaled,
+        "prefetch_depth": run.config.train.prefetch_depth,
         "accelerator": accelerator.name,
         "accelerator_source": accelerator.source,
         "emulated": accelerator.emulated,
@@ -87,7 +122,7 @@ def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any
         "step_time_s": accelerator.step_time_s,
         "record_bytes": run.record_bytes,
         "demand_gbps": run.demand_gbps,
-        "au_threshold": run.config.au_threshold,
+        "au_threshold": run.config.threshold,
         "engine": run.engine,
         "engine_reason": run.engine_reason,
         "search": run.trials,
@@ -148,6 +183,9 @@ def _metrics(
         if run.peak_rss_bytes
         else not_measured("bytes", "no ranks were run")
     )
+    lasting = next((point for point in run.points if point.params["stage"] == "sustain"), None)
+    for name, unit in (("drift_per_hour", "1/h"), ("last_part_gbps", "GB/s")):
+        metrics[name] = take(lasting, name, unit, "sustained reading was not asked for")
     metrics["gpu_data_wait_s"] = not_measured("s", "no GPU: accelerators are emulated")
     metrics["scaling_efficiency"] = not_measured("fraction", "qualify does not run the scaling grid")
     metrics["joules_per_image"] = not_measured("J/image", "energy is not measured yet")

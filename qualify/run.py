@@ -46,7 +46,11 @@ class Run:
     points: list[Point] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
+    scaled: list[str] = field(default_factory=list)
+    data_label: str | None = None
+    data_scaled: bool = False
     measured_s: float = 0.0
+    beside_s: float = 0.0
     measured_bytes: int = 0
     peak_rss_bytes: int = 0
     rates: dict[int, float] = field(default_factory=dict)
@@ -82,13 +86,14 @@ class Run:
     @property
     def left_s(self) -> float:
         """Measuring time that is left."""
-        return max(0.0, self.config.measure_seconds - self.measured_s)
+        return max(0.0, self.config.measure_seconds - (self.measured_s - self.beside_s))
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Count the time of this block as measuring time."""
+    def measuring(self, *, within_budget: bool = True) -> Iterator[None]:
+        """Count the time of this block as measuring time; what has a time of its own is not part of the budget."""
         begin = perf_counter()
         try:
             yield
         finally:
             self.measured_s += perf_counter() - begin
+            self.beside_s += 0.0 if within_budget else perf_counter() - begin

@@ -42,14 +42,14 @@ def predict(run: Run) -> Fed:
     measured: dict[int, Metric] = {}
     while True:
         readers = candidate_readers(
-            known, demand_gbps=run.demand_gbps, threshold=config.au_threshold, max_readers=run.max_ranks
+            known, demand_gbps=run.demand_gbps, threshold=config.threshold, max_readers=run.max_ranks
         )
         points = _measure_readers(run, rates, [count for count in readers if count not in measured])
         measured |= {int(point.params["threads"] or 0): point.metrics["read_gbps"] for point in points}
         run.measured_rates = measured
         known |= {count: rate.value or 0.0 for count, rate in measured.items()}
         run.rates = dict(sorted(known.items()))
-        fed = predict_fed(measured, demand_gbps=run.demand_gbps, threshold=config.au_threshold)
+        fed = predict_fed(measured, demand_gbps=run.demand_gbps, threshold=config.threshold)
         bracketed = fed.value is not None and not fed.is_at_least
         if bracketed or not points or run.left_s < config.measure_seconds / 2:
             return fed

@@ -202,6 +202,52 @@ def missed_in_spite_of_few_steps(utilisation: Metric, *, threshold: float) -> bo
     return utilisation.ci95 is not None and utilisation.ci95[1] < threshold
 
 
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """Whether a rate lasts: None where the data do not say; the requirement is what the readers need in the end."""
+
+    sentence: str
+    requirement: Requirement
+
+
+def judge_lasting(drift: Metric, *, last: Metric, seconds: float, needed_gbps: float, readers: int) -> Lasting:
+    """What a long row of blocks says: how the rate drifts (a share per hour), and whether its `last` part is enough.
+
+    A fall has causes that this program cannot tell apart, and names: burst credits used up, a cache that is full or
+    falls out, a device that heats up and slows down, or others that began to read.
+    """
+    span = f"{seconds / 60:.0f} min"
+    if drift.value is None or drift.ci95 is None:
+        sentence = f"Whether the rate lasts is not known: {drift.reason}."
+    elif drift.ci95[0] <= 0 <= drift.ci95[1]:
+        low, high = (100 * bound for bound in drift.ci95)
+        sentence = f"Over {span} the rate shows no drift ({low:+.1f} to {high:+.1f} % per hour)."
+    else:
+        fell = drift.value < 0
+        ends = sorted(abs(100 * bound) for bound in drift.ci95)
+        causes = (
+            "candidates are burst credits used up, a cache that is exhausted, thermal throttling, and others' load"
+            if fell
+            else "candidates are a cache that fills with the data, and others' load that ended"
+        )
+        sentence = (
+            f"Over {span} the rate {'fell' if fell else 'rose'} by {abs(100 * drift.value):.1f} % per hour "
+            f"({ends[0]:.1f} to {ends[1]:.1f}): {causes}."
+        )
+    enough = None if last.value is None else last.value >= needed_gbps
+    return Lasting(
+        sentence,
+        Requirement(
+            name="last_part_gbps",
+            text=f"still gives {readers} readers what they need in the last quarter of {span}",
+            required=needed_gbps,
+            measured=last.value,
+            unit="GB/s",
+            passed=enough,
+        ),
+    )
+
+
 def choose_copy(
     *,
     copy_s: float,
@@ -268,8 +314,14 @@ def compose_verdict(
     reasons: Sequence[str],
     measured_seconds: float,
     measured_bytes: int,
+    lasting: Lasting | None = None,
 ) -> Verdict:
-    """The verdict with its one sentence, which names the terms every "feeds N" depends on."""
+    """The verdict with its one sentence, which names the terms every "feeds N" depends on.
+
+    A rate that does not last makes a pass a fail.
+    """
+    failed_later = lasting is not None and lasting.requirement.passed is False and outcome == "pass"
+    outcome = "fail" if failed_later else outcome
     if outcome in ("pass", "fail"):
         count = (
             f"at least {fed.value}" if fed.is_at_least else f"at most {fed.high}" if fed.value is None else fed.value
@@ -281,11 +333,12 @@ def compose_verdict(
         word = "The measurement is not valid" if outcome == "invalid" else "Not enough was measured for a verdict"
         more = f" (and {len(reasons) - 1} more, see the warnings)" if len(reasons) > 1 else ""
         sentence = f"{word} on {subject}: {reasons[0] if reasons else fed.reason}{more}."
+    sentence += f" {lasting.sentence}" if lasting is not None else ""
     return Verdict(
         outcome=outcome,
-        passed=requirement.passed,
+        passed=False if failed_later else requirement.passed,
         sentence=sentence,
-        requirements=(requirement,),
+        requirements=(requirement,) if lasting is None else (requirement, lasting.requirement),
         measured_seconds=measured_seconds,
         measured_bytes=measured_bytes,
     )

@@ -16,6 +16,8 @@ from .emulate import WORKLOADS
 
 Images = npt.NDArray[Any] | list[npt.NDArray[Any]]
 
+MODEL_TITLES = {"resnet50": "ResNet-50", "unet3d": "U-Net3D", "cosmoflow": "CosmoFlow"}
+
 TOUCH_BYTES = 4096
 NOT_YET = ("cpu", "cuda")
 _PUBLISHED = {name for workload in WORKLOADS.values() for name in workload.step_time_s}

@@ -49,13 +49,19 @@ class TrainBudgetError(TrainError):
 
 
 class TrainConfig(BaseModel):
-    """How ranks read and how long they run."""
+    """How ranks read and how long they run.
+
+    At least `warmup_steps` of a block are dropped; `count_steps` are counted in all rounds together, where fewer than
+    ten times the depth would do.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefetch_depth: Annotated[int, Field(ge=1, le=64)] = 2
     reader_threads: Annotated[int, Field(ge=1, le=64)] = 2
     rounds: Annotated[int, Field(ge=1, le=1000)] = 4
+    warmup_steps: Annotated[int, Field(ge=0, le=10_000)] = 0
+    count_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     shuffle: ShuffleMode = "blocks"
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -275,10 +281,11 @@ def _cell_s(cell: Cell, run: TrainRun, rounds: int) -> float:
 def _steps(source: Source, run: TrainRun, rounds: int) -> tuple[int, int]:
     """Steps of one block that are dropped, and that are counted."""
     depth = run.config.prefetch_depth
-    wanted = run.steps if run.steps is not None else max(MIN_STEPS, math.ceil(STEPS_PER_DEPTH * depth / rounds))
+    least = max(STEPS_PER_DEPTH * depth, run.config.count_steps or 0)
+    wanted = run.steps if run.steps is not None else max(MIN_STEPS, math.ceil(least / rounds))
     if source == "synthetic":
         return 1, wanted if run.steps is not None else min(wanted, CONTROL_STEPS)
-    return depth + 1, wanted
+    return max(depth + 1, run.config.warmup_steps), wanted
 
 
 def _block(cell: Cell, cells: Sequence[Cell], run: TrainRun, rounds: int) -> Block:

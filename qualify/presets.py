@@ -1,0 +1,65 @@
+"""What a preset asks of a storage, in words and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..configs import load, presets
+from ..storage_bench.accelerators import MODEL_TITLES, Accelerator, resolve_accelerator
+from ..storage_bench.emulate import WORKLOADS, demand_bps
+from .settings import QualifyConfig
+
+IMAGE_CHANNELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One preset as a table shows it."""
+
+    name: str
+    about: str
+    minutes: float
+    requirement: str
+    needed_gbps: float
+
+
+def all_presets() -> list[Preset]:
+    """Every preset that comes with iobench, the shortest first."""
+    found = [_preset(name, load(QualifyConfig, preset=name)) for name in presets()]
+    return sorted(found, key=lambda preset: (preset.minutes, preset.name))
+
+
+def requirement_text(config: QualifyConfig) -> str:
+    """`feeds 8 emulated H100 running ResNet-50 at AU 90 %: 1.48 GB/s`."""
+    lasting = f", and still does after {config.sustain.seconds / 60:.0f} min" if config.sustain.seconds else ""
+    who = f"{config.required_gpus} {accelerator_of(config).label} running {MODEL_TITLES[config.model]}"
+    needs = f"{needed_gbps(config):.3g} GB/s of samples of {sample_bytes(config):,} bytes"
+    return f"feeds {who} at AU {config.threshold * 100:.0f} %{lasting}: {needs}"
+
+
+def needed_gbps(config: QualifyConfig) -> float:
+    """What the required accelerators read together at the threshold, of samples as the settings have them."""
+    accelerator = accelerator_of(config)
+    each = demand_bps(accelerator.batch_size, sample_bytes(config), accelerator.step_time_s)
+    return config.threshold * config.required_gpus * each / 1e9
+
+
+def sample_bytes(config: QualifyConfig) -> int:
+    """Bytes of a sample, without what formats put around it."""
+    size = config.data.size
+    return WORKLOADS[config.model].record_bytes if config.data.workload else size * size * IMAGE_CHANNELS
+
+
+def accelerator_of(config: QualifyConfig) -> Accelerator:
+    """The accelerator that the settings name."""
+    return resolve_accelerator(config.accelerator, batch_size=config.batch_size, model=config.model)
+
+
+def _preset(name: str, config: QualifyConfig) -> Preset:
+    return Preset(
+        name=name,
+        about=config.about,
+        minutes=config.total_seconds / 60,
+        requirement=requirement_text(config),
+        needed_gbps=needed_gbps(config),
+    )
