@@ -161,6 +161,9 @@ def show_points(points: Sequence[Point]) -> None:
         )
     for point in (point for point in points if point.params["stage"] == "metadata"):
         _show_names(point)
+    checkpoints = [point for point in points if point.params["stage"] == "checkpoint"]
+    if checkpoints:
+        _show_checkpoints(checkpoints)
     trains = [point for point in points if point.params["stage"] == "train"]
     if trains:
         table(
@@ -189,6 +192,25 @@ def _show_names(point: Point) -> None:
         ],
         title=f"Folder of {params['files']:,} files, {params['threads']} threads, {params['page_cache']} "
         f"(mean and 95 % interval over time blocks) {' '.join(point.flags)}",
+    )
+
+
+def _show_checkpoints(points: Sequence[Point]) -> None:
+    """One row a figure, a column for what went on beside it, and the ratio of each pair of rounds."""
+    names = dict.fromkeys(name for point in points for name in point.metrics if not name.endswith("_ratio"))
+    table(
+        ("figure", "unit", *(f"beside {point.params['beside']}" for point in points), "ratio"),
+        [
+            (
+                name.removesuffix("_gbps").removesuffix("_s").replace("_", " "),
+                next(point.metrics[name].unit for point in points if name in point.metrics),
+                *(figure(point.metrics.get(name)) for point in points),
+                _span(points[-1].metrics.get(f"{name}_ratio")),
+            )
+            for name in names
+        ],
+        title=f"Checkpoints of {float(points[0].params['checkpoint_bytes'] or 0) / 1e9:.2f} GB "
+        f"(mean and 95 % interval over checkpoints) {' '.join(points[0].flags)}",
     )
 
 
@@ -372,6 +394,13 @@ def _train_row(point: Point) -> tuple[str, ...]:
         figure(metrics["au_mlperf"]),
         " ".join(point.flags),
     )
+
+
+def _span(metric: Metric | None) -> str:
+    """`0.79 (0.65 to 0.93)`: the interval of a ratio is not symmetrical."""
+    if metric is None or metric.value is None:
+        return "-"
+    return f"{metric.value:.2f}" + ("" if metric.ci95 is None else " ({:.2f} to {:.2f})".format(*metric.ci95))
 
 
 def _short(text: str | None, limit: int = 70) -> str:

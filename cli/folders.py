@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..terminal import Screen
 from .journal import Journal
+
+if TYPE_CHECKING:
+    from ..storage_bench.checkpoint import CheckpointResult
+    from ..storage_bench.metadata import MetadataResult
 
 
 def measure_names(
@@ -21,9 +25,30 @@ def measure_names(
     journal = Journal("storage", path, out, json=json)
     with Screen() as screen:
         result = measure_metadata(path, settings, on_block=lambda share, text: screen.show("metadata", share, text))
+    _finish(journal, settings.model_dump(mode="json"), result)
+
+
+def measure_checkpoints(
+    path: Path, flags: dict[str, Any], config: Path | None, sets: Sequence[str], out: Path | None, *, json: bool
+) -> None:
+    """`iobench storage PATH --checkpoint SIZE`."""
+    from ..configs import load as load_config
+    from ..storage_bench.checkpoint import CheckpointConfig, measure_checkpoint
+
+    settings = load_config(CheckpointConfig, file=config, sets=sets, flags=flags)
+    journal = Journal("storage", path, out, json=json)
+    with Screen() as screen:
+        result = measure_checkpoint(
+            path, settings, on_sample=lambda share, text: screen.show("checkpoint", share, text)
+        )
+    _finish(journal, settings.model_dump(mode="json"), result)
+
+
+def _finish(journal: Journal, workload: dict[str, Any], result: MetadataResult | CheckpointResult) -> None:
+    """A record whose own figures are those of the first point."""
     first = result.points[0]
     journal.finish(
-        workload=settings.model_dump(mode="json"),
+        workload=workload,
         points=result.points,
         metrics=first.metrics,
         best=first,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..terminal import Screen, say
-from .folders import measure_names
+from .folders import measure_checkpoints, measure_names
 from .journal import Journal
 from .options import ENVIRONMENT, ConfigFile, DataPath, EngineFlag, Json, Out, Sets, app
 
@@ -35,6 +35,7 @@ def storage(
         bool, typer.Option("--metadata", help="rates of names instead: create, stat, list ...")
     ] = False,
     files: Annotated[int | None, typer.Option(help="files in the folder, with --metadata  [10000]")] = None,
+    checkpoint: Annotated[str | None, typer.Option(metavar="SIZE", help="write and restore SIZE bytes instead")] = None,
     config: ConfigFile = None,
     set_: Sets = None,
     out: Out = None,
@@ -59,9 +60,11 @@ def storage(
         "adaptive": adaptive,
         "clients": np,
         "files": files,
+        "checkpoint": checkpoint,
     }
-    if metadata:
-        measure_names(path, flags, config, set_ or (), out, json=json)
+    if metadata or checkpoint is not None:
+        measure = measure_names if metadata else measure_checkpoints
+        measure(path, flags, config, set_ or (), out, json=json)
         return
     settings = load_config(StorageConfig, file=config, sets=set_ or (), flags=flags)
     journal = Journal("storage", path, out, json=json)

@@ -32,6 +32,7 @@ HEADLINES = {
     "qualify": ("gpus_fed_measured", "read_gbps", "au_mlperf"),
     "storage": ("read_gbps", "read_iops", "latency_p99_us"),
     "metadata": ("create_per_s", "stat_per_s", "small_read_per_s"),
+    "checkpoint": ("write_gbps", "restore_gbps", "fsync_s"),
     "load": ("images_per_s", "read_gbps", "cpu_seconds_per_gb"),
     "stage": ("stage_time_s", "read_gbps", "break_even_epochs"),
     "train": ("images_per_s", "data_stall_fraction", "au_mlperf"),

@@ -25,7 +25,7 @@ from ..results.record import Metric, Point, ReadPath
 from ..results.stats import summarise
 from .evidence import cold_scope_of, doubts, read_path
 from .names_cache import cannot_drop_names, drop_names, sync_files
-from .scratch import ScratchFolder
+from .scratch import ScratchFolder, memory_folder
 from .small_files import SmallFiles, Timed
 from .workload import Bytes, Count, PageCache, Several, WorkloadError
 
@@ -34,7 +34,6 @@ Operation = Literal["create", "remove", "stat", "open", "list", "small_read"]
 OPERATIONS: tuple[Operation, ...] = ("create", "remove", "stat", "open", "list", "small_read")
 UNITS = {"list": "names/s"}
 CHURN_SHARE = 4  # a quarter of the files is removed and made again in each round
-MEMORY_FOLDER = Path("/dev/shm")
 CEILING_FILES, CEILING_BYTES, CEILING_S = 1000, 64 << 20, 0.1
 FILL_SHARE = 0.2  # of what the progress shows
 HARNESS_MARGIN = 0.9
@@ -237,11 +236,12 @@ def _p99(blocks: Sequence[Timed]) -> Metric:
 
 def _ceilings(config: MetadataConfig) -> dict[Operation, float]:
     """What the same threads do with files in memory; nothing where there is no file system in memory."""
-    if not MEMORY_FOLDER.is_dir():
-        return {}
     number = max(8, min(CEILING_FILES, CEILING_BYTES // config.file_size))
+    folder = memory_folder(number * config.file_size)
+    if folder is None:
+        return {}
     rates: dict[Operation, float] = {}
-    with ScratchFolder(MEMORY_FOLDER, purpose="ceiling") as scratch:
+    with ScratchFolder(folder, purpose="ceiling") as scratch:
         files = SmallFiles(scratch.path, num_files=number, file_bytes=config.file_size, threads=config.threads)
         rates["create"] = number / files.fill()
         for name in ("stat", "open", "small_read"):

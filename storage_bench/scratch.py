@@ -8,7 +8,9 @@ Removing a hundred thousand files can take longer than an interrupted command ha
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,16 @@ from typing import ClassVar, Self
 CLEANING = 'read -r _; exec rm -rf -- "$1"'
 INTERRUPTED_S = 3.0  # what an interrupted command waits for its cleaner
 REMOVED_WITHIN_S = 600.0
+
+
+MEMORY_FOLDER = Path("/dev/shm")
+
+
+def memory_folder(num_bytes: int) -> Path | None:
+    """A folder in memory with room for twice `num_bytes`, to see what a program does by itself; None without one."""
+    if not os.access(MEMORY_FOLDER, os.W_OK | os.X_OK) or shutil.disk_usage(MEMORY_FOLDER).free < 2 * num_bytes:
+        return None
+    return MEMORY_FOLDER
 
 
 class ScratchError(OSError):
