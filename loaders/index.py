@@ -18,127 +18,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .fields import NO_LABEL, Fields, Shape, Wanted
+from .fields import NO_LABEL, Fields, Shape
+from .index_build import Asked, Progress, asked_of, build
 from .index_file import Arrays, IndexCacheError, cache_folder, read_index_file, write_index_file
-from .layout import LayoutProof, ShardLayout
-from .npz import NPZ_SUFFIX, NpzError, NpzFormat, NpzSample, read_sample, verify_npz
-from .objects import ObjectStat, fetched, stat_objects
-from .plan import Indices
+from .npz import NPZ_SUFFIX, verify_npz
 from .ragged import Extents
-from .read_errors import naming
-from .remote import RemotePath, ShardPath, folder_of
-from .tensors import SUFFIX, TensorFormat, count_records, find_format, read_labels, verify_digest
-from .tfrecord import FRAMING_BYTES, verify_payload_crc, walk_frames
+from .records import RecordLayout, ShardFormatError, ShardIndex, ShardStamp, first_records_of, opened, stamps_of
+from .remote import ShardPath, folder_of
+from .tensors import SUFFIX, find_format, verify_digest
+from .tfrecord import verify_payload_crc, walk_frames
+
+__all__ = [
+    "INDEX_NAME",
+    "Progress",
+    "RecordLayout",
+    "ShardFormatError",
+    "ShardIndex",
+    "build_index",
+    "index_locations",
+    "load_index",
+    "save_index",
+    "verify_shards",
+]
 
 INDEX_NAME = ".iobench-index"
-
-Progress = Callable[[int, int], None]
-
-
-class ShardFormatError(ValueError):
-    """A shard is not what its name or the data set's description says."""
-
-    exit_status: ClassVar[int] = 4
-
-
-@dataclass(frozen=True, slots=True)
-class RecordLayout:
-    """One layout for every record of a set: `stride_bytes` from record to record, pixels at `payload_offset`.
-
-    Where records do not lie at one stride it is None, `payload_offset` is 0, and the index has `payload_offsets`; where
-    samples need not have one size, its `extents`, and `mean_bytes` stands for a sample's bytes wherever room is
-    estimated.  `shape` is then (): there is none that all have.
-    """
-
-    stride_bytes: int | None
-    payload_offset: int
-    shape: tuple[int, ...]
-    dtype: str
-    mean_bytes: int | None = None
-
-    @property
-    def ragged(self) -> bool:
-        """Whether samples need not have one size: batches are then lists."""
-        return self.mean_bytes is not None
-
-    @property
-    def item_bytes(self) -> int:
-        """Bytes of one element."""
-        return np.dtype(self.dtype).itemsize
-
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of one record's pixels; on average where samples differ."""
-        return math.prod(self.shape) * self.item_bytes if self.mean_bytes is None else self.mean_bytes
-
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes from record to record in a batch: the stride, or the pixels alone where there is none."""
-        return self.payload_bytes if self.stride_bytes is None else self.stride_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ShardStamp:
-    """What tells a shard from a changed one; only objects on a server have an `etag`, and not all of those."""
-
-    name: str
-    size_bytes: int
-    mtime_ns: int
-    etag: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardIndex:
-    """Every record of a set: shard k holds records first_records[k] .. first_records[k] + shard_sizes[k] - 1.
-
-    `payload_offsets` (n,), exactly where the layout has no stride, is where in its shard each record's pixels start.
-    """
-
-    layout: RecordLayout
-    stamps: tuple[ShardStamp, ...]
-    shard_sizes: tuple[int, ...]
-    first_records: Indices
-    labels: npt.NDArray[np.int64]
-    payload_offsets: npt.NDArray[np.int64] | None = None
-    layout_reason: str = ""
-    status: str = "built"
-    location: Path | None = None
-    extents: Extents | None = None
-
-    @property
-    def num_records(self) -> int:
-        """Records of all shards."""
-        return len(self.labels)
-
-    @property
-    def record_bytes(self) -> int:
-        """Bytes on disk of one record, framing included; the mean where records differ."""
-        return sum(stamp.size_bytes for stamp in self.stamps) // max(1, self.num_records)
-
-
-def stamps_of(paths: Sequence[ShardPath]) -> tuple[ShardStamp, ...]:
-    """Name, size and time of change of each shard; of objects, which are asked for together, also the etag."""
-    objects = [path for path in paths if isinstance(path, RemotePath)]
-    found = dict(zip(objects, stat_objects(objects), strict=True)) if objects else {}
-    return tuple(_stamp(path, found) for path in paths)
-
-
-def _stamp(path: ShardPath, found: Mapping[RemotePath, ObjectStat]) -> ShardStamp:
-    if isinstance(path, RemotePath):
-        return ShardStamp(path.name, found[path].size_bytes, found[path].mtime_ns, found[path].etag)
-    status = path.stat()
-    return ShardStamp(path.name, status.st_size, status.st_mtime_ns)
 
 
 def load_index(
@@ -150,7 +61,7 @@ def load_index(
     progress: Progress | None = None,
 ) -> ShardIndex:
     """The cached index where it is whole and still true, else a newly built one; `status` says which and why."""
-    wanted = _wanted(paths, fields, shape, dtype)
+    wanted = asked_of(paths, fields, shape, dtype)
     name = _index_name(None if (fields, shape, dtype) == (None, None, None) else wanted)
     stamps = stamps_of(paths)
     reasons = []
@@ -166,7 +77,7 @@ def load_index(
         if header["wanted"] == _as_json(wanted) and cached.stamps == stamps:
             return cached
         reasons.append(_difference(cached.stamps, stamps))
-    built = _build(paths, stamps, wanted, progress)
+    built = build(paths, stamps, wanted, progress)
     return save_index(
         built, folder_of(paths[0]), wanted, name=name, status=f"rebuilt: {reasons[0]}" if reasons else "built"
     )
@@ -181,7 +92,7 @@ def build_index(
     progress: Progress | None = None,
 ) -> ShardIndex:
     """Walk and prove every shard; the errors name file, record and byte."""
-    return _build(paths, stamps_of(paths), _wanted(paths, fields, shape, dtype), progress)
+    return build(paths, stamps_of(paths), asked_of(paths, fields, shape, dtype), progress)
 
 
 def verify_shards(paths: Sequence[ShardPath], index: ShardIndex, *, progress: Progress | None = None) -> int:
@@ -227,7 +138,7 @@ def index_locations(folder: Path | str, *, name: str = INDEX_NAME) -> tuple[Path
 def save_index(
     index: ShardIndex,
     folder: Path | str,
-    wanted: Wanted | TensorFormat | NpzFormat,
+    wanted: Asked,
     *,
     name: str = INDEX_NAME,
     status: str,
@@ -252,158 +163,13 @@ def _mode(folder: Path | str, index: ShardIndex) -> int:
     return (folder / index.stamps[0].name).stat().st_mode & 0o666 if isinstance(folder, Path) else 0o600
 
 
-def _wanted(
-    paths: Sequence[ShardPath], fields: Fields | None, shape: Shape | None, dtype: str | None
-) -> Wanted | TensorFormat | NpzFormat:
-    """What the records should be: tensor shards have no fields, TFRecords say their shape themselves, npz always."""
-    if paths[0].suffix == NPZ_SUFFIX:
-        if shape is not None or dtype is not None:
-            raise ShardFormatError(f"{paths[0]}: an npz file says shape and dtype of its array itself; leave them out")
-        return NpzFormat.of(fields)
-    if paths[0].suffix != SUFFIX:
-        return Wanted(fields or Fields(), shape, dtype or "uint8")
-    if fields is not None:
-        raise ShardFormatError(
-            f"{paths[0]}: fields name features of TFRecords, a tensor shard has none; leave them out"
-        )
-    return find_format(paths, shape=shape, dtype=dtype)
-
-
-def _build(
-    paths: Sequence[ShardPath],
-    stamps: tuple[ShardStamp, ...],
-    wanted: Wanted | TensorFormat | NpzFormat,
-    progress: Progress | None,
-) -> ShardIndex:
-    if isinstance(wanted, TensorFormat):
-        return _build_tensors(paths, stamps, wanted, progress)
-    if isinstance(wanted, NpzFormat):
-        return _build_npz(paths, stamps, wanted, progress)
-    proof = LayoutProof(wanted)
-    found: list[ShardLayout] = []
-    for number, path in enumerate(paths):
-        with opened(path, stamps[number]) as fd:
-            found.append(proof.prove(fd, walk_frames(fd, stamps[number].size_bytes, path=path), path=path))
-        if progress is not None:
-            progress(number + 1, len(paths))
-    assert proof.first is not None  # there is at least one shard, and none without a record
-    labels = np.concatenate([shard.labels for shard in found])
-    sizes = tuple(len(shard.labels) for shard in found)
-    offsets = np.concatenate([shard.payload_offsets for shard in found])
-    if proof.wanted.fields.opaque:
-        extents = Extents(offsets, np.concatenate([shard.payload_bytes for shard in found]))
-        reason = f"opaque samples of {extents.said}, each proven on its record's bytes"
-        return _ragged(stamps, sizes, labels, extents, reason)
-    layout, reason = _common_layout(found, paths, proof.first.shape, wanted.dtype)
-    if layout.stride_bytes is not None:
-        return ShardIndex(layout, stamps, sizes, _first_records(sizes), labels, None, reason)
-    return ShardIndex(layout, stamps, sizes, _first_records(sizes), labels, offsets, reason)
-
-
-def _build_tensors(
-    paths: Sequence[ShardPath], stamps: tuple[ShardStamp, ...], wanted: TensorFormat, progress: Progress | None
-) -> ShardIndex:
-    labels: list[npt.NDArray[np.int64]] = []
-    for number, path in enumerate(paths):
-        count = count_records(path, stamps[number].size_bytes, wanted)
-        with opened(path, stamps[number]) as fd:
-            labels.append(read_labels(fd, count, wanted, path=path))
-        if progress is not None:
-            progress(number + 1, len(paths))
-    layout = RecordLayout(wanted.record_bytes, 0, wanted.shape, wanted.dtype)
-    reason = (
-        "constant stride, as dataset.json says; the padding of every record agrees"
-        if wanted.labelled
-        else "constant stride, from the shape and dtype given; headerless shards prove nothing but their size"
-    )
-    sizes = tuple(map(len, labels))
-    return ShardIndex(layout, stamps, sizes, _first_records(sizes), np.concatenate(labels), None, reason)
-
-
-def _build_npz(
-    paths: Sequence[ShardPath], stamps: tuple[ShardStamp, ...], wanted: NpzFormat, progress: Progress | None
-) -> ShardIndex:
-    found: list[NpzSample] = []
-    for number, path in enumerate(paths):
-        with opened(path, stamps[number]) as fd:
-            found.append(read_sample(fd, wanted, path=path))
-        first, sample = found[0], found[-1]
-        if (sample.dtype, len(sample.shape)) != (first.dtype, len(first.shape)):
-            raise NpzError(
-                f"{path}: its array is {sample.dtype} {sample.shape}, that of {paths[0].name} {first.dtype} "
-                f"{first.shape}; a set has one dtype and number of dimensions: name those that go together with a glob"
-            )
-        if progress is not None:
-            progress(number + 1, len(paths))
-    offsets, lengths, _, shapes, fortran, labels = (np.array(column) for column in zip(*found, strict=True))
-    extents = Extents(
-        offsets, lengths, found[0].dtype, shapes.astype(np.int64), fortran.astype(np.int64) if fortran.any() else None
-    )
-    told = "labels are theirs" if (labels != NO_LABEL).any() else "without labels"
-    reason = f"one stored array of {extents.said} in each file, {told}"
-    return _ragged(stamps, (1,) * len(found), labels.astype(np.int64), extents, reason)
-
-
-def _ragged(
-    stamps: tuple[ShardStamp, ...],
-    sizes: tuple[int, ...],
-    labels: npt.NDArray[np.int64],
-    extents: Extents,
-    reason: str,
-) -> ShardIndex:
-    layout = RecordLayout(None, 0, (), extents.dtype, extents.mean_bytes)
-    return ShardIndex(layout, stamps, sizes, _first_records(sizes), labels, None, reason, extents=extents)
-
-
-def _common_layout(
-    found: Sequence[ShardLayout], paths: Sequence[ShardPath], shape: Shape, dtype: str
-) -> tuple[RecordLayout, str]:
-    """One stride where all records have the same length, pixels at the same place, and elements at whole addresses."""
-    stride = int(found[0].frames.lengths[0]) + FRAMING_BYTES
-    place, item = int(found[0].payload_offsets[0]), np.dtype(dtype).itemsize
-    apart = RecordLayout(None, 0, shape, dtype)
-    for shard, path in zip(found, paths, strict=True):
-        places = shard.payload_offsets - shard.frames.offsets
-        other = (shard.frames.lengths != stride - FRAMING_BYTES) | (places != place)
-        if other.any():
-            number = int(other.argmax())
-            length = int(shard.frames.lengths[number]) + FRAMING_BYTES
-            mine = f"{length} bytes, its pixels from byte {places[number]} on"
-            return apart, (
-                f"varying stride: record {number} of {path.name} takes {mine}; record 0 of {paths[0].name} {stride}, "
-                f"from byte {place} on"
-            )
-    if stride % item or place % item:
-        return apart, f"records of {stride} bytes with pixels from byte {place} on do not keep {dtype} aligned"
-    return RecordLayout(stride, place, shape, dtype), "constant stride, proven on the bytes"
-
-
-def _first_records(sizes: Sequence[int]) -> Indices:
-    return np.cumsum([0, *sizes[:-1]], dtype=np.int64)
-
-
-@contextmanager
-def opened(path: ShardPath, mark: ShardStamp) -> Iterator[int]:
-    """A file descriptor of a shard; of an object as `mark` describes it that of a copy, which goes with the block."""
-    if isinstance(path, RemotePath):
-        with fetched(path, ObjectStat(mark.size_bytes, mark.etag, mark.mtime_ns)) as fd:
-            yield fd
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with naming(path):
-            yield fd
-    finally:
-        os.close(fd)
-
-
-def _as_json(wanted: Wanted | TensorFormat | NpzFormat) -> Any:
+def _as_json(wanted: Asked) -> Any:
     """What was asked for, as a kept index repeats it."""
     asked = asdict(wanted) | {"kind": type(wanted).__name__, "digests": None}
     return json.loads(json.dumps(asked))
 
 
-def _index_name(wanted: Wanted | TensorFormat | NpzFormat | None) -> str:
+def _index_name(wanted: Asked | None) -> str:
     """Where something particular is asked of the records, the index of that has a name of its own."""
     if wanted is None:
         return INDEX_NAME
@@ -411,7 +177,7 @@ def _index_name(wanted: Wanted | TensorFormat | NpzFormat | None) -> str:
     return f"{INDEX_NAME}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
-def _pack(index: ShardIndex, wanted: Wanted | TensorFormat | NpzFormat) -> tuple[dict[str, Any], Arrays]:
+def _pack(index: ShardIndex, wanted: Asked) -> tuple[dict[str, Any], Arrays]:
     header = {
         "wanted": _as_json(wanted),
         "layout": asdict(index.layout),
@@ -452,7 +218,7 @@ def _unpack(header: dict[str, Any], arrays: Arrays, location: Path) -> ShardInde
             layout,
             stamps,
             sizes,
-            _first_records(sizes),
+            first_records_of(sizes),
             labels,
             offsets,
             reason,
