@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 class Journal:
     """A run's folder: made before anything is measured, so that a full or read-only disk is noticed at once."""
 
-    def __init__(self, kind: Kind, path: Path, out: Path | None, *, json: bool, also: Sequence[Path] = ()) -> None:
-        """`path` is what is measured, `also` names other folders that hold nothing but data."""
+    def __init__(
+        self, kind: Kind, path: Path | str, out: Path | None, *, json: bool, also: Sequence[Path] = ()
+    ) -> None:
+        """`path` is what is measured, or its address; `also` names other folders that hold nothing but data."""
         from ..results.record import new_run_id, utc_now
 
         self._kind: Kind = kind
@@ -32,7 +34,7 @@ class Journal:
         self._run_id = new_run_id(kind)
         self._started = utc_now()
         self._folder = out or Path("iobench-runs") / self._run_id
-        for data in (path, *also):
+        for data in (path, *also) if isinstance(path, Path) else also:
             if self._joins(data):
                 text = f"{self._folder}: the run's folder would lie among the data in {data}; give another --out"
                 raise OutputError(text)
@@ -76,7 +78,7 @@ class Journal:
         sentence: str = "",
     ) -> None:
         """Write the record of a run without a requirement, and say what it means; exit 3 where it is not valid."""
-        from ..results.environment import collect, public_path
+        from ..results.environment import collect
         from ..results.record import RunRecord, utc_now
 
         record = RunRecord(
@@ -85,8 +87,8 @@ class Journal:
             started_at=self._started,
             finished_at=utc_now(),
             command=command_line(),
-            workload={"path": public_path(self._path), **workload},
-            environment=collect(self._path),
+            workload={"path": _public(str(self._path)), **workload},
+            environment=collect(self._path if isinstance(self._path, Path) else None),
             read_path=best.read_path,
             metrics=metrics,
             ranks=best.ranks,
@@ -125,16 +127,15 @@ class OutputError(OSError):
 
 def command_line() -> tuple[str, ...]:
     """The command as it was given, without what is private in its paths."""
-
     return ("iobench", *(_public(word) if "/" in word else word for word in sys.argv[1:]))
 
 
 def _public(word: str) -> str:
     """A path or an address that may be shown to others."""
+    from ..loaders.remote import without_credentials
     from ..results.environment import public_path
-    from ..storage_bench.staging.objects import public_address
 
-    return public_address(word) if "://" in word else public_path(word)
+    return without_credentials(word) if "://" in word else public_path(word)
 
 
 def print_json(document: object) -> None:

@@ -39,15 +39,15 @@ def make_copy(run: Run) -> tuple[StageResult | None, CopyChoice | None]:
                 target,
                 streams=run.config.copy_.streams,
                 limit_bytes=limit,
-                progress=lambda phase, done, total: run.show("stage", done / total, f"{done / 1e9:.2f} GB"),
+                progress=lambda phase, done, total: run.show(phase, done / total, f"{done / 1e9:.2f} GB"),
             )
     except BaseException:  # half a copy in a folder of its own is of no use to the next run
         remove_stage(target)
         raise
     run.measured_bytes += result.copied_bytes
     run.points.append(stage_point(result))
-    if result.evidence is not None and (text := result.evidence.invalid_reason()):
-        run.copy_invalid = f"the time of copying: {text}"
+    if result.evidence is not None and (doubt := result.evidence.invalid_reason()):
+        run.copy_invalid = f"the time of copying: {doubt}"
     return result, None
 
 

@@ -10,11 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...loaders.remote import is_remote
+from ...loaders.remote import is_remote, shown_address
 from ...results.environment import public_path
 from ..evidence import doubts
 from .hop import StageResult, check_target, copy_hop, missing_bytes
-from .objects import public_address
 from .place import StagingError, StagingUsageError, require_apart, require_folder, require_room
 from .source import Source, open_source
 from .streams import Phase
@@ -73,10 +72,10 @@ def stage_chain(
     the error names the one.
     """
     if odd := [str(place) for place in places if is_remote(place)]:
-        raise StagingUsageError(f"{public_address(odd[0])}: only the source may be an address; copies go into folders")
+        raise StagingUsageError(f"{shown_address(odd[0])}: only the source may be an address; copies go into folders")
     targets = [Path(place) for place in places]
     results: list[StageResult] = []
-    with closing(open_source(source, streams=streams)) as first:
+    with closing(open_source(source)) as first:
         _check_chain(first, targets)
         for number, target in enumerate(targets, 1):
 
@@ -88,7 +87,7 @@ def stage_chain(
                 if number == 1:
                     results.append(copy_hop(first, first.shards, target, streams=streams, progress=tell))
                     continue
-                with closing(open_source(results[-1].target, streams=streams)) as opened:
+                with closing(open_source(results[-1].target)) as opened:
                     check_target(opened, target)
                     results.append(copy_hop(opened, opened.shards, target, streams=streams, progress=tell))
             except StagingError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...loaders.remote import is_remote
+from ...loaders.remote import is_remote, shown_address
 from ...results.environment import public_path
 from ...results.record import Metric, Point, not_measured
 from ...results.stats import is_noisy, summarise
@@ -20,7 +20,6 @@ from ...results.verdict import CopyChoice, choose_copy
 from ..evidence import doubts, read_path
 from ..limits import WARM_RAM_SHARE, ram_bytes
 from .chain import ChainResult
-from .objects import public_address
 from .place import on_same_device, room_for
 from .reading import PREFETCH, SHUFFLE, WORKERS, Road, Where, measure_roads, open_road, warm_rates
 
@@ -109,7 +108,7 @@ def _open(case: Case, where: Where, source: str | Path) -> None:
     try:
         case.roads[where] = open_road(where, source)
     except UNREADABLE as error:
-        shown = public_address(str(source)) if is_remote(source) else public_path(source)
+        shown = shown_address(str(source)) if is_remote(source) else public_path(source)
         case.missing[where] = f"the loader does not read it: {_told(error).replace(str(source), shown)}"
 
 

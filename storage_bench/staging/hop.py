@@ -70,7 +70,7 @@ def stage(
 
     Raises StagingError where space is short, the target lies in the source, or a digest does not agree.
     """
-    with closing(open_source(source, streams=streams)) as opened:
+    with closing(open_source(source)) as opened:
         shards = opened.shards if limit_bytes is None else _first_shards(opened.shards, limit_bytes)
         check_target(opened, target)
         require_room([(target, missing_bytes(shards, target))])

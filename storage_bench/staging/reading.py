@@ -127,7 +127,7 @@ def warm_rates(road: Road, *, blocks: int, block_s: float) -> list[float]:
 
 def _pilot(road: Road) -> None:
     """A block that counts for nothing: code is loaded and threads are begun for the first time."""
-    reader = road.shards.reader if road.watch is None else cold_reader(road.shards.paths)
+    reader = road.shards.reader if road.watch is None else cold_reader(road.shards.files)
     _read(_new_loader(road, reader, 0), 0.0)
     if road.watch is not None:
         reader.close()

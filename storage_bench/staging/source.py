@@ -14,7 +14,7 @@ from typing import Protocol
 from ...loaders.discovery import find_shards
 from ...loaders.evidence import RouteEvidence
 from ...loaders.readers import BufferedReader, DirectReader, Reader, ReadError, direct_refused
-from ...loaders.remote import RemotePath, is_remote
+from ...loaders.remote import RemotePath, is_remote, local_files
 from ...loaders.tensors import DESCRIPTION_NAME
 from ...results.record import ColdScope
 from ..evidence import cold_scope_of
@@ -83,7 +83,7 @@ class LocalSource:
 
     def __init__(self, source: str | Path) -> None:
         self.name = str(source)
-        paths = find_shards(source)
+        paths = local_files(find_shards(source), user="a folder's copy")
         self.is_set = Path(source).is_dir()
         try:
             self.shards: Sequence[SourceShard] = [_look_at(path) for path in paths]
@@ -129,15 +129,12 @@ class LocalSource:
             self._reader.close()
 
 
-def open_source(source: str | Path, *, streams: int) -> Source:
-    """The source under a path, a glob, or an address; objects are listed by `streams` requests at once.
-
-    Raises StagingError, or what finding shards and listing objects raises.
-    """
+def open_source(source: str | Path) -> Source:
+    """The source under a path, a glob, or an address; raises StagingError, or what finding shards raises."""
     if is_remote(source):
         from .objects import RemoteSource
 
-        return RemoteSource(str(source), streams=streams)
+        return RemoteSource(str(source))
     return LocalSource(source)
 
 
