@@ -13,7 +13,7 @@ import typer
 
 from ..terminal import Screen, say, table
 from .journal import print_json
-from .options import DataPath, Json, app
+from .options import DataSource, Dtype, ImageField, Json, LabelField, Shape, app, data_source
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -37,9 +37,9 @@ def doctor(
 
     diagnosis = examine(Path(path))
     if json:
-        rows = {"findings": diagnosis.findings, "routes": diagnosis.routes}
-        document = {name: [asdict(row) for row in found] for name, found in rows.items()}
-        print_json({"kind": "doctor", "path": path, **document})
+        findings = [asdict(finding) for finding in diagnosis.findings]
+        routes = [asdict(route) for route in diagnosis.routes]
+        print_json({"kind": "doctor", "path": path, "findings": findings, "routes": routes})
     for group, found in groupby(diagnosis.findings, key=lambda finding: finding.group):
         _notes(group, [(row.name, row.available, row.seen, row.advice) for row in found])
     _notes("routes", [(row.name, row.available, row.reason, row.advice) for row in diagnosis.routes])
@@ -161,17 +161,28 @@ def _first_wrong(error: ValidationError) -> typer.BadParameter:
 
 @app.command()
 def index(
-    path: DataPath,
+    source: DataSource,
     verify: Annotated[bool, typer.Option("--verify", help="check every record's crc, or every digest")] = False,
+    shape: Shape = None,
+    dtype: Dtype = None,
+    image_field: ImageField = None,
+    label_field: LabelField = None,
     json: Json = False,
 ) -> None:
     """Index the shards, prove their layout, and with --verify check every record."""
+    from ..configs import load as load_config
     from ..loaders.index import verify_shards
+    from ..loaders.remote import shown_address
     from ..loaders.shards import open_index
+    from ..storage_bench.sample_format import SampleFormat
 
+    flags = {"shape": shape, "dtype": dtype, "image_field": image_field, "label_field": label_field}
+    samples = load_config(SampleFormat, flags=flags).sample_options()
     with Screen() as screen:
         paths, found = open_index(
-            path, progress=lambda done, total: screen.show("index", done / total, f"{done} shards")
+            data_source(source),
+            **samples,
+            progress=lambda done, total: screen.show("index", done / total, f"{done} shards"),
         )
         verified = None
         if verify:
@@ -197,7 +208,8 @@ def index(
             }
         )
     shape = f"{found.extents.said} of" if found.extents is not None else " x ".join(map(str, layout.shape))
-    say(f"{path}: {found.num_records} records of {shape} {layout.dtype} in {len(paths)} shards; index {found.status}")
+    where = shown_address(source)
+    say(f"{where}: {found.num_records} records of {shape} {layout.dtype} in {len(paths)} shards; index {found.status}")
     say(found.layout_reason)
     if verified is not None:
         proof = "digest" if paths[0].suffix == ".tensors" else "crc"

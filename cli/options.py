@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -22,9 +23,30 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout,
 Out = Annotated[Path | None, typer.Option("--out", help="folder of this run  [default: ./iobench-runs/RUN]")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="settings in a TOML file")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="one setting, key=value; may be given again")]
-DataPath = Annotated[Path, typer.Argument(help="folder of shards, or one file")]
+
+
+def _no_address(value: Path) -> Path:
+    """Refuses an address where files are read; as a Path it has lost a slash."""
+    if re.match(r"(s3|https?):/", str(value), re.IGNORECASE) and not value.exists():
+        raise typer.BadParameter("this command reads files; index, load and stage take addresses, too")
+    return value
+
+
+DataPath = Annotated[Path, typer.Argument(help="folder of shards, or one file", callback=_no_address)]
+DataSource = Annotated[str, typer.Argument(metavar="PATH", help="folder of shards, one file, s3:// prefix or address")]
+Shape = Annotated[str | None, typer.Option(metavar="H,W,C", help="of the images, where the shards do not say it")]
+Dtype = Annotated[str | None, typer.Option(help="of the pixels  [uint8, or what the shards say]")]
+ImageField = Annotated[str | None, typer.Option(help="feature that holds the image  [image/encoded]")]
+LabelField = Annotated[str | None, typer.Option(help="feature that holds the label, '' for none  [image/class/label]")]
 LocalFolder = Annotated[Path | None, typer.Option("--local", help="where a local copy may go  [$IOBENCH_LOCAL, cache]")]
-EngineFlag = Annotated[str | None, typer.Option(help="auto, buffered, direct; for storage and load also mmap, kvikio")]
+EngineFlag = Annotated[
+    str | None, typer.Option(help="auto, buffered, direct; for storage and load also mmap, kvikio; for load remote")
+]
+
+
+def data_source(text: str) -> Path | str:
+    """A path, or an address as it is."""
+    return text if "://" in text else Path(text)
 
 
 def local_folder(given: Path | None) -> Path:

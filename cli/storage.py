@@ -11,7 +11,22 @@ import typer
 from ..terminal import Screen, say
 from .folders import measure_checkpoints, measure_names
 from .journal import Journal
-from .options import ENVIRONMENT, ConfigFile, DataPath, EngineFlag, Json, Out, Sets, app
+from .options import (
+    ENVIRONMENT,
+    ConfigFile,
+    DataPath,
+    DataSource,
+    Dtype,
+    EngineFlag,
+    ImageField,
+    Json,
+    LabelField,
+    Out,
+    Sets,
+    Shape,
+    app,
+    data_source,
+)
 
 
 @app.command()
@@ -63,6 +78,8 @@ def storage(
         "checkpoint": checkpoint,
     }
     if metadata or checkpoint is not None:
+        if metadata and checkpoint is not None:
+            raise typer.BadParameter("--metadata and --checkpoint are two runs; give one of them")
         measure = measure_names if metadata else measure_checkpoints
         measure(path, flags, config, set_ or (), out, json=json)
         return
@@ -85,7 +102,7 @@ def storage(
 
 @app.command()
 def load(
-    path: DataPath,
+    source: DataSource,
     engine: EngineFlag = None,
     batch_size: Annotated[int | None, typer.Option(help="images in a batch")] = None,
     shuffle: Annotated[str | None, typer.Option(help="off, shards, blocks or records")] = None,
@@ -93,6 +110,10 @@ def load(
     page_cache: Annotated[str | None, typer.Option(help="cold or warm")] = None,
     seconds: Annotated[float | None, typer.Option(help="seconds of one time block")] = None,
     peers: Annotated[str | None, typer.Option(help="beside ours, interleaved: preadv, torch, tfrecord, dali")] = None,
+    shape: Shape = None,
+    dtype: Dtype = None,
+    image_field: ImageField = None,
+    label_field: LabelField = None,
     config: ConfigFile = None,
     set_: Sets = None,
     out: Out = None,
@@ -110,10 +131,13 @@ def load(
         "page_cache": page_cache,
         "seconds": seconds,
     }
+    samples = {"shape": shape, "dtype": dtype, "image_field": image_field, "label_field": label_field}
+    path = data_source(source)
     if peers is not None:
-        _load_beside(path, {**flags, "peers": peers}, config, set_, out, json=json)
+        _refuse_for_peers(path, samples)
+        _load_beside(Path(source), {**flags, "peers": peers}, config, set_, out, json=json)
         return
-    settings = load_config(LoadConfig, file=config, sets=set_ or (), flags=flags)
+    settings = load_config(LoadConfig, file=config, sets=set_ or (), flags={**flags, **samples})
     journal = Journal("load", path, out, json=json)
     with Screen() as screen:
         result = measure_load(
@@ -135,6 +159,14 @@ def load(
     )
     if result.chosen["rates"]:
         say(f"{result.chosen['num_workers']} threads were chosen: {result.chosen['reason']}")
+
+
+def _refuse_for_peers(path: Path | str, samples: dict[str, str | None]) -> None:
+    """Other loaders read files, and images of uint8 as TensorFlow's scripts write them."""
+    if isinstance(path, str):
+        raise typer.BadParameter("--peers compares loaders on files; give a folder, or leave --peers out")
+    if given := [f"--{name.replace('_', '-')}" for name, value in samples.items() if value is not None]:
+        raise typer.BadParameter(f"{', '.join(given)}: not with --peers, whose loaders cannot be told it; leave it out")
 
 
 def _load_beside(

@@ -30,7 +30,7 @@ ANSWERS = {
     "416": (errno.EIO, "the object is shorter than when it was opened (416); open the data set again"),
 }
 
-_ADDRESS = re.compile(rf"\b({'|'.join(SCHEMES)})://[^\s\"'<>]+", re.IGNORECASE)
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
 
 
 class RemotePathError(ValueError):
@@ -57,8 +57,7 @@ class RemotePath:
 
     def __post_init__(self) -> None:
         if not is_remote(self.url):
-            text = re.sub(r"//[^/]*@", "//", self.url.partition("?")[0])
-            raise RemotePathError(f"{text}: not a remote address; write s3://bucket/key, http:// or https://")
+            raise RemotePathError(f"{shown_address(self.url)}: not a remote address; write s3://bucket/key, http:// or https://")
         if not (self.place and self.key):
             raise RemotePathError(f"{self}: names no object; write s3://bucket/key or https://host/path")
 
@@ -148,9 +147,9 @@ def local_files(paths: Iterable[ShardPath], *, user: str) -> list[Path]:
 
 def shown_address(address: str) -> str:
     """An address of an object or a prefix without user, password and query; other text as it is."""
-    if not is_remote(address):
+    scheme, separator, rest = address.partition("://")
+    if not separator:
         return address
-    scheme, _, rest = address.partition("://")
     place, slash, key = rest.partition("/")
     if scheme.lower() != "s3":
         place, key = (part.partition("#")[0].partition("?")[0] for part in (place, key))

@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..loaders.engines import EngineName, open_reader
-from ..loaders.evidence import background_rate, counter_for, judge, moved, process_read_bytes
+from ..loaders.evidence import RouteEvidence, background_rate, judge, moved, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
 from ..loaders.probe import Suggestion, suggest
 from ..loaders.readers import BufferedReader, DirectReader, Reader
-from ..loaders.shards import ShardSet
+from ..loaders.remote import RemotePath, ShardPath
+from ..loaders.route import by_own_counters, counter_of, own_counters
+from ..loaders.shards import ShardSet, open_index
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import summarise
 from .accelerators import touch
 from .evidence import cold_scope_of, doubts, read_path
+from .sample_format import SampleFormat
 from .sweep import choose_engine, require_memory, require_room_to_warm
 from .workload import PageCache, WorkloadUsageError
 
@@ -33,10 +36,8 @@ if TYPE_CHECKING:
     from ..loaders.dataloader import DataLoader
 
 
-class LoadConfig(BaseModel):
-    """How the loader reads, and for how long.  Threads and depth that are not given come from a probe of the data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class LoadConfig(SampleFormat):
+    """What the loader reads, how, and for how long.  Threads and depth that are not given come from a probe."""
 
     engine: EngineName = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 64
@@ -66,26 +67,29 @@ class LoadResult:
 
 
 def measure_load(
-    path: Path, config: LoadConfig, *, on_block: Callable[[int, int, float], None] | None = None
+    path: Path | str, config: LoadConfig, *, on_block: Callable[[int, int, float], None] | None = None
 ) -> LoadResult:
-    """Measure images/s of the loader on `path`; raises what opening and reading the shards raises."""
-    found = ShardSet.open(path, seed=config.seed)
-    reader, reason = _open_reader(config, found.paths[0])
+    """Measure images/s of the loader on a path or an address; raises what opening and reading the shards raises.
+
+    Objects on a server are in no page cache here: they are read cold, as far as this client goes.
+    """
+    paths, index = open_index(path, **config.sample_options())
+    reader, reason = _open_reader(config, paths[0])
     cold = config.page_cache == "cold"
-    total_bytes = sum(stamp.size_bytes for stamp in found.index.stamps)
+    total_bytes = sum(stamp.size_bytes for stamp in index.stamps)
     if not cold:
         require_room_to_warm(total_bytes)
-    shards = ShardSet(found.paths, found.index, reader, shuffle_mode=config.shuffle, seed=config.seed)
-    found.close()
-    counter = counter_for(shards.paths)
+    shards = ShardSet(paths, index, reader, shuffle_mode=config.shuffle, seed=config.seed)
+    files = [path for path in paths if not isinstance(path, RemotePath)]
+    counter = counter_of(paths)
     background = background_rate(counter) or 0.0
     prepare = evict if cold else warm
-    prepare(shards.paths)
+    prepare(files)
     batch_size = min(config.batch_size, len(shards))
     chosen = _choose(shards, config, batch_size)
     if chosen.rates:  # the probe has read
-        prepare(shards.paths)
-    resident = cache_fraction(shards.paths)
+        prepare(files)
+    resident = cache_fraction(files)
     num_batches = max(1, chosen.num_workers * (chosen.prefetch_factor or 1)) + 2
     require_memory(
         num_batches * batch_size * shards.index.layout.slot_bytes,
@@ -93,11 +97,12 @@ def measure_load(
         way_out="use a smaller --batch-size, fewer --num-workers or a smaller prefetch_factor",
     )
     loader = _new_loader(shards, config, chosen, batch_size)
-    probed_bytes = reader.delivered_bytes
+    probed_bytes, own_before = reader.delivered_bytes, own_counters(reader)
     before, mine, cpu_before = counter.snapshot(), process_read_bytes(), time.process_time()
     begin = perf_counter()
     try:
         blocks = list(_time_blocks(loader, config, on_block))
+        own = {name: count - own_before.get(name, 0) for name, count in own_counters(reader).items()}
     finally:
         shards.close()
     total_s, cpu_s = perf_counter() - begin, time.process_time() - cpu_before
@@ -108,7 +113,7 @@ def measure_load(
         engine=reader.engine,
         page_cache=config.page_cache,
         cache_fraction=resident,
-        cache_fraction_after=cache_fraction(shards.paths),
+        cache_fraction_after=cache_fraction(files),
         delivered_bytes=delivered_bytes,
         payload_bytes=loader.tally.payload_bytes,
         raw_device_bytes=went.pop(counter.name, None),
@@ -116,6 +121,8 @@ def measure_load(
         background_bytes=background * total_s,
         beside=went,
     )
+    if not files:
+        evidence = _of_objects(evidence, own)
     point = Point(
         params={
             "stage": "load",
@@ -125,12 +132,11 @@ def measure_load(
             "num_workers": chosen.num_workers,
             "page_cache": config.page_cache,
         },
-        read_path=read_path(evidence, cold_scope=cold_scope_of(path)),
+        read_path=read_path(evidence, cold_scope=cold_scope_of(files[0]) if files else "client"),
         metrics=_metrics(blocks, cpu_s, delivered_bytes, total_bytes / len(shards)),
     )
     smaller = f"batches hold {batch_size} images, not {config.batch_size}: there are no more"
     warnings = (*doubts(evidence), *([smaller] if batch_size < config.batch_size else []))
-    index = shards.index
     return LoadResult(
         point, evidence.invalid_reason(), warnings, reason, index.status, index.layout_reason, asdict(chosen)
     )
@@ -143,11 +149,21 @@ def _choose(shards: ShardSet, config: LoadConfig, batch_size: int) -> Suggestion
     return chosen if given is None or not chosen.num_workers else replace(chosen, prefetch_factor=given)
 
 
-def _open_reader(config: LoadConfig, sample: Path) -> tuple[Reader, str]:
+def _of_objects(evidence: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:
+    """What was read of a server, by the reader's own count."""
+    found = by_own_counters(evidence, own)
+    return replace(found, requested_route="remote", counters={**found.counters, **own})
+
+
+def _open_reader(config: LoadConfig, sample: ShardPath) -> tuple[Reader, str]:
     cold = config.page_cache == "cold"
+    if isinstance(sample, RemotePath):
+        if not cold:
+            raise WorkloadUsageError(f"{sample}: objects on a server are in no page cache here; leave --page-cache out")
+        return open_reader(config.engine, sample)
     if config.engine == "mmap" and cold:
         raise WorkloadUsageError("engine mmap shows the page cache itself; use --page-cache warm, or --engine direct")
-    if config.engine in ("mmap", "kvikio"):
+    if config.engine in ("mmap", "kvikio", "remote"):
         return open_reader(config.engine, sample, evict_behind=cold)
     engine, reason = choose_engine(config.engine, sample, page_cache=config.page_cache)
     return (DirectReader() if engine == "direct" else BufferedReader(evict_behind=cold)), reason
