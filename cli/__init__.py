@@ -63,6 +63,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 
 
 def _fail(message: str, kind: str, status: int, *, as_json: bool) -> int:
+    from ..loaders.remote import without_credentials
+
+    message = without_credentials(message)
     if as_json:
         print_json({"error": {"type": kind, "message": message, "exit_status": status}})
     say(f"iobench: {message}")
