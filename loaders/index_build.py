@@ -1,8 +1,10 @@
 """Build an index: each format's shards walked and proven, and what they have in common.
 
-TFRecords   walk_frames -> LayoutProof -> one stride, or places, or extents of opaque samples
-tensors     dataset.json or what is given -> one stride
-npz         headers of each file -> extents
+    TFRecords   walk_frames -> LayoutProof -> one stride, or places, or extents of opaque samples
+    tensors     dataset.json or what is given -> one stride
+    npz         headers of each file -> extents
+
+Errors are those of the format, at the first shard that is not as it should be.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Placement(NamedTuple):
     moves: tuple[Move, ...]
     first_record: int
     payload_bytes: int
-    places: tuple[int, ...] | None = None
+    places: Indices | None = None
     size_bytes: int = 0
     whole: bool = False
 

@@ -11,7 +11,7 @@ elements of several bytes that would lie at an odd address are, and count as cop
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,11 @@ class Extents:
         return int(self.lengths.sum()) // max(1, len(self.lengths))
 
     @property
+    def item_bytes(self) -> int:
+        """Bytes of one element."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
     def said(self) -> str:
         """The samples' sizes, as sentences tell them."""
         low, high = int(self.lengths.min()), int(self.lengths.max())
@@ -58,11 +63,10 @@ class Extents:
         if self.offsets.shape != (number,) or self.lengths.shape != (number,):
             return False
         inside = (self.offsets >= 0) & (self.lengths > 0) & (self.offsets + self.lengths <= np.repeat(bounds, sizes))
-        if self.shapes is not None:
-            item = np.dtype(self.dtype).itemsize
-            if len(self.shapes) != number or (np.prod(self.shapes, axis=1) * item != self.lengths).any():
-                return False
-        return bool(inside.all()) and (self.fortran is None or self.fortran.shape == (number,))
+        shaped = self.shapes is None or (
+            len(self.shapes) == number and (np.prod(self.shapes, axis=1) * self.item_bytes == self.lengths).all()
+        )
+        return bool(inside.all() and shaped) and (self.fortran is None or self.fortran.shape == (number,))
 
 
 def pool_bytes(extents: Extents, *, batch_size: int, alignment: int) -> int:
@@ -72,48 +76,59 @@ def pool_bytes(extents: Extents, *, batch_size: int, alignment: int) -> int:
 
 
 def place_ragged(runs: Runs, first_records: Indices, extents: Extents, *, alignment: int, read_bytes: int) -> Placement:
-    """Read each run's samples as one range, in file order, by reads of at most `read_bytes`."""
-    item = np.dtype(extents.dtype).itemsize
-    ranges: list[tuple[int, int, int, int]] = []  # shard, start, bytes, and where in the buffer
-    moves: list[Move] = []
-    places = [0] * int(runs.counts.sum())
-    room = payload = 0
-    for run in runs:
-        first = int(first_records[run.shard]) + run.first
-        chosen = slice(first, first + run.num_records)
-        for slot, offsets, lengths in _ranges(run.slot, extents.offsets[chosen], extents.lengths[chosen]):
-            start, head = offsets[0], offsets[0] % alignment
-            need = head + offsets[-1] + lengths[-1] - start
-            skew = (room + head) % item  # not 0 for one sample alone: it is bytes that lie side by side
-            places[slot : slot + len(offsets)] = [room + head - skew + offset - start for offset in offsets]
-            if skew:
-                moves.append(Move(room + head, room + head - skew, lengths[0]))
-            ranges.append((run.shard, start - head, need, room))
-            room += rounded_up(need, max(alignment, VECTOR_BYTES))
-            payload += sum(lengths)
-    whole = len(ranges) == 1 and alignment == 1 and ranges[0][1] % item == 0
-    reads = cut_reads(*np.array(ranges, dtype=np.int64).T, alignment=alignment, read_bytes=read_bytes)
-    return Placement(reads, tuple(moves), 0, payload, places=tuple(places), size_bytes=room, whole=whole)
+    """Read each run's samples as one range, in file order, by reads of at most `read_bytes`; no Python per sample."""
+    run_of = np.repeat(np.arange(len(runs)), runs.counts)
+    within = np.arange(len(run_of)) - (runs.counts.cumsum() - runs.counts)[run_of]
+    records = (first_records[runs.shards] + runs.firsts)[run_of] + within
+    offsets, lengths = extents.offsets[records], extents.lengths[records]
+    begins = _range_begins(run_of, offsets, lengths)
+    lasts = np.append(begins[1:], len(records)) - 1
+    range_of = np.repeat(np.arange(len(begins)), lasts - begins + 1)
+
+    starts = offsets[begins]
+    heads = starts % alignment
+    needs = heads + offsets[lasts] + lengths[lasts] - starts
+    rooms = rounded_up(needs, max(alignment, VECTOR_BYTES))
+    targets = rooms.cumsum() - rooms
+    skews = (targets + heads) % extents.item_bytes  # not 0 for one sample alone: it is bytes that lie side by side
+    places = np.empty(len(records), np.int64)
+    places[runs.slots[run_of] + within] = (targets + heads - skews - starts)[range_of] + offsets
+    reads = cut_reads(
+        runs.shards[run_of[begins]], starts - heads, needs, targets, alignment=alignment, read_bytes=read_bytes
+    )
+    return Placement(
+        reads,
+        _moves(targets + heads, skews, lengths[begins]),
+        0,
+        int(lengths.sum()),
+        places=places,
+        size_bytes=int(rooms.sum()),
+        whole=len(begins) == 1 and alignment == 1 and int(starts[0]) % extents.item_bytes == 0,
+    )
 
 
-def _ranges(slot: int, offsets: Indices, lengths: Indices) -> Iterator[tuple[int, list[int], list[int]]]:
-    """First slot, offsets and lengths of consecutive samples with little between them."""
+def _range_begins(run_of: Indices, offsets: Indices, lengths: Indices) -> Indices:
+    """The first sample of each range: a run's first, and what has much between it and the one before."""
     gaps = offsets[1:] - offsets[:-1] - lengths[:-1]
-    cuts = np.flatnonzero((gaps > GAP_BYTES) | (gaps < 0)) + 1
-    begin = 0
-    for stop in [*cuts.tolist(), len(offsets)]:
-        yield slot + begin, offsets[begin:stop].tolist(), lengths[begin:stop].tolist()
-        begin = stop
+    cuts = (run_of[1:] != run_of[:-1]) | (gaps > GAP_BYTES) | (gaps < 0)
+    return np.append(0, np.flatnonzero(cuts) + 1)
 
 
-def sample_views(memory: npt.NDArray[np.uint8], records: Indices, places: Sequence[int], extents: Extents) -> Arrays:
+def _moves(sources: Indices, skews: Indices, lengths: Indices) -> tuple[Move, ...]:
+    """To the whole address before, where a sample does not lie at one."""
+    chosen = np.flatnonzero(skews)
+    columns = (sources[chosen], sources[chosen] - skews[chosen], lengths[chosen])
+    return tuple(map(Move, *(column.tolist() for column in columns)))
+
+
+def sample_views(memory: npt.NDArray[np.uint8], records: Indices, places: Indices, extents: Extents) -> Arrays:
     """The samples of a batch as arrays over `memory`, each with the shape and dtype that it has in its file."""
-    lengths: list[int] = extents.lengths[records].tolist()
     if extents.shapes is None:
-        return [memory[place : place + length] for place, length in zip(places, lengths, strict=True)]
+        ends = places + extents.lengths[records]
+        return [memory[start:end] for start, end in zip(places.tolist(), ends.tolist(), strict=True)]
     shapes: list[list[int]] = extents.shapes[records].tolist()
     orders = [0] * len(records) if extents.fortran is None else extents.fortran[records].tolist()
     return [
         np.ndarray(shape, extents.dtype, buffer=memory, offset=place, order="F" if fortran else "C")
-        for place, shape, fortran in zip(places, shapes, orders, strict=True)
+        for place, shape, fortran in zip(places.tolist(), shapes, orders, strict=True)
     ]

@@ -1,8 +1,10 @@
 """Where every record of a set lies, as numbers: what an index holds, and what it is built from.
 
-ShardStamp    name, size and time of one shard: is it still what was indexed?
-RecordLayout  one stride for all records, or none, or samples of unequal size
-ShardIndex    both, with places and labels of all records
+    ShardStamp    name, size and time of one shard: is it still what was indexed?
+    RecordLayout  one stride for all records, or none, or samples of unequal size
+    ShardIndex    both, with places and labels of all records
+
+`index.py` keeps them, `index_build.py` builds them.
 """
 
 from __future__ import annotations
