@@ -1,7 +1,9 @@
 """Shards of opaque samples: threads make their pieces some way ahead, and they go out in order between their frames.
 
-units of about 4 MiB: (sample, piece), (sample, piece) ...     threads     pool
-head | piece | piece | tail | head ...                         caller      checksums, one aligned buffer of two
+    units of about 4 MiB: (sample, piece), (sample, piece) ...     threads
+    head | piece | piece | tail | head ...                         caller: checksums, and one aligned buffer of two
+
+A piece may end anywhere, so that bytes are moved once into buffers that O_DIRECT takes.
 """
 
 from __future__ import annotations
