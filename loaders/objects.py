@@ -126,6 +126,7 @@ class Objects:
     def list(self, bucket: str, prefix: str) -> Listing:
         """What is right under an S3 prefix."""
         at = f"s3://{bucket}/{prefix}"
+        _refuse_user(at)
         store = self._opened(f"s3://{bucket}", lambda: _s3_store(bucket))
         import obstore
 
@@ -138,6 +139,7 @@ class Objects:
 
     def _place(self, path: RemotePath) -> _Place:
         if path.scheme == "s3":
+            _refuse_user(path.url)
             return _Place(self._opened(f"s3://{path.place}", lambda: _s3_store(path.place)), path.key)
         return _Place(self._opened(path.url, lambda: _http_store(path.url)), "")  # so the query goes along
 
@@ -232,12 +234,15 @@ def _options(url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     return {"client_options": client, "retry_config": {"max_retries": 2, "retry_timeout": REQUEST_LIMIT}}
 
 
+def _refuse_user(address: str) -> None:
+    """A key in an s3 address would be left out without a word."""
+    if "@" in address.partition("://")[2].partition("/")[0]:
+        raise RemotePathError(f"{shown_address(address)}: an s3 address has no user; set AWS_ACCESS_KEY_ID instead")
+
+
 def _s3_store(bucket: str) -> S3Store:
     from obstore.store import S3Store
 
-    if "@" in bucket:
-        text = f"s3://{bucket.rpartition('@')[2]}: an s3 address has no user; set AWS_ACCESS_KEY_ID instead"
-        raise RemotePathError(text)
     options = _options(os.environ.get("AWS_ENDPOINT_URL", ""))
     return S3Store(bucket, skip_signature="AWS_ACCESS_KEY_ID" not in os.environ, **options)
 
