@@ -15,7 +15,7 @@ from ..loaders.readers import read_bytes_of
 from .sweep.calibration import calibrate
 from .sweep.points import OnBlock, PointResult, SweepPoint
 from .sweep.run import run_points
-from .workload import StorageConfig, data_files
+from .workload import StorageConfig
 
 PILOT_S = 0.5
 
@@ -60,10 +60,9 @@ def measure_rates(
     on_block: OnBlock | None = None,
 ) -> list[PointResult]:
     """`config.blocks` interleaved blocks at each number of readers."""
-    files = data_files(path)
     results = []
     for count in readers:
         point = reader_point(engine, readers=count, reads_in_flight=reads_in_flight)
-        results.append(PointResult(point, reason, ceiling_gbps=calibrate(point, files)))
+        results.append(PointResult(point, reason, ceiling_gbps=calibrate(point)))
     run_points(path, results, config, on_block=on_block)
     return results

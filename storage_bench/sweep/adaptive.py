@@ -133,7 +133,7 @@ def _search(
     while not failed and not isinstance(step := next_step(rounds, loads, rules), Knee):
         for load in step:
             if load not in results:
-                (results[load],) = new_results([(_shaped(point, shapes[load]), reason)], bench.files)
+                (results[load],) = new_results([(_shaped(point, shapes[load]), reason)])
         rates = {}
         for load in random.permutation(step).tolist():
             result = results[load]

@@ -52,7 +52,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 def _calibrate(bench: Bench, result: PointResult) -> None:
     if result.point.page_cache == "cold":
         bench.ranks.barrier()
-        result.ceiling_gbps = calibrate(result.point, bench.files)
+        result.ceiling_gbps = calibrate(result.point)
 
 
 def _progress(result: PointResult, done: int, total: int) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def measure_storage(path: Path, config: StorageConfig, *, show: Show) -> Storage
 
     Raises WorkloadError where nothing can be measured as asked.
     """
+    files = files_of(path, config)  # while they are there: the device may be gone when all is measured
     searches: list[Search] = []
     if config.adaptive:
         searches = find_knees(
@@ -52,7 +53,7 @@ def measure_storage(path: Path, config: StorageConfig, *, show: Show) -> Storage
         results = [result for search in searches for result in search.results]
     else:
         results = _sweep(path, config, show)
-    return _outcome(path, config, results, searches)
+    return _outcome(path, config, files, results, searches)
 
 
 def rate_of(point: Point) -> float:
@@ -77,13 +78,16 @@ def _sweep(path: Path, config: StorageConfig, show: Show) -> list[PointResult]:
 
 
 def _outcome(
-    path: Path, config: StorageConfig, results: Sequence[PointResult], searches: Sequence[Search]
+    path: Path,
+    config: StorageConfig,
+    files: Sequence[DataFile],
+    results: Sequence[PointResult],
+    searches: Sequence[Search],
 ) -> StorageOutcome:
     points = [storage_point(result, path) for result in results]
     knees = [point for point in points if "knee" in point.flags]
     reads = [point for point in knees or points if point.params["operation"] == "read"]
     best = max(reads or points, key=rate_of)
-    files = files_of(path, config)
     said = [text for result in results for text in _said_of(result, files)]
     said += [text for search in searches for text in knee_doubts(search)]
     reasons = dict.fromkeys(f"{result.point.engine}: {result.engine_reason}" for result in results)

@@ -32,6 +32,7 @@ def gpu_refused() -> str | None:
 
 
 def _use_threads(count: int) -> None:
+    """Have as many threads in kvikio's pool as reads will be in flight; before any of them begins."""
     import kvikio.defaults
 
     if kvikio.defaults.get("num_threads") < count:
@@ -45,8 +46,7 @@ class KvikioHostReads:
 
     def __init__(self, *, evicts: bool, load: int) -> None:
         self._reader = KvikioReader(evict_behind=evicts)
-        self._reader.counters()
-        self._load = load
+        _use_threads(load)
 
     def handle(self, path: Path) -> tuple[Path, object]:
         """The path itself: the reader keeps its files."""
@@ -54,7 +54,6 @@ class KvikioHostReads:
 
     def targets(self) -> HostTargets:
         """Host memory."""
-        _use_threads(self._load)
         return HostTargets()
 
     def do(self, path: Path, target: list[memoryview], offset: int) -> int:

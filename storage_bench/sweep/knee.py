@@ -2,7 +2,8 @@
 
     doubling    loads 1, 2, 4 ... alone, a few blocks each, until two doublings bring no more than 3 % -> the peak
     search      a load beside the peak's, in pairs of blocks of one round: within 3 % of it, or not, as soon as the
-                interval of the ratio says so; first where the doubling saw the knee, then halving what is left
+                interval of the ratio says so; first where the doubling saw the knee, then halving what is left;
+                a load that is surely better than the peak's takes its place
 
 Pure: from all rounds so far to what the next one measures, or to the knee.  The blocks of the doubling choose where to
 look and which load is the peak; they are not counted again in the pairs that decide.
@@ -65,18 +66,21 @@ def _search(
     low, high, decided = -1, loads.index(peak), True
     while high - low > 1:
         probe = _probe(loads, low, high, pilot, (1 - rules.tolerance) * pilot[peak])
-        near, sure = _is_near(_pairs(rounds, loads[probe], peak), rules)
+        pairs = _pairs(rounds, loads[probe], peak)
+        near, sure = _is_near(pairs, rules)
         if near is None:
             return loads[probe], peak
+        ratio, least, _ = ratio_interval(*pairs)
+        if least > 1 + rules.tolerance:  # the doubling went past the peak
+            return _search(rounds, loads, {**pilot, loads[probe]: ratio * pilot[peak]}, loads[probe], rules)
         decided = decided and sure
         low, high = (low, probe) if near else (probe, high)
-    ratio, interval = None, None
-    if loads[high] != peak:
-        ratio, *bounds = ratio_interval(*_pairs(rounds, loads[high], peak))
-        interval = (bounds[0], bounds[1])
     rates = list(pilot.values())
     rising = peak == loads[-1] and len(rates) > 1 and rates[-1] > (1 + rules.tolerance) * rates[-2]
-    return Knee(loads[high], peak, ratio, interval, decided, rising)
+    if loads[high] == peak:
+        return Knee(peak, peak, None, None, decided, rising)
+    ratio, least, most = ratio_interval(*_pairs(rounds, loads[high], peak))
+    return Knee(loads[high], peak, ratio, (least, most), decided, rising)
 
 
 def _doubling(loads: Sequence[int]) -> list[int]:

@@ -30,6 +30,7 @@ from .streams import Batches, Streams, open_stream, replay_stream
 from .writing import ScratchFiles, scratch_files
 
 ROUND_SEEDS = 1_000_003
+BACKGROUND_S = 0.5
 LEAST_BLOCKS = 4  # that a thread writes before it begins again
 
 
@@ -42,7 +43,7 @@ def sweep(
     `keep_going`: then the point has the error.
     """
     files = files_of(path, config)
-    results = new_results(planned_points(path, config, files), files)
+    results = new_results(planned_points(path, config, files))
     run_points(path, results, config, on_block=on_block, keep_going=keep_going)
     return results
 
@@ -67,10 +68,10 @@ def planned_points(path: Path, config: StorageConfig, files: Sequence[DataFile])
     return list(points.items())
 
 
-def new_results(points: Sequence[tuple[SweepPoint, str]], files: Sequence[DataFile]) -> list[PointResult]:
+def new_results(points: Sequence[tuple[SweepPoint, str]]) -> list[PointResult]:
     """Empty results, with what the harness itself reaches at each point."""
     return [
-        PointResult(point, reason, ceiling_gbps=calibrate(point, files) if point.page_cache == "cold" else None)
+        PointResult(point, reason, ceiling_gbps=calibrate(point) if point.page_cache == "cold" else None)
         for point, reason in points
     ]
 
@@ -161,7 +162,7 @@ def open_bench(
     replayed = any(point.access == "shard-replay" for point in points)
     shards = ShardSet.open(path, shuffle_mode="blocks", seed=config.seed) if replayed else None
     counter = counter_for([file.path for file in files] or [folder_of(path)])
-    background = (background_rate(counter) or 0.0) if ranks.rank == 0 else 0.0
+    background = (background_rate(counter, seconds=BACKGROUND_S) or 0.0) if ranks.rank == 0 else 0.0
     with ExitStack() as stack:
         scratch = None
         if writes:

@@ -86,10 +86,7 @@ class ScratchFiles:
     def close(self) -> None:
         """Close the files, which are gone then."""
         for file in self.files:
-            for fd in (file.buffered, file.direct):
-                if fd is not None:
-                    with suppress(OSError):
-                        os.close(fd)
+            _close(file.buffered, file.direct)
         self.files.clear()
         shutil.rmtree(self._place, ignore_errors=True)
 
@@ -221,9 +218,16 @@ def _create(path: Path, size_bytes: int) -> ScratchFile:
         os.fdatasync(buffered)
         os.posix_fadvise(buffered, 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError as error:
-        os.close(buffered)
+        _close(buffered, direct)
         raise WriteError(error.errno, f"cannot be written: {error.strerror}", str(path)) from error
     return ScratchFile(path, size_bytes, buffered, direct)
+
+
+def _close(*fds: int | None) -> None:
+    for fd in fds:
+        if fd is not None:
+            with suppress(OSError):
+                os.close(fd)
 
 
 def _require_space(folder: Path, num_bytes: int) -> None:

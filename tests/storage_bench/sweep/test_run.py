@@ -1,8 +1,6 @@
 """Sweeps on real small files: bytes, evidence, order, and errors from reader threads."""
 
-import errno
 import itertools
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -14,16 +12,14 @@ from iobench.loaders.readers import ReadError, direct_refused
 from iobench.storage_bench.choice import choose_engine
 from iobench.storage_bench.limits import require_room_to_warm
 from iobench.storage_bench.sweep.block import measure_reads
-from iobench.storage_bench.sweep.drive import HangError, Slot, Timing, drive, timing_of
+from iobench.storage_bench.sweep.drive import timing_of
 from iobench.storage_bench.sweep.points import PointResult, SweepPoint
 from iobench.storage_bench.sweep.recorded import storage_point
 from iobench.storage_bench.sweep.run import run_points, sweep
-from iobench.storage_bench.sweep.streams import ReadRequest, SharedBatches, open_stream
-from iobench.storage_bench.sweep.timeline import Timeline
-from iobench.storage_bench.sweep.ways import HostTargets
+from iobench.storage_bench.sweep.streams import open_stream
 from iobench.storage_bench.workload import StorageConfig, WorkloadError, WorkloadUsageError, data_files
 
-SECONDS = 0.1
+SECONDS = 0.05
 
 
 def config(**settings):
@@ -60,101 +56,6 @@ def needs_proof(result: PointResult) -> None:
         pytest.skip(result.evidence.route_evidence)
 
 
-class CountingWay:
-    """Reads nothing, and says so for every read but the one that it is told to treat otherwise."""
-
-    after = None
-
-    def __init__(self, odd_read=None, act=None):
-        self.asked = []
-        self._odd_read = odd_read
-        self._act = act
-        self._numbers = itertools.count()
-
-    def handle(self, path):
-        return path, None
-
-    def targets(self):
-        return HostTargets()
-
-    def do(self, path, target, offset):
-        if next(self._numbers) == self._odd_read:
-            self._act()
-        self.asked.append((path, offset, len(target[0])))
-        return len(target[0])
-
-
-def streams_of(path, *, total=1 << 20, length=4096):
-    while True:
-        yield [ReadRequest(path, offset, length, length - 96) for offset in range(0, total, length)]
-
-
-def run(way, *, threads=2, depth=2, seconds=0.05, patience_s=60.0):
-    slots = []
-    for stream in range(threads):
-        slots += [Slot(stream, SharedBatches(streams_of(Path("x"))))] * depth
-    return drive(slots, way, Timing(0.01, seconds, patience_s), place=Path("x")).timeline
-
-
-# --- one block ---------------------------------------------------------------------------------------------------
-
-
-def test_bytes_delivered_are_the_sum_of_what_every_read_returned():
-    way = CountingWay()
-    timeline = run(way)
-    assert int(timeline.counts.sum()) == 4096 * len(way.asked)
-    assert int(timeline.needs.sum()) == 4000 * len(way.asked)
-    assert timeline.window_bytes <= timeline.needs.sum()
-    assert timeline.window_reads <= len(way.asked)
-
-
-def test_a_window_takes_of_each_read_the_share_that_lies_in_it():
-    # window 100..200: a read before it, one into it (half), one inside, one over both ends (a third), one after it
-    starts = np.array([0, 50, 120, 50, 250])
-    ends = np.array([90, 150, 140, 350, 300])
-    timeline = Timeline(starts, ends, np.full(5, 4096), np.full(5, 600), (100, 200))
-    assert timeline.window_reads == pytest.approx(0.5 + 1 + 1 / 3)
-    assert timeline.window_bytes == pytest.approx(600 * (0.5 + 1 + 1 / 3))
-    assert timeline.inside.tolist() == [False, True, True, False, False]
-    assert timeline.total_s == pytest.approx(350e-9)
-
-
-def test_each_stream_keeps_its_queue_depth_of_reads_in_flight():
-    in_flight, most, lock = [0], [0], threading.Lock()
-    gate = threading.Event()
-
-    class Watching(CountingWay):
-        def do(self, path, target, offset):
-            with lock:
-                in_flight[0] += 1
-                most[0] = max(most[0], in_flight[0])
-                if most[0] == 6:
-                    gate.set()
-            gate.wait(5)
-            with lock:
-                in_flight[0] -= 1
-            return super().do(path, target, offset)
-
-    run(Watching(), threads=3, depth=2)
-    assert most[0] == 6
-
-
-@pytest.mark.parametrize("odd_read", [0, 7])
-def test_an_error_in_a_reader_thread_ends_the_block_and_is_raised_with_file_and_offset(odd_read):
-    class FailingWay(CountingWay):
-        def complete(self, path, offset, target, need):
-            raise ReadError(errno.EIO, "read of 4096 bytes at byte 8192 failed", "/data/x")
-
-    def fail():
-        raise OSError(errno.EIO, "no")
-
-    before = threading.active_count()
-    with pytest.raises(ReadError, match="byte 8192") as caught:
-        run(FailingWay(odd_read, fail), seconds=30)
-    assert caught.value.filename == "/data/x"
-    assert threading.active_count() == before
-
-
 def test_a_file_cut_while_it_is_read_is_an_error_that_names_it(file):
     files = data_files(file)
     with file.open("r+b") as opened:
@@ -166,32 +67,6 @@ def test_a_file_cut_while_it_is_read_is_an_error_that_names_it(file):
     with pytest.raises(ReadError, match="ends at byte 5242880") as caught:
         measure_reads(point(), files, streams, counter_for([file]), timing_of(20))
     assert caught.value.filename == str(file)
-
-
-def test_a_storage_that_does_not_answer_is_an_error_after_a_while_that_names_file_and_byte():
-    answered = threading.Event()
-    try:
-        with pytest.raises(HangError, match=r"x: byte \d+: 1 of 4 reads have not come back within 0.2 s"):
-            run(CountingWay(3, lambda: answered.wait(30)), patience_s=0.2)
-    finally:
-        answered.set()
-
-
-def test_a_system_without_threads_to_give_is_an_error_and_leaves_none_waiting(monkeypatch):
-    start, started = threading.Thread.start, []
-
-    def start_three(thread):
-        if len(started) == 3:
-            raise RuntimeError("can't start new thread")
-        started.append(thread)
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_three)
-    with pytest.raises(WorkloadError, match="use fewer --threads"):
-        run(CountingWay())
-    for thread in started:
-        thread.join(5)
-        assert not thread.is_alive()
 
 
 # --- sweeps ------------------------------------------------------------------------------------------------------
