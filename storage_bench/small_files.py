@@ -141,7 +141,7 @@ class SmallFiles:
         """
         source: Iterator[str] = itertools.cycle(names) if again else iter(names)
         logs = [_Log() for _ in range(threads or self._threads)]
-        errors: list[OSError] = []
+        errors: list[FileRateError] = []
         stop: list[bool] = []
         workers = [
             threading.Thread(target=_repeat, args=(operation, source, log, errors, stop), daemon=True) for log in logs
@@ -151,7 +151,7 @@ class SmallFiles:
         finally:
             stop.append(True)
         if errors:
-            raise _named(errors[0])
+            raise errors[0]
         return _timed(logs)
 
 
@@ -169,10 +169,11 @@ def _start_and_wait(workers: Iterable[threading.Thread], seconds: float | None, 
 
 
 def _repeat(
-    operation: Callable[[str], int], source: Iterator[str], log: _Log, errors: list[OSError], stop: list[bool]
+    operation: Callable[[str], int], source: Iterator[str], log: _Log, errors: list[FileRateError], stop: list[bool]
 ) -> None:
     """One name after the other; `source` is shared, and taking from it is one step of the interpreter."""
     clock, log_start, log_end = perf_counter_ns, log.starts.append, log.ends.append
+    name = ""
     try:
         for name in source:
             start = clock()
@@ -182,8 +183,11 @@ def _repeat(
             log.count += count
             if stop:
                 return
-    except OSError as error:
+    except FileRateError as error:
         errors.append(error)
+        stop.append(True)
+    except OSError as error:
+        errors.append(FileRateError(f"{name}: {error.strerror}; make room, or name another folder"))
         stop.append(True)
 
 
@@ -194,9 +198,3 @@ def _timed(logs: Sequence[_Log]) -> Timed:
     latencies.add(ends - starts)
     seconds = float(ends.max(initial=0) - starts.min(initial=ends.max(initial=0))) / 1e9
     return Timed(sum(log.count for log in logs), max(seconds, 1e-9), latencies)
-
-
-def _named(error: OSError) -> FileRateError:
-    if isinstance(error, FileRateError):
-        return error
-    return FileRateError(f"{error.filename}: {error.strerror}; make room, or name another folder")

@@ -16,7 +16,7 @@ from .config import CheckpointConfig
 from .files import Checkpoint, CheckpointError, Span
 from .readers import ReadLoad
 
-RESERVE_BYTES = 64 << 20
+SPARE_SHARE = 0.05  # of the free space stays free
 OWN_DATA_BYTES = 1 << 30  # at most, where PATH holds nothing to read
 SETTLE_S = 0.2
 
@@ -69,17 +69,19 @@ class Bench:
     def measure(self, series: Series) -> Sample:
         """One checkpoint more."""
         before, mine = self.counter.read_bytes(), process_read_bytes()
+        during_restore: float | None = None
         if series.beside == "reads":
             readers, (write, restore, written) = self._beside_readers()
-            rates = (readers.gbps(write.begin_ns, write.end_ns), readers.gbps(restore.begin_ns, restore.end_ns))
+            rate = readers.gbps(write.begin_ns, write.end_ns)
+            during_restore = readers.gbps(restore.begin_ns, restore.end_ns)
         else:
             write, restore, written = self._checkpoint()
-            readers, alone = self._readers_alone()
-            rates = (alone, None)
+            readers, rate = self._readers_alone()
         sample = Sample(
             write,
             restore,
-            *rates,
+            read_gbps=rate,
+            read_during_restore_gbps=during_restore,
             delivered_bytes=restore.num_bytes + readers.delivered_bytes,
             device_bytes=_moved(self.counter.read_bytes(), before),
             process_bytes=_moved(process_read_bytes(), mine),
@@ -141,10 +143,10 @@ def _data_in(path: Path) -> list[DataFile]:
 
 def _require_room(path: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(path).free
-    if num_bytes + RESERVE_BYTES > free:
+    if num_bytes > (1 - SPARE_SHARE) * free:
         raise CheckpointError(
-            f"{path}: the checkpoint, and data to read beside it, take {num_bytes / 1e9:.2f} GB and a reserve of "
-            f"{RESERVE_BYTES / 1e9:.2f} GB; {free / 1e9:.2f} GB are free: give a smaller size, or another folder"
+            f"{path}: the checkpoint, and data to read beside it where there are none, take {num_bytes / 1e9:.2f} GB; "
+            f"{free / 1e9:.2f} GB are free, and a twentieth of that stays so: give a smaller size, or another folder"
         )
 
 

@@ -131,5 +131,5 @@ def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _with_environment(found: CufileConfig) -> CufileConfig:
     """Variables of the environment win over the file."""
-    told = {key: _SWITCHES.get(os.environ.get(name, "").lower()) for name, key in OVERRIDES.items()}
+    told: dict[str, Any] = {key: _SWITCHES.get(os.environ.get(name, "").lower()) for name, key in OVERRIDES.items()}
     return replace(found, **{key: value for key, value in told.items() if value is not None})
