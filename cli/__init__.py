@@ -21,13 +21,12 @@ from ..terminal import say
 from . import data, jobs, reports, staging, storage
 from .journal import print_json
 from .options import DONE, ENVIRONMENT, INTERRUPTED, USAGE, app
+from .patience import GRACE_S, watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["data", "jobs", "main", "reports", "run", "staging", "storage"]
-
-GRACE_S = 4.0  # what an interrupted command has for cleaning up before it is ended all the same
 
 
 def main() -> NoReturn:
@@ -38,9 +37,21 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit status."""
     as_json = "--json" in arguments
+    first = threading.Lock()  # whoever has it says the last word
+
+    def fail(message: str, kind: str, status: int) -> int:
+        return _fail(message, kind, status, as_json=as_json) if first.acquire(blocking=False) else status
+
+    def end(message: str, kind: str, status: int) -> None:
+        fail(message, kind, status)
+        sys.stdout.flush()
+        os._exit(status)
+
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if arguments[:1] != ["doctor"]:  # which waits for nobody
+            watch(arguments[1:], end=end)
         status = int(app(list(arguments) or ["--help"], prog_name="iobench", standalone_mode=False) or DONE)
     except KeyboardInterrupt:
         status = INTERRUPTED
@@ -49,9 +60,9 @@ def run(arguments: Sequence[str]) -> int:
         if known is None:  # a mistake of this program: never 1, which says that a requirement was missed
             traceback.print_exc()
             known, message = ENVIRONMENT, f"internal error: {message or type(error).__name__}; please report it"
-        return _fail(message, type(error).__name__, known, as_json=as_json)
+        return fail(message, type(error).__name__, known)
     if status == INTERRUPTED:  # typer, too, makes a status of an interrupt
-        return _fail("interrupted", "Interrupted", INTERRUPTED, as_json=as_json)
+        return fail("interrupted", "Interrupted", INTERRUPTED)
     return status
 
 

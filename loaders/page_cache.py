@@ -15,6 +15,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from .read_errors import failed, naming
+
 PAGE_BYTES = mmap.PAGESIZE
 _CACHESTAT = 451  # the same number on every architecture
 _MINCORE_WINDOW = 1 << 30
@@ -65,8 +67,9 @@ def evict(paths: Iterable[Path]) -> None:
     for path in paths:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _write_back(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            with naming(path):
+                _write_back(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
 
@@ -87,12 +90,19 @@ def warm(paths: Iterable[Path], *, block_bytes: int = 8 << 20) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             offset = 0
-            while count := os.preadv(fd, [buffer], offset):
+            while count := _fill(fd, path, buffer, offset):
                 offset += count
             total += offset
         finally:
             os.close(fd)
     return total
+
+
+def _fill(fd: int, path: Path, buffer: memoryview, offset: int) -> int:
+    try:
+        return os.preadv(fd, [buffer], offset)
+    except OSError as error:
+        raise OSError(error.errno, failed(len(buffer), offset, error), str(path)) from error
 
 
 def _is_on_overlay(fd: int) -> bool:

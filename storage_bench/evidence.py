@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..loaders.evidence import RouteEvidence
-from ..results.environment import mount_of
+from ..results.environment import MountError, mount_of
 from ..results.record import ColdScope, ReadPath
 
 SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "wekafs", "9p", "fuse")
@@ -83,7 +83,10 @@ def cold_scope_of(path: Path) -> ColdScope:
 
     Behind a loop device lies a file with a page cache of its own.
     """
-    mount = mount_of(path)
+    try:
+        mount = mount_of(path)
+    except (OSError, MountError):  # the device is gone, or its mount: what was measured before still counts
+        return "unknown"
     if any(mount.fstype == name or mount.fstype.startswith(f"{name}.") for name in SHARED_FILE_SYSTEMS):
         return "client"
     local = mount.fstype in LOCAL_FILE_SYSTEMS and not Path(mount.source).name.startswith("loop")

@@ -273,7 +273,8 @@ def faults(faultfs: Path, tmp_path: Path) -> Iterator[Faults]:
     for folder in (made.backing, made.mount):
         folder.mkdir()
     made.set()
-    process = subprocess.Popen([faultfs, made.backing, tmp_path / "faults.txt", made.mount, "-f"])
+    words = [faultfs, made.backing, tmp_path / "faults.txt", made.mount, "-f"]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)  # libfuse talks about its own defaults
     try:
         deadline = time.monotonic() + 10
         while not os.path.ismount(made.mount):

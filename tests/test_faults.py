@@ -1,10 +1,19 @@
 """A storage that fails: bad blocks, hangs, a device that goes away, on a real file system that does so on demand."""
 
 import errno
+import json
 import os
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
+
+from iobench.loaders import ShardSet
+from iobench.storage_bench.launch import horovod_available
 
 
 def test_the_file_system_shows_what_lies_below(faults):
@@ -36,3 +45,149 @@ def test_faults_come_and_go_while_it_is_mounted(faults):
     assert len(os.pread(fd, 4096, 1 << 20)) == 4096
     os.close(fd)
     os.close(again)
+
+
+# --- the commands
+
+
+@pytest.fixture
+def data(faults, page_set) -> Path:
+    """The pages on the failing file system, indexed while it was well."""
+    shutil.copytree(page_set.folder, faults.backing / "data", ignore=shutil.ignore_patterns(".*"))
+    folder: Path = faults.mount / "data"
+    ShardSet.open(folder)
+    return folder
+
+
+def iobench(cwd: Path, *words: object, **environment: str) -> tuple[int, dict, str]:
+    """Exit status, the JSON document and what was said; nothing of the command may be left."""
+    mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    done = subprocess.run(
+        [sys.executable, "-m", "iobench", *map(str, words), "--json"],
+        cwd=cwd,
+        env={**os.environ, "IOBENCH_TEST_MARK": mark, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not marked_processes(mark)
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def marked_processes(mark: str) -> list[str]:
+    """Every process whose environment carries the mark, a second after the command has ended."""
+    deadline = time.monotonic() + 1.0
+    while found := [process.name() for process in psutil.process_iter() if _mark_of(process) == mark]:
+        if time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+    return []
+
+
+def _mark_of(process: psutil.Process) -> str | None:
+    try:
+        mark: str | None = process.environ().get("IOBENCH_TEST_MARK")
+    except psutil.Error:
+        return None
+    return mark
+
+
+STORAGE = ("--engine", "direct", "--block-size", "16K", "--threads", "1", "--queue-depth", "2", "--blocks", "2")
+READ_AND_WRITE = ("--set", 'operation=["read","write"]', "--seconds", "0.2")
+
+
+def words_of(command: str, data: Path, folder: Path) -> tuple[object, ...]:
+    small = ("--accelerator", "0.05", "--batch-size", "8", "--measure-seconds", "10", "--max-ranks", "1")
+    return {
+        "load": ("load", data, "--engine", "direct", "--seconds", "0.2", "--out", folder / "run"),
+        "stage": ("stage", data, folder / "copy", "--out", folder / "run"),
+        "index": ("index", data, "--verify"),
+        "qualify": ("qualify", data, *small, "--local", folder / "local", "--out", folder / "run"),
+    }[command]
+
+
+def points_of(record: dict) -> dict[str, dict]:
+    return {point["params"]["operation"]: point for point in record["points"]}
+
+
+def test_a_bad_block_ends_its_point_and_no_other(faults, data, tmp_path):
+    faults.set(f"eio data/{sorted(data.glob('*.tfrecord'))[1].name} 16384 4096")
+    status, record, _ = iobench(tmp_path, "storage", data, *STORAGE, *READ_AND_WRITE, "--out", tmp_path / "run")
+    assert status == 4
+    read, write = points_of(record)["read"], points_of(record)["write"]
+    assert "failed" in read["flags"]
+    assert "failed" not in write["flags"]
+    assert write["metrics"]["write_gbps"]["value"] > 0
+    (said,) = [text for text in record["warnings"] if "failed" in text]
+    assert f"{sorted(data.glob('*.tfrecord'))[1]}: read of 16384 bytes at byte 16384 failed: Input/output error" in said
+    assert json.loads((tmp_path / "run/record.json").read_text()) == record
+    assert (tmp_path / "run/report.html").exists()
+
+
+def test_a_device_that_goes_away_while_it_is_measured_leaves_a_record_that_says_so(faults, data, tmp_path):
+    faults.set("gone 19 20000000")
+    status, record, _ = iobench(tmp_path, "storage", data, *STORAGE, "--seconds", "2", "--out", tmp_path / "run")
+    assert status == 4
+    assert record["points"][0]["flags"] == ["failed"]
+    assert any("at byte" in text and "No such device" in text for text in record["warnings"])
+    assert (tmp_path / "run/record.json").exists()
+
+
+def test_a_mount_that_stands_still_ends_its_point_with_the_place_where_it_waited(faults, data, tmp_path):
+    faults.set("hang 3 2000000")
+    patience = ("--set", "patience_s=0.5", "--seconds", "0.2")
+    status, record, _ = iobench(tmp_path, "storage", data, *STORAGE, *patience, "--out", tmp_path / "run")
+    assert status == 4
+    assert record["points"][0]["flags"] == ["failed"]
+    (said,) = [text for text in record["warnings"] if "have not come back within 0.5 s" in text]
+    assert ".tfrecord: byte " in said
+    assert (tmp_path / "run/record.json").exists()
+
+
+@pytest.mark.parametrize("command", ["load", "stage", "index", pytest.param("qualify", marks=pytest.mark.horovod)])
+def test_a_bad_block_is_named_by_file_and_byte(faults, data, tmp_path, command):
+    if command == "qualify" and (reason := horovod_available()):
+        pytest.skip(reason)
+    shard = sorted(data.glob("*.tfrecord"))[1]
+    faults.set(f"eio data/{shard.name} 65536 4096")
+    status, document, said = iobench(tmp_path, *words_of(command, data, tmp_path))
+    assert status == 4, document
+    message = document["error"]["message"] if "error" in document else said
+    assert str(shard) in message
+    assert "at byte" in message
+    assert "Input/output error" in message
+    assert not list(tmp_path.rglob("*.iobench-*.tmp"))
+
+
+@pytest.mark.parametrize("command", ["load", "stage", "index"])
+def test_a_device_that_goes_away_is_an_error_that_names_a_file(faults, data, tmp_path, command):
+    faults.set("gone 19 200000")
+    status, document, _ = iobench(tmp_path, *words_of(command, data, tmp_path))
+    assert status == 4
+    assert str(data) in document["error"]["message"]
+    assert "No such device" in document["error"]["message"]
+
+
+@pytest.mark.parametrize("command", ["load", "index"])
+def test_a_mount_that_does_not_answer_at_all_is_told_and_the_command_ends(faults, data, tmp_path, command):
+    faults.set("hang 2.5")
+    status, document, _ = iobench(tmp_path, *words_of(command, data, tmp_path), IOBENCH_PATIENCE_S="0.5")
+    assert status == 4
+    assert document["error"]["type"] == "StorageSilentError"
+    assert f"{data}: its file system has not answered for 0.5 s" in document["error"]["message"]
+    assert "IOBENCH_PATIENCE_S=SECONDS" in document["error"]["message"]
+
+
+def test_a_mount_that_only_pauses_is_waited_for(faults, data, tmp_path):
+    faults.set("hang 1")
+    status, document, _ = iobench(tmp_path, "index", data)
+    assert status == 0, document
+
+
+def test_a_patience_that_is_no_number_is_refused(tmp_path):
+    status, document, _ = iobench(tmp_path, "index", tmp_path, IOBENCH_PATIENCE_S="long")
+    assert status == 2
+    assert "IOBENCH_PATIENCE_S='long' is no number of seconds" in document["error"]["message"]

@@ -5,7 +5,7 @@
  * CONTROL is a text file that is read at every request, one fault a line:
  *
  *     eio NAME OFFSET LENGTH     reads that touch these bytes of the file NAME fail with EIO
- *     hang SECONDS [BYTES]       look-ups, opens and reads wait that long, once BYTES have been read since the mount
+ *     hang SECONDS [BYTES]       everything stands still for that long, once BYTES have been read since the mount
  *     gone ERRNO [BYTES]         every request fails with that number, once BYTES have been read since the mount
  *     short BYTES                one read brings no more than that (files opened meanwhile bypass the page cache)
  *     slow BYTES_PER_S           a read of n bytes takes n / BYTES_PER_S, each for itself
@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 static const char *backing, *control;
-static atomic_llong total_read;
+static atomic_llong total_read, hung_since_ns;
 
 #define PLACE(path) char place[PATH_MAX]; snprintf(place, sizeof place, "%s%s", backing, path)
 #define RESULT(call) ((call) == -1 ? -errno : 0)
@@ -53,30 +53,45 @@ static int fault(const char *kind, const char *name, double *first, double *seco
     return found;
 }
 
-static double now_s(void)
+static long long now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Whether everything stands still now: for some seconds from the first request on that meets the fault. */
+static int stands_still(void)
+{
+    double seconds, after;
+    long long none = 0;
+    if (!fault("hang", NULL, &seconds, &after)) {
+        hung_since_ns = 0;
+        return 0;
+    }
+    if ((double)total_read < after)
+        return 0;
+    atomic_compare_exchange_strong(&hung_since_ns, &none, now_ns());
+    return (double)(now_ns() - hung_since_ns) < seconds * 1e9;
 }
 
 /* What every request meets: a wait, then perhaps the end. */
-static int meet(int waits)
+static int meet(void)
 {
-    double seconds, after, number, begin = now_s();
-    while (waits && fault("hang", NULL, &seconds, &after) && (double)total_read >= after && now_s() - begin < seconds)
+    double number, after;
+    while (stands_still())
         usleep(5000);
     if (fault("gone", NULL, &number, &after) && (double)total_read >= after)
         return -(int)number;
     return 0;
 }
 
-#define MEET(waits) do { int error = meet(waits); if (error) return error; } while (0)
+#define MEET() do { int error = meet(); if (error) return error; } while (0)
 
 static int fs_getattr(const char *path, struct stat *status, struct fuse_file_info *info)
 {
     (void)info;
-    MEET(1);
+    MEET();
     PLACE(path);
     return RESULT(lstat(place, status));
 }
@@ -85,7 +100,7 @@ static int fs_readdir(const char *path, void *buffer, fuse_fill_dir_t fill, off_
                       enum fuse_readdir_flags flags)
 {
     (void)offset, (void)info, (void)flags;
-    MEET(1);
+    MEET();
     PLACE(path);
     DIR *folder = opendir(place);
     struct dirent *entry;
@@ -100,7 +115,7 @@ static int fs_readdir(const char *path, void *buffer, fuse_fill_dir_t fill, off_
 static int open_as(const char *path, int flags, mode_t mode, struct fuse_file_info *info)
 {
     double most, unused;
-    MEET(1);
+    MEET();
     PLACE(path);
     int fd = open(place, (flags & ~O_DIRECT) | O_CLOEXEC, mode);
     if (fd == -1)
@@ -120,7 +135,7 @@ static int fs_create(const char *path, mode_t mode, struct fuse_file_info *info)
 static int fs_read(const char *path, char *buffer, size_t size, off_t offset, struct fuse_file_info *info)
 {
     double first, second;
-    MEET(1);
+    MEET();
     if (fault("eio", path + 1, &first, &second) && (double)offset < first + second && (double)offset + (double)size > first)
         return -EIO;
     if (fault("short", NULL, &first, &second) && (double)size > first)
@@ -137,7 +152,7 @@ static int fs_read(const char *path, char *buffer, size_t size, off_t offset, st
 static int fs_write(const char *path, const char *buffer, size_t size, off_t offset, struct fuse_file_info *info)
 {
     (void)path;
-    MEET(1);
+    MEET();
     ssize_t count = pwrite((int)info->fh, buffer, size, offset);
     return count == -1 ? -errno : (int)count;
 }
@@ -152,13 +167,13 @@ static int fs_release(const char *path, struct fuse_file_info *info)
 static int fs_fsync(const char *path, int only_data, struct fuse_file_info *info)
 {
     (void)path, (void)only_data;
-    MEET(1);
+    MEET();
     return RESULT(fsync((int)info->fh));
 }
 
 static int fs_statfs(const char *path, struct statvfs *status)
 {
-    MEET(1);
+    MEET();
     PLACE(path);
     return RESULT(statvfs(place, status));
 }
@@ -166,7 +181,7 @@ static int fs_statfs(const char *path, struct statvfs *status)
 static int fs_truncate(const char *path, off_t size, struct fuse_file_info *info)
 {
     (void)info;
-    MEET(0);
+    MEET();
     PLACE(path);
     return RESULT(truncate(place, size));
 }
@@ -174,7 +189,7 @@ static int fs_truncate(const char *path, off_t size, struct fuse_file_info *info
 static int fs_utimens(const char *path, const struct timespec times[2], struct fuse_file_info *info)
 {
     (void)info;
-    MEET(0);
+    MEET();
     PLACE(path);
     return RESULT(utimensat(AT_FDCWD, place, times, AT_SYMLINK_NOFOLLOW));
 }
@@ -182,19 +197,19 @@ static int fs_utimens(const char *path, const struct timespec times[2], struct f
 static int fs_chmod(const char *path, mode_t mode, struct fuse_file_info *info)
 {
     (void)info;
-    MEET(0);
+    MEET();
     PLACE(path);
     return RESULT(chmod(place, mode));
 }
 
-static int fs_mkdir(const char *path, mode_t mode) { MEET(0); PLACE(path); return RESULT(mkdir(place, mode)); }
-static int fs_unlink(const char *path) { MEET(0); PLACE(path); return RESULT(unlink(place)); }
-static int fs_rmdir(const char *path) { MEET(0); PLACE(path); return RESULT(rmdir(place)); }
+static int fs_mkdir(const char *path, mode_t mode) { MEET(); PLACE(path); return RESULT(mkdir(place, mode)); }
+static int fs_unlink(const char *path) { MEET(); PLACE(path); return RESULT(unlink(place)); }
+static int fs_rmdir(const char *path) { MEET(); PLACE(path); return RESULT(rmdir(place)); }
 
 static int fs_rename(const char *path, const char *to, unsigned int flags)
 {
     char target[PATH_MAX];
-    MEET(0);
+    MEET();
     PLACE(path);
     snprintf(target, sizeof target, "%s%s", backing, to);
     return RESULT(renameat2(AT_FDCWD, place, AT_FDCWD, target, flags));
