@@ -124,3 +124,20 @@ def test_as_many_accelerators_are_fed_as_the_throttle_allows(throttle, disk_data
     assert metrics["gpus_fed_measured"]["value"] == truth
     assert status == 0
     assert len({rank["pid"] for rank in record["ranks"]}) == truth
+
+
+@pytest.mark.slow
+def test_copying_and_reading_in_place_both_report_the_throttled_rate_and_the_first_epoch_follows(
+    throttle, disk_data, new_disk, tmp_path
+):
+    """The copy lies on a disk that is not throttled, so that it is read faster by far."""
+    words = ("--seconds", "16", "--epochs", "3", "--out", str(tmp_path / "run"))
+    status, record = throttle.run("stage", str(disk_data), str(new_disk(512 << 20) / "copy"), *words)
+    assert status == 0, record
+    hop, in_place, copy = record["points"]
+    assert hop["metrics"]["read_gbps"]["value"] == pytest.approx(RATE_BPS / 1e9, rel=0.10)  # with fdatasync
+    assert in_place["metrics"]["read_gbps"]["value"] == pytest.approx(RATE_BPS / 1e9, rel=0.08)  # a few batches a block
+    seconds = 1024 * RECORD_BYTES / RATE_BPS
+    assert in_place["metrics"]["until_first_epoch_s"]["value"] == pytest.approx(seconds, rel=0.15)
+    assert copy["metrics"]["until_first_batch_s"]["value"] > 0.95 * seconds
+    assert copy["metrics"]["images_per_s"]["value"] > 2 * in_place["metrics"]["images_per_s"]["value"]

@@ -119,6 +119,10 @@ def test_nothing_that_is_written_or_said_holds_a_credential(stage, s3, odd_set, 
         said = done.out + done.err + "".join(path.read_text() for path in Path("iobench-runs").rglob("*.*"))
         assert "pa55word" not in said
         assert done.document["read_path"]["observed_route"] == "remote"
+        in_place, copy = done.document["points"][-2:]
+        assert in_place["read_path"]["observed_route"] == "remote"
+        assert in_place["metrics"]["images_per_s"]["value"] > 0
+        assert copy["metrics"]["images_per_s"]["value"] > 0
         assert (target / "a.tfrecord").read_bytes() == content
     for source in ("s3://bucket/none", "s3://nobody:pa55word@bucket/set", web.replace("a.tf", "b.tf")):
         done = stage(source, tmp_path / "none")

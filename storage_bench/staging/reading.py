@@ -9,7 +9,7 @@ Each block begins anew, so that the time to the first batch has as many samples 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -137,7 +137,7 @@ def _run_block(road: Road, number: int, block_s: float) -> None:
     if road.watch is None:
         loader = _new_loader(road, road.shards.reader, number)
         road.blocks.append(_read(loader, block_s))
-        road.evidence = loader.evidence()  # of the last block
+        road.evidence = replace(loader.evidence(), page_cache="cold")  # of the last block; no page cache holds objects
         return
     road.watch.begin()
     reader = cold_reader(road.shards.files)
