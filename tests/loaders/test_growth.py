@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from iobench.loaders.fields import Wanted
-from iobench.loaders.index import RecordLayout, ShardIndex, load_index, save_index, stamp
+from iobench.loaders.index import RecordLayout, ShardIndex, load_index, save_index
+from iobench.loaders.records import stamps_of
 
 EPOCHS = Path(__file__).parent / "programs" / "epochs.py"
 RECORDS, SHARDS, RECORD_BYTES = 1_300_000, 13, 1000
@@ -50,7 +51,7 @@ def large_index(tmp_path) -> list[Path]:
     labels = np.random.default_rng(0).integers(0, 1000, RECORDS)
     firsts = np.cumsum([0, *sizes[:-1]])
     layout = RecordLayout(None, 0, (10, 30, 3), "uint8")
-    index = ShardIndex(layout, tuple(map(stamp, paths)), sizes, firsts, labels, places)
+    index = ShardIndex(layout, stamps_of(paths), sizes, firsts, labels, places)
     save_index(index, tmp_path, Wanted(), status="built")
     return paths
 
