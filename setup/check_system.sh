@@ -2,11 +2,13 @@
 # Looks for what the system must bring before anything is downloaded.
 #   setup/check_system.sh            prints the Python to use; names what is missing, with its Debian package, and exits 4
 #   setup/check_system.sh --packages prints the Debian packages that are missing, one a line, and exits 0
+#   setup/check_system.sh --test-packages prints those that only tests want, which are skipped without them, likewise
 # PYTHON names the interpreter to use; without it the first of python3, python3.13, 3.12, 3.11 that is new enough is taken.
 set -euo pipefail
 
 missing=()
 packages=()
+for_tests=(fuse3 libfuse3-dev pkg-config glusterfs-server glusterfs-client btrfs-progs squashfs-tools)
 
 lacks() { missing+=("$1"); packages+=("$2"); }
 
@@ -41,6 +43,13 @@ check_cmake() {
     version=$(cmake --version 2>/dev/null | sed -n '1s/.*version *//p' || true)
     [ -n "$version" ] && at_least "$version" 3.21 || lacks "cmake 3.21 or newer${version:+ (this one is $version)}" cmake
 }
+
+is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }
+
+if [ "${1:-}" = --test-packages ]; then
+    for package in "${for_tests[@]}"; do is_installed "$package" || echo "$package"; done
+    exit 0
+fi
 
 python=$(find_python)
 check_python
