@@ -33,13 +33,14 @@ def doctor(
     """What can be used here, why the rest cannot, and what to do about it."""
     from dataclasses import asdict
 
+    from ..loaders.remote import shown_address
     from ..storage_bench.doctor import examine
 
-    diagnosis = examine(Path(path))
+    diagnosis = examine(path)
     if json:
         findings = [asdict(finding) for finding in diagnosis.findings]
         routes = [asdict(route) for route in diagnosis.routes]
-        print_json({"kind": "doctor", "path": path, "findings": findings, "routes": routes})
+        print_json({"kind": "doctor", "path": shown_address(path), "findings": findings, "routes": routes})
     for group, found in groupby(diagnosis.findings, key=lambda finding: finding.group):
         _notes(group, [(row.name, row.available, row.seen, row.advice) for row in found])
     _notes("routes", [(row.name, row.available, row.reason, row.advice) for row in diagnosis.routes])

@@ -11,6 +11,7 @@ a cold block for which it read nothing is marked `names_cached`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,7 +46,7 @@ class MetadataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    files: Annotated[int, Field(ge=8, le=10_000_000)] = 10_000
+    files: Annotated[int, Field(ge=8, le=2_000_000)] = 10_000
     file_size: Bytes = 4096
     threads: Count = 4
     page_cache: Several[Literal["auto", "cold", "warm"]] = ("auto",)
@@ -87,6 +88,7 @@ def measure_metadata(path: Path, config: MetadataConfig, *, on_block: OnBlock | 
     states, warnings = _states(config)
     ceilings = _ceilings(config)
     with ScratchFolder(path, purpose="metadata") as scratch:
+        _require_room(path, config)
         files = SmallFiles(
             scratch.path,
             num_files=config.files,
@@ -109,6 +111,17 @@ def measure_metadata(path: Path, config: MetadataConfig, *, on_block: OnBlock | 
     warnings += [text for evidence in found for text in doubts(evidence)]
     invalid = [text for evidence in found if (text := evidence.invalid_reason())]
     return MetadataResult(tuple(points), tuple(warnings), tuple(invalid), fill_s)
+
+
+def _require_room(path: Path, config: MetadataConfig) -> None:
+    """Raise WorkloadError where so many files, or their content, do not fit."""
+    space = os.statvfs(path)
+    blocks = config.files * -(-config.file_size // space.f_frsize)
+    if (space.f_files and config.files > space.f_favail) or blocks > space.f_bavail:
+        raise WorkloadError(
+            f"{path}: {config.files} files of {config.file_size} bytes do not fit: {space.f_favail} files and "
+            f"{space.f_bavail * space.f_frsize / 1e9:.2f} GB are free; use fewer --files, or another folder"
+        )
 
 
 def _states(config: MetadataConfig) -> tuple[list[_State], list[str]]:

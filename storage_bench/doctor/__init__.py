@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...loaders.remote import is_remote
 from . import gpu, host, network, software, storage
 from .asking import Witness
 from .finding import Finding, Route, look_at_all
@@ -28,12 +29,16 @@ class Diagnosis:
     routes: tuple[Route, ...]
 
 
-def examine(path: Path) -> Diagnosis:
-    """Look at this machine, and at the file system that `path` is on or will be on; takes no longer than 3 s."""
-    path = path.absolute()
-    witnesses = [Witness(storage.SUBJECT, path), Witness(gpu.SUBJECT, path)]
+def examine(source: Path | str) -> Diagnosis:
+    """Look at this machine, and at the file system that `source` is on or will be on; takes no longer than 3 s.
+
+    Of the address of an object nothing is looked at but the machine.
+    """
+    path = Path("/") if is_remote(source) else Path(source).absolute()
+    disks = None if is_remote(source) else Witness(storage.SUBJECT, path)
+    cards = Witness(gpu.SUBJECT, path)
     machine = [look_at_all(subject, path) for subject in (software.SUBJECT, network.SUBJECT, host.SUBJECT)]
-    disks, cards = (witness.findings() for witness in witnesses)
-    disks = [storage.named_all_the_same(finding, path) for finding in disks]
-    findings = [*machine[0], *cards, *disks, *machine[1], *machine[2]]
+    below = storage.of_an_address(str(source)) if disks is None else disks.findings()
+    below = [storage.named_all_the_same(finding, path) for finding in below]
+    findings = [*machine[0], *cards.findings(), *below, *machine[1], *machine[2]]
     return Diagnosis(tuple(findings), tuple(find_routes({finding.name: finding for finding in findings})))

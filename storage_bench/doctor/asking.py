@@ -53,7 +53,7 @@ class Witness:
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(BURIAL_S)  # one that is stuck inside the kernel is left to whoever comes after us
-        silent = silence(limit_s)
+        silent = Seen(None, f"did not answer within {limit_s:g} s", self._subject.when_silent)
         return [Finding(self._subject.group, name, *answers.get(name, silent)) for name in self._subject.looks]
 
     def _listen(self) -> None:
@@ -66,11 +66,6 @@ class Witness:
                 else:
                     self._answers[told["name"]] = Seen(*told["seen"])
         self._asked.set()  # it ended, if before it was asked
-
-
-def silence(limit_s: float = LIMIT_S) -> Seen:
-    """What is seen of somebody who does not answer."""
-    return Seen(None, f"did not answer within {limit_s:g} s", "see whether it hangs: `ls`, `df`, `dmesg`")
 
 
 def answer(module: str, path: str) -> None:

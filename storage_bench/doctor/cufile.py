@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...results.environment import public_path
 from .finding import Seen
 
 PLACE = Path("/etc/cufile.json")
@@ -116,7 +117,7 @@ def find_libraries() -> list[str]:
     folders = [*(place for wheel in wheels for place in wheel.glob("*/lib"))]
     folders += [place for pattern in LIBRARY_FOLDERS for place in Path("/").glob(pattern.lstrip("/"))]
     found = {str(library.resolve()): None for folder in folders for library in folder.glob("libcufile.so*")}
-    return list(found)
+    return [public_path(library) for library in found]
 
 
 def _package_folders(name: str) -> list[str]:

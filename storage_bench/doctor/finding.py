@@ -41,11 +41,15 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A group of looks, by name, in the module of that name; each is given the path that was asked about."""
+    """A group of looks, by name, in the module of that name; each is given the path that was asked about.
+
+    `when_silent` is the way out where they do not answer.
+    """
 
     group: str
     module: str
     looks: Mapping[str, Callable[[Path], Seen]]
+    when_silent: str = "see whether it hangs: `ls`, `df`, `dmesg`"
 
 
 def look(subject: Subject, name: str, path: Path) -> Seen:

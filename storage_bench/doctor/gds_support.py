@@ -38,6 +38,18 @@ def gds_support(mount: Mount, disks: Sequence[Disk]) -> Seen:
     )
 
 
+def p2pdma_support(mount: Mount, disks: Sequence[Disk], stack: Sequence[str]) -> Seen:
+    """Whether an NVMe disk may send this mount's files to a GPU by itself: one disk alone, neither RAID nor multipath.
+
+    By the "Known Limitations" of the GPUDirect Storage release notes.
+    """
+    if mount.fstype not in ("ext4", "xfs") or not disks or not all(disk.is_nvme for disk in disks):
+        return Seen(False, f"{mount.fstype} not on a local NVMe disk", "put the data on ext4 or xfs on one NVMe disk")
+    if len(stack) > 1:
+        return Seen(False, f"{' on '.join(stack)}: no RAID, no volumes", "put the data on one NVMe disk, or use gds")
+    return Seen(True, f"{mount.fstype} on {disks[0].name}")
+
+
 def _on_disks(mount: Mount, disks: Sequence[Disk]) -> Seen:
     others = [disk.name for disk in disks if not disk.is_nvme]
     if others or not disks:

@@ -187,4 +187,5 @@ SUBJECT = Subject(
         "nvidia-fs": nvidia_fs,
         "P2PDMA": p2pdma,
     },
+    when_silent="see whether `nvidia-smi` answers; a driver that sleeps is kept awake by `nvidia-smi -pm 1`",
 )

@@ -20,7 +20,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "remote": ("kvikio",),
     "bounce": ("file system", "GPU", "CUDA"),
     "gds": ("GPU", "CUDA", "kvikio", "cuFile", "cuFile configuration", "nvidia-fs", "GDS support", "engine direct"),
-    "p2pdma": ("GPU", "CUDA", "kvikio", "cuFile", "cuFile configuration", "P2PDMA", "GDS support", "engine direct"),
+    "p2pdma": ("GPU", "CUDA", "kvikio", "cuFile", "cuFile configuration", "P2PDMA", "P2PDMA support", "engine direct"),
 }
 MEANS = {
     "host/buffered": "through the page cache: --engine buffered",

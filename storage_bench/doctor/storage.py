@@ -9,12 +9,13 @@ from pathlib import Path
 from ...loaders.evidence import counter_for
 from ...loaders.page_cache import resident_bytes
 from ...loaders.readers import DirectRefusedError, ReadError, direct_refused
+from ...loaders.remote import shown_address
 from ...results.environment import PRIVATE_OPTIONS, Mount, covering, mount_of, parse_mountinfo
 from ..evidence import LOCAL_FILE_SYSTEMS
 from .alignment import Alignment, direct_alignment
 from .devices import disks_of, stack_of
 from .finding import Finding, Seen, Subject
-from .gds_support import gds_support
+from .gds_support import gds_support, p2pdma_support
 
 NO_FILE = Seen(None, "no file to try it on", "name a data folder or a file")
 _CREDENTIALS = re.compile(r"[^/@\s]+:[^/@\s]*@")
@@ -22,11 +23,17 @@ _CREDENTIALS = re.compile(r"[^/@\s]+:[^/@\s]*@")
 
 def named_all_the_same(finding: Finding, path: Path) -> Finding:
     """A finding about a file system that does not answer, with what the mount table alone says of it."""
-    if finding.name != "file system" or finding.available is not None:
+    if finding.name != "file system" or not finding.seen.startswith("did not answer"):
         return finding
     table = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     mount = covering(parse_mountinfo(table), Path(os.path.normpath(path)))
     return Finding(finding.group, finding.name, None, f"{_described(mount)} {finding.seen}", finding.advice)
+
+
+def of_an_address(address: str) -> list[Finding]:
+    """What is to be said of objects on a server: they lie on no file system of this machine."""
+    text = f"{shown_address(address)} is an object's address: it lies on no file system of this machine"
+    return [Finding(SUBJECT.group, name, None, text, "see route remote") for name in SUBJECT.looks]
 
 
 def nearest(path: Path) -> Path:
@@ -88,6 +95,12 @@ def gds(path: Path) -> Seen:
     """Whether NVIDIA's cuFile reads this file system into GPU memory directly."""
     mount = mount_of(nearest(path))
     return gds_support(mount, disks_of(mount))
+
+
+def p2pdma(path: Path) -> Seen:
+    """Whether the disk below may send to a GPU by itself."""
+    mount = mount_of(nearest(path))
+    return p2pdma_support(mount, disks_of(mount), stack_of(mount))
 
 
 def byte_counter(path: Path) -> Seen:
@@ -159,6 +172,7 @@ SUBJECT = Subject(
         "writing": writing,
         "block device": block_device,
         "GDS support": gds,
+        "P2PDMA support": p2pdma,
         "byte counter": byte_counter,
         "engine direct": engine_direct,
         "O_DIRECT alignment": direct_io_alignment,

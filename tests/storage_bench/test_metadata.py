@@ -8,6 +8,7 @@ import pytest
 from iobench.storage_bench.metadata import OPERATIONS, MetadataConfig, measure_metadata
 from iobench.storage_bench.names_cache import cannot_drop_names, drop_names
 from iobench.storage_bench.small_files import SmallFiles
+from iobench.storage_bench.workload import WorkloadError
 
 QUICK = {"files": 400, "file_size": 2000, "threads": 2, "seconds": 0.05, "blocks": 3}
 
@@ -81,6 +82,15 @@ def test_both_states_are_two_points(small_disk):
         pytest.skip("names can be dropped by root alone")
     result = measure_metadata(small_disk, MetadataConfig(page_cache="warm,cold", **{**QUICK, "blocks": 2}))
     assert [point.params["page_cache"] for point in result.points] == ["warm", "cold"]
+
+
+@pytest.mark.parametrize("size", [{"files": 100_000, "file_size": 100}, {"files": 100, "file_size": 1 << 20}])
+def test_more_than_fits_is_refused_before_a_file_is_made(small_disk, size):
+    before = sorted(small_disk.iterdir())
+    with pytest.raises(WorkloadError, match="do not fit") as caught:
+        measure_metadata(small_disk, MetadataConfig(page_cache="warm", **size))
+    assert caught.value.exit_status == 4
+    assert sorted(small_disk.iterdir()) == before
 
 
 def test_on_a_file_system_without_a_counter_nothing_is_claimed(memory_folder):

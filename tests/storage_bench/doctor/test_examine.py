@@ -16,6 +16,7 @@ GROUPS = {
         "writing",
         "block device",
         "GDS support",
+        "P2PDMA support",
         "byte counter",
         "engine direct",
         "O_DIRECT alignment",
@@ -87,6 +88,16 @@ def test_a_memory_file_system_has_no_byte_counter_and_no_disk_and_says_so(memory
     assert found["block device"].available is None
     assert found["GDS support"].available is False
     assert found["file system"].seen.startswith("tmpfs from")
+
+
+def test_an_objects_address_is_not_taken_for_a_folder_and_shows_no_credentials():
+    diagnosis = examine("https://me:secret@host/bucket/set?signature=1")
+    storage = [finding for finding in diagnosis.findings if finding.group == "storage"]
+    assert {finding.name for finding in storage} == GROUPS["storage"]
+    assert all(finding.seen.startswith("https://host/bucket/set is an object's") for finding in storage)
+    assert "secret" not in str(diagnosis)
+    routes = {route.name: route.available for route in diagnosis.routes}
+    assert (routes["host/buffered"], routes["mmap"]) == (None, None)
 
 
 def test_a_loop_device_is_seen_through_its_own_name(small_disk):

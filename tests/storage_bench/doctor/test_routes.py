@@ -35,7 +35,8 @@ def test_with_everything_every_route_is_open():
         ("kvikio", {"remote", "gds", "p2pdma"}),
         ("engine direct", {"host/direct", "gds", "p2pdma"}),
         ("engine mmap", {"mmap"}),
-        ("GDS support", {"gds", "p2pdma"}),
+        ("GDS support", {"gds"}),
+        ("P2PDMA support", {"p2pdma"}),
         ("file system", {"host/buffered", "host/direct", "mmap", "bounce"}),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from iobench.results.environment import Mount
 from iobench.storage_bench.doctor.alignment import Alignment, direct_alignment
 from iobench.storage_bench.doctor.devices import Disk, disks_of, stack_of
-from iobench.storage_bench.doctor.gds_support import gds_support
+from iobench.storage_bench.doctor.gds_support import gds_support, p2pdma_support
 
 
 def disk(name):
@@ -41,6 +41,23 @@ def mount(fstype, *options, source="/dev/x"):
 )
 def test_gds_is_promised_only_for_what_is_on_the_list(fstype, options, names, available):
     seen = gds_support(mount(fstype, *options), [disk(name) for name in names])
+    assert seen.available is available
+    assert available or seen.advice
+
+
+@pytest.mark.parametrize(
+    ("fstype", "names", "stack", "available"),
+    [
+        ("xfs", ["nvme0n1"], ["nvme0n1p1"], True),
+        ("ext4", ["nvme0n1"], ["nvme0n1"], True),
+        ("xfs", ["nvme0n1", "nvme1n1"], ["md0", "nvme0n1", "nvme1n1"], False),
+        ("xfs", ["nvme0n1"], ["dm-0", "nvme0n1"], False),
+        ("ext4", ["sda"], ["sda1"], False),
+        ("nfs4", [], [], False),
+    ],
+)
+def test_a_disk_sends_to_a_gpu_by_itself_only_where_it_is_alone(fstype, names, stack, available):
+    seen = p2pdma_support(mount(fstype), [disk(name) for name in names], stack)
     assert seen.available is available
     assert available or seen.advice
 
