@@ -147,9 +147,10 @@ def _search(
     tried = [results[load] for load in sorted(results)]
     judge_all(bench, tried)
     knee = None if failed or not isinstance(step, Knee) else step
-    for result in tried if knee is not None else ():
+    if knee is not None:
         names = {"knee": knee.load, "peak": knee.peak_load}
-        result.flags = tuple(name for name, load in names.items() if result.point.load == load)
+        for result in tried:
+            result.flags = tuple(name for name, load in names.items() if result.point.load == load)
     return Search(tried, knee)
 
 

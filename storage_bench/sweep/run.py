@@ -196,9 +196,15 @@ def add_block(bench: Bench, result: PointResult, number: int, *, keep_going: boo
     except (OSError, HangError, PeerFailedError) as error:
         if not keep_going:
             raise
-        named = isinstance(error, OSError) and error.filename is not None
-        result.error = f"{error.filename}: {error.strerror}" if named else str(error)
+        result.error = _said(error)
         result.peer_failed = isinstance(error, PeerFailedError)
+
+
+def _said(error: Exception) -> str:
+    """The error with the file it is about."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def judge_all(bench: Bench, results: Sequence[PointResult]) -> None:

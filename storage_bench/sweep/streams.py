@@ -132,9 +132,10 @@ def replay_stream(
 ) -> Batches:
     """The endless reads a loader makes for rank `stream` of `num_streams`, epoch after epoch; a batch is a batch's."""
     index = shards.index
+    paths = [path for path in shards.paths if isinstance(path, Path)]  # a sweep is of files
     if num_streams > index.num_records:
         raise WorkloadError(
-            f"{shards.paths[0].parent}: {index.num_records} records cannot be split over {num_streams} streams; use "
+            f"{paths[0].parent}: {index.num_records} records cannot be split over {num_streams} streams; use "
             f"fewer --threads or more data"
         )
     for epoch in itertools.count():
@@ -149,4 +150,4 @@ def replay_stream(
         for start in range(0, len(mine), batch_size):
             runs = batch_runs(mine[start : start + batch_size], index.first_records)
             placed = place_batch(runs, index, alignment=alignment, scatters=alignment == 1, read_bytes=read_bytes)
-            yield [ReadRequest(shards.paths[op.shard], op.file_offset, op.length, op.need) for op in placed.reads]
+            yield [ReadRequest(paths[op.shard], op.file_offset, op.length, op.need) for op in placed.reads]
