@@ -45,10 +45,10 @@ def copy_shard(source: Source, shard: SourceShard, target: Path, *, promised: st
 def digest_of(path: Path, *, streams: Streams) -> str:
     """The digest of a copy, read from its device; raises StagingError where it cannot be read."""
     digest = xxhash.xxh3_128()
-    buffer, size = Buffer(streaming.BLOCK_BYTES), path.stat().st_size
-    evict([path])
-    reader = cold_reader([path])
+    buffer, reader = Buffer(streaming.BLOCK_BYTES), None
     try:
+        evict([path])
+        reader, size = cold_reader([path]), path.stat().st_size
         for offset in range(0, size, streaming.BLOCK_BYTES):
             streams.require_going()
             need = min(streaming.BLOCK_BYTES, size - offset)
@@ -58,7 +58,8 @@ def digest_of(path: Path, *, streams: Streams) -> str:
     except OSError as error:
         raise StagingError(f"{path}: the copy cannot be read back ({error.strerror}); name another folder") from error
     finally:
-        reader.close()
+        if reader is not None:
+            reader.close()
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ...loaders.discovery import find_shards
 from ...loaders.evidence import RouteEvidence
-from ...loaders.readers import BufferedReader, DirectReader, Reader, ReadError, direct_refused
+from ...loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
 from ...loaders.remote import RemotePath, is_remote, local_files
 from ...loaders.tensors import DESCRIPTION_NAME
 from ...results.record import ColdScope
@@ -113,8 +113,11 @@ class LocalSource:
     def begin(self, shards: Sequence[SourceShard]) -> None:
         """See Source."""
         paths = [shard.place for shard in shards if isinstance(shard.place, Path)]
-        self._reader, self._watch = cold_reader(paths), ColdWatch(paths)
-        self._watch.begin()
+        try:
+            self._reader, self._watch = cold_reader(paths), ColdWatch(paths)
+            self._watch.begin()
+        except OSError as error:
+            raise StagingError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     def evidence(self, payload_bytes: int) -> RouteEvidence:
         """See Source; of all that was read since `begin`."""
@@ -139,12 +142,9 @@ def open_source(source: str | Path) -> Source:
 
 
 def cold_reader(paths: Sequence[Path]) -> Reader:
-    """A reader that leaves the page cache out: O_DIRECT where every file system of `paths` does it."""
+    """A reader that leaves the page cache out: O_DIRECT where every file system of `paths` does it; raises OSError."""
     one_of_each = {path.stat().st_dev: path for path in paths if path.stat().st_size}
-    try:
-        refused = any(direct_refused(path) for path in one_of_each.values())
-    except ReadError as error:
-        raise StagingError(f"{error.filename}: {error.strerror}") from error
+    refused = any(direct_refused(path) for path in one_of_each.values())
     return BufferedReader(evict_behind=True) if refused else DirectReader()
 
 

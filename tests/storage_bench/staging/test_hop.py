@@ -433,3 +433,23 @@ def test_a_sample_of_tensor_shards_is_described_as_that_and_opens(tmp_path):
     shards = ShardSet.open(target)
     assert len(shards) == 8
     assert (shards[7][0].permute(1, 2, 0).numpy() == sample_pixels(0, 7, (16, 16, 3))).all()
+
+
+def test_an_unreadable_block_of_the_source_is_named_and_whole_shards_are_kept(odd_set, target, faults):
+    for path in odd_set.shards:
+        (faults.backing / path.name).write_bytes(path.read_bytes())
+    faults.set("eio part-2.tfrecord 4096 4096")
+    with pytest.raises(StagingError, match=r"mount/part-2\.tfrecord: cannot be read .*Input/output error") as caught:
+        stage(faults.mount, target, streams=1)
+    assert "name another folder" not in str(caught.value)
+    assert names(target) == [".iobench-staged.jsonl", "part-0.tfrecord", "part-1.tfrecord"]
+    faults.set()
+    result = stage(faults.mount, target)
+    assert result.copied_bytes == sum(path.stat().st_size for path in odd_set.shards[2:])
+    assert result.evidence.observed_route == "unknown"  # FUSE has no counter
+
+
+def test_a_copy_that_cannot_be_read_back_is_no_copy(odd_set, faults):
+    faults.set("eio part-1.tfrecord 0 4096")
+    with pytest.raises(StagingError, match=r"part-1\.tfrecord: the copy cannot be read back .*name another folder"):
+        stage(odd_set.folder, faults.mount)
