@@ -23,6 +23,7 @@ from iobench.storage_bench.launch import horovod_available
 
 PORT = 24007  # glusterd's; a client asks there for the brick's
 VOLUME = "iobenchtest"
+SOCKETS = Path("/var/run/gluster")  # where bricks put theirs, whatever their glusterd's folder
 GLUSTERD = """\
 volume management
     type mgmt/glusterd
@@ -43,6 +44,7 @@ class Gluster:
     def __init__(self, folder: Path) -> None:
         self.folder, self.mount = folder, folder / "mount"
         self._host = socket.gethostname()
+        self._sockets = set(SOCKETS.glob("*.socket"))
         for name in ("lib", "run", "log", "brick", "mount"):
             (folder / name).mkdir()
         (folder / "glusterd.vol").write_text(GLUSTERD.format(folder=folder, port=PORT))
@@ -69,6 +71,8 @@ class Gluster:
         self._daemon.wait(timeout=10)
         slug = str(self.folder / "brick").strip("/").replace("/", "-")
         Path(f"/var/log/glusterfs/bricks/{slug}.log").unlink(missing_ok=True)
+        for left in set(SOCKETS.glob("*.socket")) - self._sockets:
+            left.unlink(missing_ok=True)
 
     def _command(self, *words: str) -> None:
         command = ["gluster", "--mode=script", f"--log-file={self.folder}/log/cli.log", *words]

@@ -5,7 +5,8 @@
     kvikio_remote_http_bytes    from a server
     obstore_remote_bytes        from a server, as the reader counted its answers
 
-So bytes handed to cuFile are `gds` only where nvidia-fs has counted them, too; one of the two alone proves nothing.
+A trifle by another backend is no other route: kvikio reads what is below its gds_threshold through host memory.
+But bytes handed to cuFile are `gds` only where nvidia-fs has counted them, too; one of the two alone proves nothing.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ def route_by_backends(
     if not by_backend:
         return None
     told = "the reader counted " + ", ".join(f"{count} bytes by {backend}" for backend, count in by_backend.items())
-    if len(by_backend) > 1:
+    backend, count = max(by_backend.items(), key=lambda item: item[1])
+    if count < AGREEMENT * sum(by_backend.values()):
         return "unknown", told
-    backend, count = next(iter(by_backend.items()))
     if backend == "gds":
         return _by_cufile(told, count, nvidia_fs_bytes)
     routes: dict[str, BackendRoute] = {"posix": "bounce" if into_gpu else "host", "remote": "remote"}

@@ -13,9 +13,10 @@ A network client that passes the kernel by (DPDK, RDMA of its own) is seen by no
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 
 from .block import DeviceCounter, device_counter, merged
 from .counter import Counter, CounterSet, NoCounter, Roots, SumCounter
@@ -36,7 +37,7 @@ def counter_for(paths: Iterable[Path], *, roots: Roots = Roots()) -> CounterSet:
 
     Raises OSError where a path is not there.
     """
-    places = {(os.stat(path).st_dev, path if path.is_dir() else path.parent): path for path in paths}
+    places = {(status.st_dev, path if S_ISDIR(status.st_mode) else path.parent): path for path, status in _seen(paths)}
     groups: list[tuple[Counter, ...]] = []
     seen: set[Mount | None] = set()
     for path in places.values():
@@ -52,6 +53,10 @@ def counter_for_objects(*, roots: Roots = Roots()) -> CounterSet:  # noqa: B008
     ways = (network_counter(roots=roots), loopback_counter(roots=roots))
     decides = NoCounter("objects on a server lie on no device of this machine")
     return CounterSet(decides, tuple(way for way in ways if way.read_bytes() is not None))
+
+
+def _seen(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    return ((path, os.stat(path)) for path in paths)
 
 
 def counters_of_mount(mount: Mount | None, path: Path, *, roots: Roots = Roots()) -> tuple[Counter, ...]:  # noqa: B008

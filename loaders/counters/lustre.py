@@ -1,12 +1,13 @@
 r"""Lustre: what the object storage targets of one file system have sent to this client.
 
     osc/scratch-OST0003-osc-ffff9c64a0b2c800/stats    read_bytes   1029 samples [bytes] 4096 1048576 1073762304 ...
+    mdc/scratch-MDT0000-mdc-ffff9c64a0b2c800/stats    the same, of files whose beginning lies on a metadata target
     llite/scratch-ffff9c64a0b2c800/stats              read_bytes   1025 samples [bytes] 0 1048576 1073741824
                                                       osc_read     1029 samples [bytes] 4096 1048576 1073762304
 
 The figures are calls, unit, smallest, largest, SUM.  `read_bytes` of llite is what programs asked for, page cache and
-all: it proves nothing and only stands beside.  The sum over osc is what came from the targets; llite of releases before
-2.13 shows the same sum as `osc_read`.  Since 2.13 stats of osc lie in debugfs, which only root may read.
+all: it proves nothing and only stands beside.  The sum over osc and mdc is what came from the targets; llite of older
+releases shows the sum over osc as `osc_read`.  In newer ones these stats lie in debugfs, which only root may read.
 Source: LUDOC-220 of the Lustre issue tracker, and llite_opcode_table and ptlrpc_lprocfs_brw() of Lustre.
 """
 
@@ -48,9 +49,10 @@ def lustre_counters(mount: Mount, *, roots: Roots = Roots()) -> tuple[Counter, .
     asked = LustreCounter(
         llite, "read_bytes", "bytes that programs asked Lustre for", "lustre_llite_read_bytes", "client-own"
     )
-    targets = _stats_files(roots, "osc", f"{fsname}-OST*-osc-*")
-    sent = f"bytes that {len(targets)} targets of Lustre's {fsname} sent (osc)"
-    if targets:
+    objects, metadata = (_stats_files(roots, kind, f"{fsname}-*-{kind}-*") for kind in ("osc", "mdc"))
+    targets = (*objects, *metadata)
+    sent = f"bytes that {len(targets)} targets of Lustre's {fsname} sent (osc, mdc)"
+    if objects:
         return LustreCounter(targets, "read_bytes", sent, "lustre_osc_read_bytes"), *([asked] if llite else [])
     if llite and any(_sum_of(path, "osc_read") is not None for path in llite):
         told = f"bytes that the targets of Lustre's {fsname} sent (osc_read of llite)"

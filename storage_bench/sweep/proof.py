@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ...loaders.evidence import Counter, Route, RouteEvidence, judge, total
+from ...loaders.counters.backends import route_by_backends
+from ...loaders.evidence import Counter, RouteEvidence, judge, total
 from .points import PointResult
 
 PROVEN_SHARE = 0.98
-_BACKEND_BYTES = re.compile(r"kvikio_([a-z0-9]+)\w*_bytes")
 
 
 def collect_evidence(result: PointResult, counter: Counter, background_bps: float) -> RouteEvidence:
@@ -75,16 +74,11 @@ def _judge_writes(result: PointResult, counter: Counter) -> RouteEvidence:
 
 
 def _into_gpu(found: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:
-    """The way into GPU memory, by what kvikio itself counted for each of its backends."""
-    by_backend = {name[1]: count for key, count in own.items() if count and (name := _BACKEND_BYTES.fullmatch(key))}
-    counted = sum(by_backend.values())
-    routes: dict[str, Route] = {"gds": "gds", "posix": "bounce"}
-    told = ", ".join(f"{count} bytes by {backend}" for backend, count in by_backend.items()) or "nothing"
-    for backend, route in routes.items():
-        if counted and by_backend.get(backend, 0) >= PROVEN_SHARE * counted:
-            return replace(found, requested_route="gds", observed_route=route, route_evidence=f"kvikio counted {told}")
-    text = f"route not proven: kvikio counted {told}"
-    return replace(found, requested_route="gds", observed_route="unknown", route_evidence=text)
+    """The way into GPU memory, by what kvikio itself counted for each of its backends, and nvidia-fs beside it."""
+    told = route_by_backends(own, nvidia_fs_bytes=own.get("nvidia_fs_read_bytes"), into_gpu=True)
+    route, words = told or ("unknown", "the reader counted nothing")
+    text = f"route not proven: {words}" if route == "unknown" else words
+    return replace(found, requested_route="gds", observed_route=route, route_evidence=text)
 
 
 def sum_known(values: Sequence[int | None]) -> int | None:

@@ -15,6 +15,8 @@ MIB = 1 << 20
         ({"kvikio_remote_http_bytes": 5, "kvikio_remote_s3_bytes": 5}, None, False, "remote"),
         ({"kvikio_mmap_bytes": 5}, None, False, "unknown"),
         ({"kvikio_posix_bytes": 5, "kvikio_gds_bytes": 5}, 5, True, "unknown"),
+        ({"kvikio_posix_bytes": 2, "kvikio_gds_bytes": 98}, 98, True, "gds"),  # ends below kvikio's threshold
+        ({"kvikio_posix_bytes": 3, "kvikio_gds_bytes": 97}, 97, True, "unknown"),
         ({"kvikio_gds_bytes": 100 * MIB}, 100 * MIB, True, "gds"),
         ({"kvikio_gds_bytes": 100 * MIB}, 97 * MIB, True, "gds"),  # 98 % of it, and a MiB that is not full yet
         ({"kvikio_gds_bytes": 100 * MIB}, 96 * MIB, True, "unknown"),

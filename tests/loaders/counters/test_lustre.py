@@ -50,10 +50,11 @@ def test_what_the_targets_sent_decides_and_what_programs_asked_for_stands_beside
     show(debug, f"osc/scratch-OST0001-osc-{HASH}", OSC.format(total=4096))
     show(debug, f"osc/scratch-OST0002-osc-{HASH}", OSC.format(total=1).replace("read_bytes", "write_bytes"))
     show(debug, f"osc/home-OST0000-osc-{HASH}", OSC.format(total=10**15))
+    show(debug, f"mdc/scratch-MDT0000-mdc-{HASH}", OSC.format(total=64))  # data on a metadata target
     show(debug, f"llite/scratch-{HASH}", LLITE)
     deciding, beside, *_ = counters_of_mount(MOUNT, MOUNT.point, roots=roots)
-    assert (deciding.counter_class, deciding.read_bytes()) == ("exact", 1073762304 + 4096)
-    assert "3 targets of Lustre's scratch" in deciding.reason
+    assert (deciding.counter_class, deciding.read_bytes()) == ("exact", 1073762304 + 4096 + 64)
+    assert "4 targets of Lustre's scratch" in deciding.reason
     assert (beside.name, beside.read_bytes()) == ("lustre_llite_read_bytes", 1073741824)
 
 
