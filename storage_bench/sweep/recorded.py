@@ -93,7 +93,8 @@ def _tail(name: str, tails: list[Tail]) -> Metric:
 def _latency(result: PointResult, percent: float) -> Metric:
     """A percentile over all blocks' reads; its interval comes from the blocks' own percentiles.
 
-    It needs at least one read beyond it: below a thousand reads the 99.9th percentile would be the slowest one.
+    It needs at least one read beyond it: below a thousand reads the 99.9th percentile would be the slowest one.  The
+    slowest one of all has no interval: there is only one.
     """
     overall = result.percentile_us(percent)
     total = sum(block.latencies.total for block in result.blocks)
@@ -102,7 +103,9 @@ def _latency(result: PointResult, percent: float) -> Metric:
         return not_measured("us", f"{total} reads are too few for a percentile of one in {needed}")
     samples = [value for block in result.blocks if (value := block.latencies.percentile_us(percent)) is not None]
     metric = summarise(samples, unit="us", reason="no read ended within a block")
-    return metric if overall is None or metric.value is None else metric.model_copy(update={"value": overall})
+    if overall is None or metric.value is None:
+        return metric
+    return metric.model_copy(update={"value": overall} | ({"ci95": None} if percent == 100 else {}))
 
 
 def _ranks(result: PointResult) -> tuple[RankReport, ...]:
