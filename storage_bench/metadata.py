@@ -132,6 +132,10 @@ def _states(config: MetadataConfig) -> tuple[list[_State], list[str]]:
     auto: PageCache = "warm" if refused else "cold"
     wanted = dict.fromkeys(auto if word == "auto" else word for word in config.page_cache)
     warnings = []
+    if "cold" in wanted:
+        warnings.append(
+            "cold: before each block this machine forgot the names it kept, those of other programs as well"
+        )
     if "warm" in wanted:
         why = f" ({refused})" if refused and "auto" in config.page_cache else ""
         warnings.append(

@@ -24,6 +24,7 @@ from .finding import Finding, Seen, Subject, look
 LIMIT_S = 2.0
 START_LIMIT_S = 10.0  # a machine so busy that Python itself starts slowly is no fault of the storage
 BURIAL_S = 0.2
+ENDS_WITHIN_S = 1.0
 HELLO = "asking"
 
 
@@ -49,11 +50,18 @@ class Witness:
         """What it has told `limit_s` after it was asked; the rest is silence."""
         self._asked.wait(START_LIMIT_S)
         self._thread.join(limit_s)
-        answers = dict(self._answers)
+        if not self._thread.is_alive():  # it has closed its mouth, and is about to end
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(ENDS_WITHIN_S)
+        answers, status = dict(self._answers), self._process.poll()
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(BURIAL_S)  # one that is stuck inside the kernel is left to whoever comes after us
         silent = Seen(None, f"did not answer within {limit_s:g} s", self._subject.when_silent)
+        if status:
+            silent = Seen(
+                None, f"cannot be told: the process that looks ended with status {status}", "please report it"
+            )
         return [Finding(self._subject.group, name, *answers.get(name, silent)) for name in self._subject.looks]
 
     def _listen(self) -> None:

@@ -50,9 +50,11 @@ def test_one_look_that_waits_for_ever_hides_no_other(tmp_path, slow_subject):
     assert (fails.available, fails.seen) == (None, "cannot be told: no such thing")
 
 
-def test_a_process_that_cannot_start_is_silent(tmp_path, slow_subject):
+def test_a_process_that_cannot_look_is_not_taken_for_silent(tmp_path, slow_subject):
     missing = Subject("slow", "no_such_module", slow_subject.looks)
-    assert {finding.available for finding in Witness(missing, tmp_path).findings(limit_s=0.5)} == {None}
+    found = Witness(missing, tmp_path).findings(limit_s=30)
+    assert [finding.available for finding in found] == [None] * 3
+    assert {finding.seen for finding in found} == {"cannot be told: the process that looks ended with status 1"}
 
 
 # A FUSE server that answers INIT, takes every other request and never answers it: callers cannot even be killed.
