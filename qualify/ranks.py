@@ -10,8 +10,8 @@ import numpy as np
 from ..loaders.discovery import find_shards
 from ..results.record import Point
 from ..results.verdict import Fed, predict_utilisation, rate_between
+from ..storage_bench.choice import choose_engine
 from ..storage_bench.staging import StageResult
-from ..storage_bench.sweep import choose_engine
 from ..training_bench.fed import fed_by_ranks
 from ..training_bench.plan import Source
 from ..training_bench.summary import find_point

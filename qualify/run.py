@@ -13,8 +13,8 @@ from ..loaders.index import RecordLayout
 from ..results.record import Metric, Point
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import demand_bps
+from ..storage_bench.limits import ram_bytes
 from ..storage_bench.staging.compare import CACHE_SHARE
-from ..storage_bench.sweep import ram_bytes
 from .settings import QualifyConfig
 
 Show = Callable[[str, float, str], None]

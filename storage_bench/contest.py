@@ -28,9 +28,9 @@ from ..loaders.roads import RoadOptions
 from ..loaders.shards import open_index
 from ..results.record import Metric
 from ..results.stats import ratio_interval
+from .limits import require_room_to_warm
 from .road_process import RoadProcess, RoadProcessError, end_all
 from .road_server import Consumer, RoadBlock
-from .sweep import require_room_to_warm
 from .workload import PageCache, WorkloadError
 
 RAMP_SHARE = 0.2

@@ -27,9 +27,10 @@ from ..loaders.shards import ShardSet, open_index
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import summarise
 from .accelerators import touch
+from .choice import choose_engine
 from .evidence import cold_scope_of, doubts, read_path
+from .limits import require_memory, require_room_to_warm
 from .sample_format import SampleFormat
-from .sweep import choose_engine, require_memory, require_room_to_warm
 from .workload import PageCache, WorkloadUsageError
 
 if TYPE_CHECKING:

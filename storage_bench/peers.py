@@ -20,10 +20,10 @@ from ..loaders.evidence import RouteEvidence
 from ..loaders.roads import RoadOptions
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import is_noisy, summarise
+from .choice import choose_engine
 from .contest import Contest, Contestant, OnBlock, best_of, interleave, open_contest, ratio
 from .evidence import cold_scope_of, doubts, read_path
 from .road_server import Consumer, RoadBlock
-from .sweep import choose_engine
 from .workload import PageCache, parse_list
 
 UNITS = {"images_per_s": "images/s", "read_gbps": "GB/s", "cpu_seconds_per_gb": "s/GB", "peak_rss_bytes": "bytes"}

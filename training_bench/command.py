@@ -12,9 +12,9 @@ from ..loaders.shards import ShardSet
 from ..results.record import Metric, Point, new_run_id
 from ..results.verdict import Fed
 from ..storage_bench.accelerators import resolve_accelerator
+from ..storage_bench.choice import choose_engine
 from ..storage_bench.launch import require_ranks
 from ..storage_bench.staging import remove_stage, stage
-from ..storage_bench.sweep import choose_engine
 from .fed import fed_by_ranks
 from .plan import Source
 from .summary import find_point

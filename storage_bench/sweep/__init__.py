@@ -14,8 +14,3 @@ knee.py adaptive.py             where the smallest load near the peak lies, and 
 client.py clients.py            the same sweep by several processes at once
 recorded.py                     results -> points of a record
 """
-
-from ..choice import choose_engine
-from ..limits import WARM_RAM_SHARE, ram_bytes, require_memory, require_room_to_warm
-
-__all__ = ["WARM_RAM_SHARE", "choose_engine", "ram_bytes", "require_memory", "require_room_to_warm"]
