@@ -46,6 +46,7 @@ REQUESTS_AT_ONCE = 16
 
 _MAX_STORES = 64
 _STATUS = re.compile(r"status code: (\d{3})")
+_PLAIN_KEY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)  # what no client spells in another way
 _KINDS = {"PermissionDeniedError": "403", "UnauthenticatedError": "401"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Answer = TypeVar("_Answer")
@@ -138,10 +139,15 @@ class Objects:
         return Listing(dict(sorted(sizes.items())), sorted(found["common_prefixes"]))
 
     def _place(self, path: RemotePath) -> _Place:
+        if path.key.startswith("/"):
+            raise RemotePathError(f"{path}: obstore would ask for an object of another name, without the first slash")
         if path.scheme == "s3":
             _refuse_user(path.url)
             return _Place(self._opened(f"s3://{path.place}", lambda: _s3_store(path.place)), path.key)
-        return _Place(self._opened(path.url, lambda: _http_store(path.url)), "")  # so the query goes along
+        if path.url.endswith(f"/{path.key}") and _PLAIN_KEY.fullmatch(path.key):
+            server = path.url.removesuffix(f"/{path.key}")
+            return _Place(self._opened(server, lambda: _http_store(server)), path.key)
+        return _Place(self._opened(path.url, lambda: _http_store(path.url)), "")  # as it is, with its query
 
     def _opened(self, name: str, open_store: Callable[[], S3Store | HTTPStore]) -> S3Store | HTTPStore:
         """The store of this name; the one used longest ago is let go where there are too many."""

@@ -57,7 +57,9 @@ class RemotePath:
 
     def __post_init__(self) -> None:
         if not is_remote(self.url):
-            raise RemotePathError(f"{shown_address(self.url)}: not a remote address; write s3://bucket/key, http:// or https://")
+            raise RemotePathError(
+                f"{shown_address(self.url)}: not a remote address; write s3://bucket/key, http:// or https://"
+            )
         if not (self.place and self.key):
             raise RemotePathError(f"{self}: names no object; write s3://bucket/key or https://host/path")
 

@@ -5,7 +5,6 @@ The S3 server is moto's, see the fixture `s3`.  It does not check signatures.
 
 import errno
 import importlib.util
-import os
 import pickle
 import sys
 import threading
@@ -21,7 +20,7 @@ import numpy as np
 import pytest
 
 from iobench.loaders.dataloader import DataLoader
-from iobench.loaders.discovery import find_shards, remote_shards
+from iobench.loaders.discovery import remote_shards
 from iobench.loaders.index import load_index
 from iobench.loaders.kvikio_reader import KvikioReader
 from iobench.loaders.readers import ReadError

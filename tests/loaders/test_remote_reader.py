@@ -216,6 +216,12 @@ def test_an_s3_address_takes_no_user():
     assert "hidden" not in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["s3://bucket//a", "http://127.0.0.1:1//a"])
+def test_a_name_that_would_be_changed_on_the_way_is_refused(address):
+    with pytest.raises(RemotePathError, match="obstore would ask for an object of another name"):
+        stat_objects([RemotePath(address)])
+
+
 def test_what_tells_an_object_from_a_changed_one(s3):
     put(f"{s3}/bucket/some.bin", b"abc")
     (stat,) = stat_objects([RemotePath("s3://bucket/some.bin")])
@@ -292,8 +298,17 @@ def test_only_some_connections_are_kept(server, monkeypatch):
     monkeypatch.setattr(objects, "_MAX_STORES", 3)
     asking = Objects()
     for number in range(5):
-        asking.get(RemotePath(f"http://{server[0]}/{number}"), 0, 10)
+        asking.get(RemotePath(f"http://{server[0]}/{number}?x={number}"), 0, 10)
     assert len(asking._stores) == 3
+    paths = ["/a/b-0.tfrecord", "/a/_c.tfrecord", "/./a", "/a%20b", "/a?", "/a#x", "/é", "/a+b"]
+    for path in paths[:2]:
+        asking.get(RemotePath(f"http://{server[0]}{path}"), 0, 10)
+    assert list(asking._stores)[-1] == f"http://{server[0]}"
+    for path in paths[2:]:
+        asking.get(RemotePath(f"http://{server[0]}{path}"), 0, 10)
+        assert len(asking._stores) == 3
+    asked = [asked for _, asked, _ in server[1].asked[5:]]
+    assert asked == ["/a/b-0.tfrecord", "/a/_c.tfrecord", "/a", "/a%20b", "/a", "/a", "/%C3%A9", "/a+b"]
 
 
 def test_a_forked_child_gets_an_error_and_does_not_hang(server, path):
