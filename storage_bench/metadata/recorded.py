@@ -1,59 +1,28 @@
-"""What a file system does with names: rates of create, remove, stat, open, list and small reads in one large folder.
-
-    PATH/.iobench-metadata-XXXX     filled with all files, gone afterwards
-    for each state of the cache     warm: names just seen, answered from this client's memory; cold: dropped before
-      round r: the operations in a random order, a time block each -> a rate and a 99th percentile each
-               remove, then create the same names again: the folder keeps its size
-
-A cold block looks at every name at most once.  That names were forgotten is shown by the device, where it is counted:
-a cold block for which it read nothing is marked `names_cached`.
-"""
+"""A folder of small files -> rounds -> points of a record, with what the counters say of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from ...loaders.evidence import CounterSet, RouteEvidence, counter_for, judge
+from ...results.record import Metric, Point, ReadPath
+from ...results.stats import summarise
+from ..evidence import cold_scope_of, doubts, read_path
+from ..scratch import ScratchFolder, memory_folder
+from ..workload import PageCache, WorkloadError
+from .config import OPERATIONS, MetadataConfig, Operation
+from .files import SmallFiles, Timed
+from .memory import cannot_drop_names
+from .rounds import OnBlock, State, measure, unit_of
 
-from ..loaders.evidence import CounterSet, RouteEvidence, counter_for, judge, process_read_bytes
-from ..results.record import Metric, Point, ReadPath
-from ..results.stats import summarise
-from .evidence import cold_scope_of, doubts, read_path
-from .names_cache import cannot_drop_names, drop_names, sync_files
-from .scratch import ScratchFolder, memory_folder
-from .small_files import SmallFiles, Timed
-from .workload import Bytes, Count, PageCache, Several, WorkloadError
-
-Operation = Literal["create", "remove", "stat", "open", "list", "small_read"]
-
-OPERATIONS: tuple[Operation, ...] = ("create", "remove", "stat", "open", "list", "small_read")
-UNITS = {"list": "names/s"}
-CHURN_SHARE = 4  # a quarter of the files is removed and made again in each round
 CEILING_FILES, CEILING_BYTES, CEILING_S = 1000, 64 << 20, 0.1
 FILL_SHARE = 0.2  # of what the progress shows
 HARNESS_MARGIN = 0.9
 LIMITED = "the benchmark itself was the limit"
-
-
-class MetadataConfig(BaseModel):
-    """`iobench storage PATH --metadata`; page_cache auto is cold where this user can make names be forgotten."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    files: Annotated[int, Field(ge=8, le=2_000_000)] = 10_000
-    file_size: Bytes = 4096
-    threads: Count = 4
-    page_cache: Several[Literal["auto", "cold", "warm"]] = ("auto",)
-    fsync: bool = False
-    seconds: Annotated[float, Field(gt=0, le=600)] = 0.5
-    blocks: Annotated[int, Field(ge=2, le=1000)] = 8
-    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +33,6 @@ class MetadataResult:
     warnings: tuple[str, ...]
     invalid: tuple[str, ...]
     fill_s: float
-
-
-@dataclass(slots=True)
-class _State:
-    """All blocks of one state of the cache."""
-
-    page_cache: PageCache
-    blocks: dict[Operation, list[Timed]] = field(default_factory=lambda: {name: [] for name in OPERATIONS})
-    device_bytes: dict[Operation, list[int | None]] = field(default_factory=lambda: {name: [] for name in OPERATIONS})
-    process_bytes: list[int | None] = field(default_factory=list)
-
-
-OnBlock = Callable[[float, str], None]
 
 
 def measure_metadata(path: Path, config: MetadataConfig, *, on_block: OnBlock | None = None) -> MetadataResult:
@@ -100,7 +56,7 @@ def measure_metadata(path: Path, config: MetadataConfig, *, on_block: OnBlock | 
         fill_s = files.fill(lambda done: tell(FILL_SHARE * done / config.files, f"{done} of {config.files} files made"))
         counter = counter_for([scratch.path])
         for number, state in enumerate(states):
-            _measure(files, counter, state, config, partial(_tell, tell, number, len(states)))
+            measure(files, counter, state, config, partial(_tell, tell, number, len(states)))
         found = [_evidence(state, counter, config) for state in states]
         scope = cold_scope_of(scratch.path)
         points = [
@@ -124,7 +80,7 @@ def _require_room(path: Path, config: MetadataConfig) -> None:
         )
 
 
-def _states(config: MetadataConfig) -> tuple[list[_State], list[str]]:
+def _states(config: MetadataConfig) -> tuple[list[State], list[str]]:
     """The states of the cache to measure, and what must be said where names cannot be forgotten."""
     refused = cannot_drop_names()
     if refused and "cold" in config.page_cache:
@@ -142,60 +98,10 @@ def _states(config: MetadataConfig) -> tuple[list[_State], list[str]]:
             f"warm: this client had just seen every name{why}; where it keeps names, sizes and times, the rates of "
             f"stat, open and list are its own and not the storage's"
         )
-    return [_State(word) for word in wanted], warnings
+    return [State(word) for word in wanted], warnings
 
 
-def _measure(
-    files: SmallFiles, counter: CounterSet, state: _State, config: MetadataConfig, tell: Callable[[float, str], None]
-) -> None:
-    """All rounds in one state of the cache."""
-    random = np.random.Generator(np.random.PCG64DXSM(config.seed))
-    in_memory = set(files.names)
-    sync_files(files.folder)
-    for number in range(config.blocks):
-        for place, which in enumerate(random.permutation(len(OPERATIONS) - 1).tolist()):
-            operation = OPERATIONS[which + 1]  # create follows remove
-            names = [files.names[each] for each in random.permutation(len(files.names)).tolist()]
-            timed = _block(files, counter, state, operation, names, in_memory, config)
-            done = (number * (len(OPERATIONS) - 1) + place + 1) / (config.blocks * (len(OPERATIONS) - 1))
-            tell(done, f"{state.page_cache} {operation}: {timed.per_s:,.0f} {_unit(operation)}")
-
-
-def _block(
-    files: SmallFiles,
-    counter: CounterSet,
-    state: _State,
-    operation: Operation,
-    names: list[str],
-    in_memory: set[str],
-    config: MetadataConfig,
-) -> Timed:
-    """One time block of one operation, names forgotten before it where that is wanted; `in_memory` has pages."""
-    cold = state.page_cache == "cold"
-    if cold:
-        drop_names(files.folder, with_pages=in_memory)
-        in_memory.clear()
-    before, mine = counter.read_bytes(), process_read_bytes()
-    if operation == "remove":
-        timed = files.run(files.remove, names[: len(names) // CHURN_SHARE], seconds=config.seconds)
-        created = names[: timed.count]  # threads take names in this order, and do each that they took
-        state.blocks["create"].append(files.run(files.create, created))
-        sync_files(files.folder)
-        in_memory.update(created)
-    elif operation == "list":
-        one = 1 if cold else None  # a second reader of the folder would find it in memory
-        timed = files.run(files.list, [str(files.folder)], seconds=config.seconds, again=not cold, threads=one)
-    else:
-        timed = files.run(getattr(files, operation), names, seconds=config.seconds, again=not cold)
-        in_memory.update(names if operation == "small_read" else ())
-    state.blocks[operation].append(timed)
-    state.device_bytes[operation].append(_moved(counter.read_bytes(), before))
-    if operation == "small_read":
-        state.process_bytes.append(_moved(process_read_bytes(), mine))
-    return timed
-
-
-def _evidence(state: _State, counter: CounterSet, config: MetadataConfig) -> RouteEvidence:
+def _evidence(state: State, counter: CounterSet, config: MetadataConfig) -> RouteEvidence:
     """What the counters say of the small reads, whose bytes are known."""
     delivered = sum(block.count for block in state.blocks["small_read"]) * config.file_size
     found = judge(
@@ -214,7 +120,7 @@ def _evidence(state: _State, counter: CounterSet, config: MetadataConfig) -> Rou
 
 
 def _point(
-    state: _State,
+    state: State,
     evidence: RouteEvidence,
     config: MetadataConfig,
     ceilings: dict[Operation, float],
@@ -240,7 +146,7 @@ def _kept_names(evidence: RouteEvidence) -> bool:
 
 
 def _rate(operation: Operation, blocks: Sequence[Timed], ceilings: dict[Operation, float]) -> Metric:
-    metric = summarise([block.per_s for block in blocks], unit=_unit(operation))
+    metric = summarise([block.per_s for block in blocks], unit=unit_of(operation))
     limited = metric.value is not None and metric.value > HARNESS_MARGIN * ceilings.get(operation, float("inf"))
     return metric.model_copy(update={"reason": LIMITED}) if limited else metric
 
@@ -268,16 +174,8 @@ def _ceilings(config: MetadataConfig) -> dict[Operation, float]:
     return rates
 
 
-def _unit(operation: Operation) -> str:
-    return UNITS.get(operation, "files/s")
-
-
 def _tell(tell: OnBlock, number: int, num_states: int, share: float, text: str) -> None:
     tell(FILL_SHARE + (1 - FILL_SHARE) * (number + share) / num_states, text)
-
-
-def _moved(after: int | None, before: int | None) -> int | None:
-    return None if after is None or before is None else after - before
 
 
 def _sum(values: Sequence[int | None]) -> int | None:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from iobench.storage_bench.small_files import FileRateError, SmallFiles, Timed
+from iobench.storage_bench.metadata.files import FileRateError, SmallFiles, Timed
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..loaders.page_cache import evict
-from ..results.environment import block_devices, mount_of
+from ...loaders.page_cache import evict
+from ...results.environment import block_devices, mount_of
 
 DROP = Path("/proc/sys/vm/drop_caches")
 NAMES_AND_INODES, EVERYTHING = "2", "3"

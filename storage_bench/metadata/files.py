@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .latency import LatencyHistogram
+from ..latency import LatencyHistogram
 
 FILL_SLICE = 2000
 

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from iobench.storage_bench.metadata import OPERATIONS, MetadataConfig, measure_metadata
-from iobench.storage_bench.names_cache import cannot_drop_names, drop_names
-from iobench.storage_bench.small_files import SmallFiles
+from iobench.storage_bench.metadata.files import SmallFiles
+from iobench.storage_bench.metadata.memory import cannot_drop_names, drop_names
 from iobench.storage_bench.workload import WorkloadError
 
 QUICK = {"files": 400, "file_size": 2000, "threads": 2, "seconds": 0.05, "blocks": 3}
