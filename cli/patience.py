@@ -3,6 +3,7 @@
     prober    statvfs of every word of the command line, one after another, every INTERVAL_S
     watcher   one of them has not come back within the patience -> StorageSilentError in the main thread
                                                                 -> GRACE_S later the process ends by itself
+              an interrupt is pending for GRACE_S               -> the process ends by itself
 
 A main thread inside a system call on a dead mount sees no signal: no exception unwinds it, and Ctrl-C does nothing.
 Ending the process ends such calls, too, on NFS at once, on FUSE only when the mount answers: it is told before, and the
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import ClassVar
 
@@ -67,10 +69,6 @@ def watch(words: Sequence[str], *, end: End) -> None:
     signal.signal(signal.SIGALRM, give_up)
     threading.Thread(target=prober.run, daemon=True).start()
     threading.Thread(target=_watch, args=(prober, patience, end), daemon=True).start()
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_end_if_stuck, args=(reading, end), daemon=True).start()
 
 
 class _Prober:
@@ -96,25 +94,29 @@ class _Prober:
 
 
 def _watch(prober: _Prober, patience: float, end: End) -> None:
+    pending_since: float | None = None
     while True:
         time.sleep(min(1.0, patience / 4))
         silent = prober.silent_s()
         if silent is not None and silent[1] > patience:
-            break
-    text = (
-        f"{silent[0]}: its file system has not answered for {patience:g} s; see whether it hangs (df, dmesg), or give "
-        f"it longer with {PATIENCE_NAME}=SECONDS"
-    )
+            _give_up(prober, f"{silent[0]}: its file system has not answered for {patience:g} s", end)
+        pending_since = (pending_since or time.monotonic()) if _is_interrupt_pending() else None
+        if pending_since is not None and time.monotonic() - pending_since > GRACE_S:
+            end("interrupted", "Interrupted", INTERRUPTED)
 
-    prober.said = text
+
+def _give_up(prober: _Prober, rule: str, end: End) -> None:
+    prober.said = f"{rule}; see whether it hangs (df, dmesg), or give it longer with {PATIENCE_NAME}=SECONDS"
     os.kill(os.getpid(), signal.SIGALRM)
     time.sleep(GRACE_S)
-    end(text, StorageSilentError.__name__, StorageSilentError.exit_status)
+    end(prober.said, StorageSilentError.__name__, StorageSilentError.exit_status)
 
 
-def _end_if_stuck(reading: int, end: End) -> None:
-    """After SIGINT or SIGTERM the main thread unwinds by itself, unless it cannot."""
-    while True:
-        if set(os.read(reading, 64)) & {signal.SIGINT, signal.SIGTERM}:
-            time.sleep(GRACE_S + 1)
-            end("interrupted", "Interrupted", INTERRUPTED)
+def _is_interrupt_pending() -> bool:
+    """Whether SIGINT or SIGTERM waits for the main thread to leave the kernel (proc_pid_status(5))."""
+    try:
+        text = Path("/proc/self/status").read_text()
+        waiting = int(text.partition("\nShdPnd:")[2].split()[0], 16)
+    except (OSError, IndexError, ValueError):
+        return False
+    return any(waiting >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -178,6 +179,18 @@ def test_a_mount_that_does_not_answer_at_all_is_told_and_the_command_ends(faults
     assert document["error"]["type"] == "StorageSilentError"
     assert f"{data}: its file system has not answered for 0.5 s" in document["error"]["message"]
     assert "IOBENCH_PATIENCE_S=SECONDS" in document["error"]["message"]
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_taken_though_the_command_is_stuck_in_the_kernel(faults, data):
+    faults.set("hang 60")
+    words = [sys.executable, "-m", "iobench", "index", str(data)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "iobench: interrupted\n"
+    faults.set()  # the kernel keeps the process until the mount answers
+    assert process.wait(timeout=10) == 130
 
 
 def test_a_mount_that_only_pauses_is_waited_for(faults, data, tmp_path):
