@@ -66,10 +66,14 @@ def check_size(point: SweepPoint, files: Sequence[DataFile]) -> None:
 def _choose_for_writes(engine: str, folder: Path) -> tuple[str, str]:
     if engine in ("mmap", "kvikio"):
         raise WorkloadUsageError(f"engine {engine} does not write here; use --engine direct or buffered for writes")
-    with tempfile.NamedTemporaryFile(prefix=".iobench-write-", dir=folder) as probe:
-        probe.write(bytes(PROBE_BYTES))
-        probe.flush()
-        chosen, reason = choose_engine(engine, Path(probe.name))
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".iobench-write-", dir=folder) as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+            chosen, reason = choose_engine(engine, Path(probe.name))
+    except OSError as error:
+        why = f"no file can be made here to write into ({error.strerror}); name another PATH for --operation write"
+        raise WorkloadError(f"{folder}: {why}") from error
     return chosen, reason.replace("cannot answer for the storage", "cannot take writes for the storage")
 
 
