@@ -29,13 +29,18 @@ def train(
     path: DataPath,
     np: Annotated[int, typer.Option("--np", min=1, max=256, help="ranks")] = 1,
     accelerator: Annotated[str, typer.Option(help="h100, a100 or seconds per step (all emulated)")] = "h100",
+    model: Annotated[str, typer.Option(help="whose step times: resnet50, unet3d or cosmoflow")] = "resnet50",
     batch_size: Annotated[int | None, typer.Option(min=1, help="images per rank  [the published one]")] = None,
-    steps: Annotated[int, typer.Option(min=2, help="counted steps per round")] = 10,
+    steps: Annotated[
+        int | None, typer.Option(min=2, help="counted steps per round  [10; to find: as time allows]")
+    ] = None,
     source: Annotated[str, typer.Option(help="direct, staged or synthetic")] = "direct",
     local: LocalFolder = None,
     engine: EngineFlag = None,
     find_max: Annotated[bool, typer.Option("--find-max", help="find how many of --np ranks are fed")] = False,
-    au_threshold: Annotated[float, typer.Option(min=0.01, max=0.99, help="the AU that counts as fed")] = 0.90,
+    au_threshold: Annotated[
+        float | None, typer.Option(min=0.01, max=0.99, help="the AU that counts as fed  [the model's]")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="time the rounds may take")] = 60.0,
     config: ConfigFile = None,
     set_: Sets = None,
@@ -44,9 +49,12 @@ def train(
 ) -> None:
     """Run ranks that compute on batches from one source, beside a synthetic control."""
     from ..configs import load as load_config
+    from ..storage_bench.emulate import WORKLOADS
     from ..training_bench.command import run_train
     from ..training_bench.train import TrainConfig
 
+    if model not in WORKLOADS:
+        raise typer.BadParameter(f"--model {model}: choose {', '.join(WORKLOADS)}")
     settings = load_config(TrainConfig, file=config, sets=set_ or ())
     journal = Journal("train", path, out, json=json)
     with Screen() as screen:
@@ -62,7 +70,8 @@ def train(
             local=local_folder(local),
             seconds=seconds,
             show=screen.show,
-            find_max=au_threshold if find_max else None,
+            find_max=(au_threshold or WORKLOADS[model].au_threshold) if find_max else None,
+            model=model,
         )
     journal.finish(
         workload={**settings.model_dump(mode="json"), **outcome.workload},

@@ -21,6 +21,9 @@ from .summary import find_point
 from .train import FindMax, TrainConfig, TrainError, TrainResult, TrainRun, check_time, train
 
 
+STEPS = 10  # of one round, where nobody says otherwise
+
+
 @dataclass(frozen=True, slots=True)
 class TrainOutcome:
     """The points, the one that was asked for, and what the record says about the run."""
@@ -47,13 +50,14 @@ def run_train(
     num_ranks: int,
     accelerator: str,
     batch_size: int | None,
-    steps: int,
+    steps: int | None,
     source: str,
     engine: str,
     local: Path,
     seconds: float,
     show: Callable[[str, float, str], None],
     find_max: float | None = None,
+    model: str = "resnet50",
 ) -> TrainOutcome:
     """Run `num_ranks` ranks on one source; a staged copy is made first and removed afterwards.
 
@@ -64,7 +68,7 @@ def run_train(
     if find_max is not None and source != "direct":
         raise TrainUsageError(f"--find-max reads the storage in place; it does not go with --source {source}")
     require_ranks(num_ranks)
-    chosen = resolve_accelerator(accelerator, batch_size=batch_size)
+    chosen = resolve_accelerator(accelerator, batch_size=batch_size, model=model)
     asked: Source = source  # type: ignore[assignment]  # checked above
     shards = ShardSet.open(path)
     if len(shards) < num_ranks:
@@ -81,7 +85,7 @@ def run_train(
             accelerator=chosen,
             config=config,
             budget_s=seconds,
-            steps=steps,
+            steps=STEPS if steps is None and find_max is None else steps,
             layout=shards.index.layout,
             find=None if find_max is None else FindMax(high=num_ranks, threshold=find_max),
         )
@@ -95,6 +99,7 @@ def run_train(
     if best is None:
         raise TrainError("no block was run within the time allowed; raise --seconds")
     workload = {
+        "model": model,
         "accelerator": chosen.name,
         "accelerator_source": chosen.source,
         "emulated": chosen.emulated,
