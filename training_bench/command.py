@@ -20,7 +20,6 @@ from .plan import Source
 from .summary import find_point
 from .train import FindMax, TrainConfig, TrainError, TrainResult, TrainRun, check_time, train
 
-
 STEPS = 10  # of one round, where nobody says otherwise
 
 
