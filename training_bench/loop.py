@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, perf_counter_ns
 from typing import Any
@@ -137,7 +138,7 @@ class _Launch:
         if mine:
             seed = self._plan.seed + 7919 * number
             with source.batches(rank=ranks.rank, num_ranks=block.num_ranks, seed=seed) as batches:
-                steps = measured_steps(batches, block, self._accelerator, ranks)
+                steps = measured_steps(batches, block, _of_block(self._accelerator, block), ranks)
         ranks.barrier()
         if not mine:
             return None
@@ -167,6 +168,16 @@ def _utilisation(logs: Sequence[Mapping[str, Any]], drop_steps: int, step_time_s
     return num_steps * step_time_s * 1e9 / wall_ns if wall_ns else None
 
 
+def _of_block(accelerator: Accelerator, block: Block) -> Accelerator:
+    """The accelerator with the block's own step time, if it has one."""
+    return accelerator if block.step_time_s is None else replace(accelerator, step_time_s=block.step_time_s)
+
+
+def _alone(flag: bool, _num_ranks: int) -> bool:
+    """The end of a step that no other rank is waited for at."""
+    return flag
+
+
 def measured_steps(
     batches: Iterator[Images], block: Block, accelerator: Accelerator, ranks: Ranks
 ) -> npt.NDArray[np.int64]:
@@ -175,7 +186,7 @@ def measured_steps(
     times = np.zeros((num_steps, 4), dtype=np.int64)
     deadline = perf_counter_ns() + round(block.limit_s * 1e9)
     step = accelerator.step
-    meet = ranks.any_true
+    meet = ranks.any_true if block.meets else _alone
     for i in range(num_steps):
         asked = perf_counter_ns()
         images = next(batches)

@@ -15,7 +15,8 @@ Source = Literal["synthetic", "staged", "direct"]
 class Block(BaseModel):
     """One stretch of steps: `source` read by ranks 0..num_ranks-1, the first `drop_steps` not counted.
 
-    A `fixed` block is run whatever a search finds.
+    A `fixed` block is run whatever a search finds.  Ranks that do not `meet` after each step do not wait for each
+    other, as in inference.  `step_time_s` is the block's own where it is not the plan's; 0 asks for all a source gives.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +27,8 @@ class Block(BaseModel):
     count_steps: int
     limit_s: float
     fixed: bool = False
+    meets: bool = True
+    step_time_s: float | None = None
 
 
 class RankPlan(BaseModel):
