@@ -13,7 +13,7 @@ from ..latency import LatencyHistogram, merge
 from ..workload import Access, Destination, Operation, PageCache
 
 HARNESS_MARGIN = 0.9
-LOCK_WAITS_LIMIT = 0.5
+LOCK_WAITS_LIMIT = 0.25  # from there on it costs about a tenth of the rate
 SMALL_BLOCK_BYTES = 64 << 10  # larger reads may sleep several times for one answer, and are too few for the lock
 
 
@@ -116,7 +116,7 @@ class PointResult:
     def harness_limited(self) -> bool:
         """Whether this program, not the storage, set the rate.
 
-        Within 10 % of what the same reads reach on page-cached data; or, for small direct reads, if every second one
+        Within 10 % of what the same reads reach on page-cached data; or, for small direct reads, if every fourth one
         waited for the interpreter's lock: such a read sleeps once for the device, so what it sleeps more often is that.
         """
         if not self.blocks:

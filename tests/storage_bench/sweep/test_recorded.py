@@ -69,8 +69,8 @@ def test_writes_have_their_own_names_and_no_cache_state():
 @pytest.mark.parametrize(
     ("point", "waits", "limited"),
     [
-        (READ, 0.4, False),
-        (READ, 0.6, True),
+        (READ, 0.2, False),
+        (READ, 0.3, True),
         (SweepPoint("buffered", "random", 4096, 2, 3, "cold"), 0.6, False),  # such a read may sleep several times
         (SweepPoint("direct", "random", 1 << 20, 2, 3, "cold"), 0.6, False),
     ],
