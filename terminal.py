@@ -172,6 +172,14 @@ def show_points(points: Sequence[Point]) -> None:
             title=f"Ranks on {trains[0].params['accelerator']}"
             + (" (emulated)" if trains[0].params["emulated"] else ""),
         )
+    trained = [point for point in points if point.params["stage"] == "real"]
+    if trained:
+        table(
+            ("network", "ranks", "source", "step ms", "compute", "data wait", "allreduce", "images/s", "right", "seen"),
+            [_trained_row(point) for point in trained],
+            title=f"Training on {trained[0].params['accelerator']} (mean and 95 % interval over time blocks; of 100 "
+            "images so many are right, at the end and of the validation data)",
+        )
 
 
 def _show_names(point: Point) -> None:
@@ -393,6 +401,23 @@ def _train_row(point: Point) -> tuple[str, ...]:
         figure(metrics["images_per_s"], digits=0),
         figure(metrics["au_mlperf"]),
         " ".join(point.flags),
+    )
+
+
+def _trained_row(point: Point) -> tuple[str, ...]:
+    params, metrics = point.params, point.metrics
+
+    def share(name: str, scale: float, digits: int) -> str:
+        value = metrics[name].value
+        return "-" if value is None else f"{value * scale:.{digits}f}"
+
+    return (
+        f"{params['model']} {params['precision']}",
+        str(params["num_ranks"]),
+        str(params["source"]),
+        *(share(name, 1e3, 1) for name in ("step_time_s", "compute_s", "data_wait_s", "sync_wait_s")),
+        figure(metrics["images_per_s"], digits=0),
+        *(share(name, 100, 1) for name in ("train_accuracy", "validation_accuracy")),
     )
 
 

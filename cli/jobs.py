@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -28,8 +29,10 @@ from .options import (
 def train(
     path: DataPath,
     np: Annotated[int, typer.Option("--np", min=1, max=256, help="ranks")] = 1,
-    accelerator: Annotated[str, typer.Option(help="h100, a100 or seconds per step (all emulated)")] = "h100",
-    model: Annotated[str, typer.Option(help="whose step times: resnet50, unet3d or cosmoflow")] = "resnet50",
+    accelerator: Annotated[
+        str, typer.Option(help="h100, a100 or seconds per step (emulated); cpu, cuda (real)")
+    ] = "h100",
+    model: Annotated[str, typer.Option(help="whose step times, or on cpu and cuda what is trained")] = "resnet50",
     batch_size: Annotated[int | None, typer.Option(min=1, help="images per rank  [the published one]")] = None,
     steps: Annotated[
         int | None, typer.Option(min=2, help="counted steps per round  [10; to find: as time allows]")
@@ -42,17 +45,53 @@ def train(
         float | None, typer.Option(min=0.01, max=0.99, help="the AU that counts as fed  [the model's]")
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="time the rounds may take")] = 60.0,
+    precision: Annotated[str | None, typer.Option(help="cpu, cuda: fp32, bf16 or fp16  [fp32]")] = None,
+    scaling: Annotated[str | None, typer.Option(help="cpu, cuda: batch size of a rank (weak) or all (strong)")] = None,
+    validate: Annotated[Path | None, typer.Option(help="cpu, cuda: data to validate on at the end")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="cpu, cuda: folder of checkpoints")] = None,
+    checkpoint_steps: Annotated[int | None, typer.Option(min=1, help="steps between them  [one at the end]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
     config: ConfigFile = None,
     set_: Sets = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Run ranks that compute on batches from one source, beside a synthetic control."""
+    """Run ranks that compute on batches from one source: emulated beside a synthetic control, or a real training."""
     from ..configs import load as load_config
     from ..storage_bench.emulate import WORKLOADS
     from ..training_bench.command import run_train
+    from ..training_bench.real_run import refuse_torchrun
     from ..training_bench.train import TrainConfig
 
+    refuse_torchrun()
+    if accelerator in ("cpu", "cuda"):
+        if find_max:
+            raise typer.BadParameter("--find-max is for emulated accelerators; the ranks of cpu and cuda are there")
+        _train_really(
+            Journal("train", path, out, json=json, also=[checkpoint] if checkpoint else []),
+            {"precision": precision, "checkpoint_steps": checkpoint_steps},
+            config,
+            set_,
+            path=path,
+            model=model,
+            device=accelerator,
+            num_ranks=np,
+            steps=steps or 100,
+            batch_size=batch_size,
+            scaling=scaling or "weak",
+            source=source,
+            engine=engine or "auto",
+            local=local_folder(local),
+            validate_on=validate,
+            checkpoint=checkpoint,
+            resume=resume,
+        )
+        return
+    if precision or scaling or validate or checkpoint or checkpoint_steps or resume:
+        raise typer.BadParameter(
+            "--precision, --scaling, --validate, --checkpoint, --checkpoint-steps and --resume are of real training: "
+            "--accelerator cpu or cuda"
+        )
     if model not in WORKLOADS:
         raise typer.BadParameter(f"--model {model}: choose {', '.join(WORKLOADS)}")
     settings = load_config(TrainConfig, file=config, sets=set_ or ())
@@ -75,6 +114,27 @@ def train(
         )
     journal.finish(
         workload={**settings.model_dump(mode="json"), **outcome.workload},
+        points=outcome.points,
+        metrics=outcome.metrics,
+        best=outcome.best,
+        warnings=outcome.warnings,
+        invalid=outcome.invalid,
+        sentence=outcome.sentence,
+    )
+
+
+def _train_really(
+    journal: Journal, flags: dict[str, Any], config: Path | None, sets: list[str] | None, **asked: Any
+) -> None:
+    from ..configs import load as load_config
+    from ..training_bench.real_plan import RealConfig
+    from ..training_bench.real_run import RealRun, run_real
+
+    settings = load_config(RealConfig, file=config, sets=sets or (), flags=flags)
+    with Screen() as screen:
+        outcome = run_real(RealRun(config=settings, **asked), show=screen.show)
+    journal.finish(
+        workload=outcome.workload,
         points=outcome.points,
         metrics=outcome.metrics,
         best=outcome.best,

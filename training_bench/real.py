@@ -1,0 +1,225 @@
+"""Real training, the rank's side: one network, one optimiser, one loop.
+
+    asked |- data wait -| got |- forward, backward -| computed |- exposed allreduce -| met |- optimiser -| stepped
+
+Horovod averages a gradient as soon as backward has made it; what backward did not hide is waited for before the step.
+Nothing in the loop asks the device for a value: losses stay there until a checkpoint, or the end.
+"""
+
+from __future__ import annotations
+
+import resource
+from contextlib import closing
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..loaders.evidence import process_read_bytes
+from ..storage_bench.launch import rank_main
+from ..storage_bench.ranks import Ranks
+from . import saved
+from .feed import Feed, open_feed
+from .models import build_model, model_info
+from .peers import Alone, HorovodPeers
+from .real_plan import RealPlan
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MARKS = ("asked", "got", "computed", "met", "stepped")
+MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's red, green and blue
+
+
+def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Train as planned; this rank's clock of every step, and the losses, which all ranks agree on."""
+    plan = RealPlan.model_validate(config)
+    torch.set_num_threads(plan.threads)
+    torch.manual_seed(plan.seed)
+    device = torch.device("cuda", ranks.local_rank) if plan.device == "cuda" else torch.device("cpu")
+    own = process_read_bytes()
+    peers = Alone() if ranks.size == 1 else HorovodPeers()
+    with peers.together():
+        run = Training(plan, ranks, peers, device)
+        if plan.resume:
+            run.resume()
+        run.loop()
+        validation = run.validate()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    own_after = process_read_bytes()
+    return {
+        "first_step": run.first_step,
+        "steps_ns": run.times[run.first_step :].tolist(),
+        "losses": run.losses[:, 0].tolist(),
+        "accuracies": run.losses[:, 1].tolist(),
+        "validation": validation,
+        "delivered_bytes": run.feed.delivered_bytes,
+        "payload_bytes": run.feed.payload_bytes,
+        "process_bytes": None if own is None or own_after is None else own_after - own,
+        "peak_rss_bytes": peak,
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+    }
+
+
+class Training:
+    """A network in training: it, its optimiser, its feed, and how far they are."""
+
+    def __init__(self, plan: RealPlan, ranks: Ranks, peers: Alone, device: torch.device) -> None:
+        self._plan, self._ranks, self._peers, self._device = plan, ranks, peers, device
+        layout = torch.channels_last if plan.channels_last else torch.contiguous_format
+        model = build_model(plan.model, num_classes=plan.num_classes, aux_heads=plan.aux_heads)
+        self.model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs
+        self._forward = torch.compile(self.model) if plan.compile else self.model
+        sgd = torch.optim.SGD(
+            self.model.parameters(), lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay
+        )
+        self.optimizer = peers.distribute(sgd, self.model)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+        peers.broadcast(self.model, self.optimizer)
+        self.feed: Feed = open_feed(plan, rank=ranks.rank, device=device)
+        self.prepare = Pixels(plan, device)
+        self.first_step = 0
+        self.losses = torch.zeros(plan.steps, 2, device=device)  # loss and share of right answers, on the device
+        self.times: npt.NDArray[np.int64] = np.zeros((plan.steps, len(MARKS)), dtype=np.int64)
+        self._agreed = 0
+
+    def loop(self) -> None:
+        """All steps; after each `checkpoint_steps`, and at the end, ranks agree and rank 0 saves."""
+        plan, rank, device = self._plan, self._ranks.rank, self._device
+        model, optimizer, scaler, peers, clock = (
+            self._forward,
+            self.optimizer,
+            self._scaler,
+            self._peers,
+            perf_counter_ns,
+        )
+        dtype, losses, times = DTYPES[plan.precision], self.losses, self.times
+        self.model.train()
+        with closing(self.feed.batches()) as batches:  # type: ignore[type-var]  # a generator
+            for step in range(self.first_step, plan.steps):
+                asked = clock()
+                images, labels = next(batches)
+                got = clock()
+                torch.manual_seed(plan.seed_at(rank, step))
+                x, y = self.prepare(images, labels)
+                with torch.autocast(device.type, dtype=dtype, enabled=plan.precision != "fp32"):
+                    answers = model(x)
+                    loss, logits = self.loss(answers, y)
+                scaler.scale(loss).backward()
+                computed = clock()
+                peers.synchronize(optimizer)
+                met = clock()
+                for group in optimizer.param_groups:
+                    group["lr"] = plan.learning_rate_at(step)
+                with peers.stepping(optimizer):
+                    scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                losses[step, 0] = loss.detach()
+                losses[step, 1] = (logits.argmax(1) == y).float().mean()
+                times[step] = (asked, got, computed, met, clock())
+                if (step + 1) % (plan.checkpoint_steps or plan.steps) == 0 or step + 1 == plan.steps:
+                    self.save(step + 1)
+                    self._ranks.report({"step": step + 1, "steps": plan.steps})
+
+    def loss(self, answers: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, with each auxiliary head's share, and the network's own logits."""
+        if isinstance(answers, Tensor):
+            return cross_entropy(answers, labels), answers
+        weight = model_info(self._plan.model).aux_weight
+        heads = [cross_entropy(head, labels) for head in answers[1:]]
+        return cross_entropy(answers[0], labels) + weight * sum(heads, torch.zeros(())), answers[0]
+
+    def save(self, step: int) -> None:
+        """After `step` steps: agree on the losses and on what batch norm has seen; rank 0 writes the checkpoint."""
+        plan = self._plan
+        self._peers.average_buffers(self.model)
+        self.losses[self._agreed : step] = self._peers.mean(self.losses[self._agreed : step], "losses")
+        self._agreed = step
+        if plan.checkpoint_folder is None or self._ranks.rank != 0:
+            return
+        document = {
+            "settings": plan.settings,
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "feed": self.feed.state_dict(),
+            "losses": self.losses[:step].clone(),
+        }
+        saved.save(Path(plan.checkpoint_folder), document)
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, which rank 0 reads for all."""
+        plan = self._plan
+        folder = Path(plan.checkpoint_folder or "")
+        path = saved.last(folder) if self._ranks.rank == 0 else folder
+        data = self._peers.broadcast_bytes(path.read_bytes() if self._ranks.rank == 0 else None)
+        found = saved.parse(data, path=path, settings=plan.settings)
+        self.model.load_state_dict(found["model"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self._scaler.load_state_dict(found["scaler"])
+        self.feed.load_state_dict(found["feed"])
+        self.first_step = self._agreed = found["step"]
+        self.losses[: self.first_step] = found["losses"]
+        self._peers.broadcast(self.model, self.optimizer)
+
+    def validate(self) -> dict[str, float] | None:
+        """Loss and share of right answers over all images of the validation data; None without any."""
+        if self._plan.validate_on is None:
+            return None
+        return evaluate(self.model, self.prepare, self._plan, ranks=self._ranks, peers=self._peers)
+
+
+class Pixels:
+    """What a network sees of a batch: on the device, cut to size, in floats of ImageNet's scale."""
+
+    def __init__(self, plan: RealPlan, device: torch.device) -> None:
+        height, width = plan.image_shape[:2]
+        rows, columns = plan.side
+        top, left = (height - rows) // 2, (width - columns) // 2
+        self._cut = (..., slice(top, top + rows), slice(left, left + columns))
+        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
+        self._scale = 1 / torch.tensor(DEVIATION, device=device).view(3, 1, 1)
+        self._device = device
+        self._layout = torch.channels_last if plan.channels_last else torch.contiguous_format
+        self._shuffled = plan.labels == "shuffled"
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Floats (B, 3, rows, columns) and labels (B) of a training batch."""
+        if self._shuffled:
+            labels = labels[torch.randperm(len(labels)).to(labels.device)]
+        return self.pixels(images), labels.to(self._device, non_blocking=True)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Floats (B, 3, rows, columns) of uint8 (B, 3, H, W)."""
+        cut = images.to(self._device, non_blocking=True)[self._cut]
+        return ((cut.float() - self._mean) * self._scale).contiguous(memory_format=self._layout)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks, peers: Alone) -> dict[str, float]:
+    """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank."""
+    from ..loaders.dataloader import DataLoader
+    from ..loaders.shards import ShardSet
+
+    assert plan.validate_on is not None
+    shards = ShardSet.open(plan.validate_on, rank=ranks.rank, world_size=ranks.size)
+    sums = torch.zeros(3, dtype=torch.float64)
+    model.eval()
+    for images, truth in DataLoader(shards, batch_size=plan.batch_size, num_workers=plan.reader_threads):
+        logits = model(prepare.pixels(images)).double().cpu()
+        sums[0] += cross_entropy(logits, truth, reduction="sum")
+        sums[1] += (logits.argmax(1) == truth).sum()
+        sums[2] += len(truth)
+    loss, right, count = peers.mean(sums, "validation").tolist()
+    return {"loss": loss / count, "accuracy": right / count, "num_images": float(len(shards))}
+
+
+if __name__ == "__main__":
+    rank_main(main)
