@@ -19,7 +19,6 @@ from time import perf_counter, perf_counter_ns
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..loaders.evidence import moved, process_read_bytes
 from ..storage_bench.accelerators import Accelerator, Images
@@ -28,6 +27,7 @@ from ..storage_bench.ranks import Ranks
 from .plan import Block, RankPlan, Source
 from .search import Search, bisect, next_window, window
 from .sources import BatchSource, Shards, Synthetic
+from .timeline import StepClock, Times
 
 MAX_PASSES = 3
 
@@ -178,26 +178,23 @@ def _alone(flag: bool, _num_ranks: int) -> bool:
     return flag
 
 
-def measured_steps(
-    batches: Iterator[Images], block: Block, accelerator: Accelerator, ranks: Ranks
-) -> npt.NDArray[np.int64]:
+def measured_steps(batches: Iterator[Images], block: Block, accelerator: Accelerator, ranks: Ranks) -> Times:
     """The measured loop: (steps, 4) times in ns: asked, got, computed, met."""
     num_steps = block.drop_steps + block.count_steps
-    times = np.zeros((num_steps, 4), dtype=np.int64)
     deadline = perf_counter_ns() + round(block.limit_s * 1e9)
+    clock = StepClock(num_steps)
+    mark = clock.mark
     step = accelerator.step
-    meet = ranks.any_true if block.meets else _alone
-    for i in range(num_steps):
-        asked = perf_counter_ns()
+    meet = ranks.any_true
+    for _ in range(num_steps):
+        mark()
         images = next(batches)
-        got = perf_counter_ns()
-        step(images, got)
-        computed = perf_counter_ns()
-        over = meet(computed > deadline, block.num_ranks)
-        times[i] = (asked, got, computed, perf_counter_ns())
+        step(images, mark())
+        over = meet(mark() > deadline, block.num_ranks)
+        mark()
         if over:
-            return times[: i + 1]
-    return times
+            break
+    return clock.times
 
 
 if __name__ == "__main__":

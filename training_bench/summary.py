@@ -1,7 +1,8 @@
 """From every rank's log of steps to points: where a step's time went, for each source and number of ranks.
 
 A sample is one time block: a stretch of counted steps, averaged over the ranks that made it.  Four parts add up to the
-step: compute, data wait, sync wait, overhead.
+step: compute, data wait, sync wait, overhead.  The sync wait is communication and the wait for whoever came last; what
+a rank cost all others together is among its own figures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..loaders.evidence import Counter, RouteEvidence, judge, total
 from ..results.record import ColdScope, Metric, Point, RankReport
@@ -22,6 +22,7 @@ from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from ..storage_bench.evidence import cold_scope_of, read_path
 from .plan import Block, RankPlan, Source
+from .timeline import EMULATED_PARTS, Times, Waiting, step_parts, straggler, waiting
 
 CONTROL_MINIMUM = 0.98
 STEPS_PER_DEPTH = 10
@@ -32,13 +33,15 @@ UNITS = {
     "data_wait_s": "s",
     "sync_wait_s": "s",
     "overhead_s": "s",
+    "communication_s": "s",
+    "straggler_wait_s": "s",
+    "straggler_data_s": "s",
+    "straggler_cost_s": "s",
     "images_per_s": "images/s",
     "data_stall_fraction": "fraction",
     "au_mlperf": "fraction",
     "au_dlio": "fraction",
 }
-
-Steps = npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -71,9 +74,8 @@ def summarise_ranks(
     A point's flags say what it is not good for.  `counters` and `background_bps` are by source.
     """
     piles: dict[int, _Pile] = defaultdict(_Pile)
-    for result in results:
-        for log in result["blocks"]:
-            _add(piles[log["block"]], plan.blocks[log["block"]], plan, int(result["rank"]), log)
+    for (which, _), logs in sorted(_by_block(results).items()):
+        _add(piles[which], plan.blocks[which], plan, logs)
     points: list[Point] = []
     invalid: list[tuple[Source, str]] = []
     for which, pile in sorted(piles.items()):
@@ -93,13 +95,50 @@ def find_point(points: Sequence[Point], source: str, num_ranks: int) -> Point | 
     )
 
 
-def _add(pile: _Pile, block: Block, plan: RankPlan, rank: int, log: dict[str, Any]) -> None:
-    steps = np.array(log["steps_ns"], dtype=np.int64)
+@dataclass(frozen=True, slots=True)
+class Straggler:
+    """The rank that cost the others the most: what each of them waited for it per step, and as a share of the step."""
+
+    rank: int
+    host: str
+    cost_s: float
+    share: float
+
+
+def find_straggler(point: Point) -> Straggler | None:
+    """Who kept the other ranks of a point waiting; None for one rank, or where nobody waited."""
+    costs = [report.metrics["straggler_cost_s"].value or 0.0 for report in point.ranks]
+    which, step = straggler(costs), point.metrics["step_time_s"].value
+    if which is None or not step:
+        return None
+    each = costs[which] / (len(costs) - 1)
+    return Straggler(point.ranks[which].rank, point.ranks[which].host, each, each / step)
+
+
+def _by_block(results: Sequence[dict[str, Any]]) -> dict[tuple[int, int], dict[int, dict[str, Any]]]:
+    """Logs by (block, round), and in each by rank."""
+    found: dict[tuple[int, int], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for result in results:
+        for log in result["blocks"]:
+            found[log["block"], log["round"]][int(result["rank"])] = log
+    return found
+
+
+def _add(pile: _Pile, block: Block, plan: RankPlan, logs: Mapping[int, dict[str, Any]]) -> None:
+    """One block of one round, as all its ranks logged it."""
+    times = {rank: np.array(log["steps_ns"], dtype=np.int64) for rank, log in sorted(logs.items())}
+    met = waiting([steps[block.drop_steps :] for steps in times.values()])
+    for place, (rank, steps) in enumerate(times.items()):
+        _add_bytes(pile, rank, logs[rank], seconds=(steps[-1, 3] - steps[0, 0]) / 1e9)
+        _add_steps(pile, plan, rank, steps[block.drop_steps :], met, place)
+
+
+def _add_bytes(pile: _Pile, rank: int, log: Mapping[str, Any], *, seconds: float) -> None:
     pile.delivered_bytes += log["delivered_bytes"]
     own = log["process_bytes"]
     pile.process_bytes = None if own is None or pile.process_bytes is None else pile.process_bytes + own
     pile.payload_bytes += log["payload_bytes"]
-    pile.seconds += (steps[-1, 3] - steps[0, 0]) / 1e9
+    pile.seconds += seconds
     if rank == 0:
         pile.resident.append(log["cache_fraction"])
         pile.resident_after.append(log.get("cache_fraction_after"))
@@ -108,27 +147,37 @@ def _add(pile: _Pile, block: Block, plan: RankPlan, rank: int, log: dict[str, An
             pile.counted = False
         else:
             pile.device_bytes += log["device_bytes"]
-    counted = steps[block.drop_steps :]
+
+
+def _add_steps(pile: _Pile, plan: RankPlan, rank: int, counted: Times, met: Waiting, place: int) -> None:
+    """The counted steps of one rank, in pieces; `place` is its row in `met`."""
     if rank == 0:
         pile.num_steps += len(counted)
     figures = pile.per_rank.setdefault(rank, {name: [] for name in UNITS})
-    for piece in np.array_split(counted, min(PIECES, max(1, len(counted) // 2))):
+    for piece in np.array_split(np.arange(len(counted)), min(PIECES, max(1, len(counted) // 2))):
         if len(piece):
-            for name, value in _figures(piece, plan).items():
+            found = _figures(counted[piece], plan) | _waits(met, place, piece)
+            for name, value in found.items():
                 figures[name].append(value)
 
 
-def _figures(steps: Steps, plan: RankPlan) -> dict[str, float]:
+def _waits(met: Waiting, place: int, piece: Times) -> dict[str, float]:
+    """Means per step of what one rank's sync wait was for, and of what it cost the others, in seconds."""
+    rows = {
+        "communication_s": met.communication,
+        "straggler_wait_s": met.for_others,
+        "straggler_data_s": met.for_data,
+        "straggler_cost_s": met.cost,
+    }
+    return {name: float(row[place, piece].mean()) / 1e9 for name, row in rows.items()}
+
+
+def _figures(steps: Times, plan: RankPlan) -> dict[str, float]:
     """Means per step of a stretch of (asked, got, computed, met) rows, in seconds; the parts add up to the step."""
-    count = len(steps)
-    wall = (steps[-1, 3] - steps[0, 0]) / 1e9 / count
-    wait, compute, sync = ((steps[:, i + 1] - steps[:, i]).sum() / 1e9 / count for i in range(3))
+    parts = step_parts(steps, EMULATED_PARTS)
+    wall, wait, compute = parts["step_time_s"], parts["data_wait_s"], parts["compute_s"]
     return {
-        "step_time_s": wall,
-        "compute_s": compute,
-        "data_wait_s": wait,
-        "sync_wait_s": sync,
-        "overhead_s": wall - wait - compute - sync,
+        **parts,
         "images_per_s": plan.batch_size / wall,
         "data_stall_fraction": wait / wall,
         "au_mlperf": accelerator_utilisation(1, plan.step_time_s, wall),
