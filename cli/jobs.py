@@ -44,7 +44,7 @@ def train(
     au_threshold: Annotated[
         float | None, typer.Option(min=0.01, max=0.99, help="the AU that counts as fed  [the model's]")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="time the rounds may take")] = 60.0,
+    seconds: Annotated[float | None, typer.Option(min=1, help="time the rounds may take  [60]")] = None,
     precision: Annotated[str | None, typer.Option(help="cpu, cuda: fp32, bf16 or fp16  [fp32]")] = None,
     scaling: Annotated[str | None, typer.Option(help="cpu, cuda: batch size of a rank (weak) or all (strong)")] = None,
     validate: Annotated[Path | None, typer.Option(help="cpu, cuda: data to validate on at the end")] = None,
@@ -65,10 +65,12 @@ def train(
 
     refuse_torchrun()
     if accelerator in ("cpu", "cuda"):
-        if find_max:
-            raise typer.BadParameter("--find-max is for emulated accelerators; the ranks of cpu and cuda are there")
+        if find_max or au_threshold or seconds:
+            raise typer.BadParameter(
+                "--find-max, --au-threshold and --seconds are of emulated accelerators; give --steps to a real training"
+            )
         _train_really(
-            Journal("train", path, out, json=json, also=[checkpoint] if checkpoint else []),
+            Journal("train", path, out, json=json),
             {"precision": precision, "checkpoint_steps": checkpoint_steps},
             config,
             set_,
@@ -107,7 +109,7 @@ def train(
             source=source,
             engine=engine or "auto",
             local=local_folder(local),
-            seconds=seconds,
+            seconds=seconds or 60.0,
             show=screen.show,
             find_max=(au_threshold or WORKLOADS[model].au_threshold) if find_max else None,
             model=model,

@@ -68,7 +68,7 @@ class ShardFeed:
         from ..loaders.dataloader import DataLoader
 
         assert plan.data is not None
-        self._shards = ShardSet.open(plan.data, engine=plan.engine, shuffle_mode=plan.shuffle, seed=plan.seed)  # type: ignore[arg-type]  # checked by whoever made the plan
+        self._shards = ShardSet.open(plan.data, engine=plan.engine, shuffle_mode=plan.shuffle, seed=plan.seed)
         sampler = StepBatches(
             self._shards, plan.batch_size, shuffle=True, drop_last=True, rank=rank, world_size=plan.num_ranks
         )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+REPORTS = 50
 MARKS = ("asked", "got", "computed", "met", "stepped")
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's red, green and blue
 
@@ -44,8 +45,10 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     device = torch.device("cuda", ranks.local_rank) if plan.device == "cuda" else torch.device("cpu")
     own = process_read_bytes()
     peers = Alone() if ranks.size == 1 else HorovodPeers()
+    model = build_model(plan.model, num_classes=plan.num_classes, aux_heads=plan.aux_heads)
+    feed = open_feed(plan, rank=ranks.rank, device=device)
     with peers.together():
-        run = Training(plan, ranks, peers, device)
+        run = Training(model, feed, plan=plan, ranks=ranks, peers=peers, device=device)
         if plan.resume:
             run.resume()
         run.loop()
@@ -58,8 +61,9 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "losses": run.losses[:, 0].tolist(),
         "accuracies": run.losses[:, 1].tolist(),
         "validation": validation,
-        "delivered_bytes": run.feed.delivered_bytes,
-        "payload_bytes": run.feed.payload_bytes,
+        **{
+            name: getattr(feed, name) + (validation or {}).get(name, 0) for name in ("delivered_bytes", "payload_bytes")
+        },
         "process_bytes": None if own is None or own_after is None else own_after - own,
         "peak_rss_bytes": peak,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
@@ -69,10 +73,11 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 class Training:
     """A network in training: it, its optimiser, its feed, and how far they are."""
 
-    def __init__(self, plan: RealPlan, ranks: Ranks, peers: Alone, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, feed: Feed, *, plan: RealPlan, ranks: Ranks, peers: Alone, device: torch.device
+    ) -> None:
         self._plan, self._ranks, self._peers, self._device = plan, ranks, peers, device
         layout = torch.channels_last if plan.channels_last else torch.contiguous_format
-        model = build_model(plan.model, num_classes=plan.num_classes, aux_heads=plan.aux_heads)
         self.model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs
         self._forward = torch.compile(self.model) if plan.compile else self.model
         sgd = torch.optim.SGD(
@@ -81,7 +86,7 @@ class Training:
         self.optimizer = peers.distribute(sgd, self.model)
         self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
         peers.broadcast(self.model, self.optimizer)
-        self.feed: Feed = open_feed(plan, rank=ranks.rank, device=device)
+        self.feed = feed
         self.prepare = Pixels(plan, device)
         self.first_step = 0
         self.losses = torch.zeros(plan.steps, 2, device=device)  # loss and share of right answers, on the device
@@ -125,6 +130,7 @@ class Training:
                 times[step] = (asked, got, computed, met, clock())
                 if (step + 1) % (plan.checkpoint_steps or plan.steps) == 0 or step + 1 == plan.steps:
                     self.save(step + 1)
+                if (step + 1) % max(1, plan.steps // REPORTS) == 0:
                     self._ranks.report({"step": step + 1, "steps": plan.steps})
 
     def loss(self, answers: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,21 +210,23 @@ class Pixels:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks, peers: Alone) -> dict[str, float]:
-    """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank."""
+    """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank; and what that read."""
     from ..loaders.dataloader import DataLoader
     from ..loaders.shards import ShardSet
 
     assert plan.validate_on is not None
-    shards = ShardSet.open(plan.validate_on, rank=ranks.rank, world_size=ranks.size)
+    shards = ShardSet.open(plan.validate_on, engine=plan.engine, rank=ranks.rank, world_size=ranks.size)
+    loader: DataLoader[Any] = DataLoader(shards, batch_size=plan.batch_size, num_workers=plan.reader_threads)
     sums = torch.zeros(3, dtype=torch.float64)
     model.eval()
-    for images, truth in DataLoader(shards, batch_size=plan.batch_size, num_workers=plan.reader_threads):
+    for images, labels in loader:
         logits = model(prepare.pixels(images)).double().cpu()
-        sums[0] += cross_entropy(logits, truth, reduction="sum")
-        sums[1] += (logits.argmax(1) == truth).sum()
-        sums[2] += len(truth)
+        sums[0] += cross_entropy(logits, labels, reduction="sum")
+        sums[1] += (logits.argmax(1) == labels).sum()
+        sums[2] += len(labels)
     loss, right, count = peers.mean(sums, "validation").tolist()
-    return {"loss": loss / count, "accuracy": right / count, "num_images": float(len(shards))}
+    read = {"delivered_bytes": shards.reader.delivered_bytes, "payload_bytes": loader.tally.payload_bytes}
+    return {"loss": loss / count, "accuracy": right / count, "num_images": len(shards), **read}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..loaders.engines import EngineName
 from ..loaders.plan import ShuffleMode
 from .models import ModelName
 from .plan import Source
@@ -61,7 +62,7 @@ class RealPlan(RealConfig):
     source: Source
     image_shape: tuple[int, int, int]  # height, width, channels
     threads: Positive
-    engine: str = "auto"
+    engine: EngineName = "auto"
     data: str | None = None
     validate_on: str | None = None
     checkpoint_folder: str | None = None

@@ -88,15 +88,15 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
     require_ranks(run.num_ranks)
     _require_device(run.device, run.num_ranks)
     plan = make_plan(run)
-    if plan.checkpoint_folder is not None:
-        _check_checkpoint(plan)
+    if run.checkpoint is not None:
+        _check_checkpoint(plan, run.checkpoint)
     folder = run.local / f"staged-{new_run_id('stage')}" if plan.source == "staged" else run.path
     try:
         if plan.source == "staged":
             stage(run.path, folder, progress=lambda _, done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
         files = [] if plan.source == "synthetic" else ShardSet.open(folder).files
-        engine, reason = choose_engine(run.engine, files[0]) if files else ("none", "nothing is read")
-        plan = plan.model_copy(update={"data": str(folder.resolve()) if files else None, "engine": engine})
+        engine, reason = choose_engine(run.engine, files[0]) if files else ("auto", "nothing is read")
+        plan = plan.model_copy(update={"data": str(folder.resolve()), "engine": engine})
         watch = _Watch(files)
         results = _launch(plan, show)
         evidence = watch.judge(plan, results)
@@ -194,13 +194,15 @@ def _require_device(device: Device, num_ranks: int) -> None:
         raise TrainError(f"{num_ranks} ranks on cuda need a GPU each; this host has {found}; use --accelerator cpu")
 
 
-def _check_checkpoint(plan: RealPlan) -> None:
+def _check_checkpoint(plan: RealPlan, folder: Path) -> None:
     """Refuse what would be noticed only on a rank, or at the first checkpoint."""
-    folder = Path(plan.checkpoint_folder or "")
+    for data in (plan.data, plan.validate_on):
+        if data is not None and folder.resolve().is_relative_to(data):
+            raise TrainUsageError(f"--checkpoint {folder}: it would lie among the data in {data}; give another folder")
     if plan.resume:
         path = saved.last(folder)
-        found = saved.parse(path.read_bytes(), path=path, settings=plan.settings)
-        if found["step"] >= plan.steps:
+        document = saved.parse(path.read_bytes(), path=path, settings=plan.settings)
+        if document["step"] >= plan.steps:
             raise TrainUsageError(f"{path}: all {plan.steps} steps were made; there is nothing to go on with")
     elif saved.found(folder):
         raise TrainUsageError(

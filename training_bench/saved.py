@@ -48,7 +48,7 @@ def save(folder: Path, document: Mapping[str, Any]) -> Path:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync(folder)
-        for old in found(folder)[:-KEPT]:
+        for old in [*found(folder)[:-KEPT], *folder.glob(".step-*.pt.tmp")]:
             old.unlink()
     except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a full disk
         temporary.unlink(missing_ok=True)
