@@ -54,6 +54,16 @@ class Journal:
                     folder.rmdir()  # made again when there is a record to put into it
 
     @property
+    def run_id(self) -> str:
+        """The name of this run, and of its folder where --out gives no other."""
+        return self._run_id
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder; there from the record on, or once somebody makes it."""
+        return self._folder
+
+    @property
     def runs(self) -> Path:
         """The folder that this run's own folder lies in, beside those of earlier runs."""
         return self._folder.resolve().parent

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 Config = TypeVar("Config", bound=BaseModel)
+PRESETS = "presets"
 EXPECTED = {"model_type": "Input should be a table of keys", "tuple_type": "Input should be a list"}
 
 
@@ -26,16 +27,17 @@ class ConfigError(ValueError):
     exit_status: ClassVar[int] = 2
 
 
-def presets() -> list[str]:
-    """The names of the presets that come with iobench."""
-    folder = resources.files(__package__) / "presets"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+def presets(folder: str = PRESETS) -> list[str]:
+    """The names of the presets that come with iobench; those of other models than the main job's have own folders."""
+    found = (resources.files(__package__) / folder).iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in found if entry.name.endswith(".toml"))
 
 
 def load(
     model: type[Config],
     *,
     preset: str | None = None,
+    folder: str = PRESETS,
     file: Path | None = None,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
@@ -46,7 +48,7 @@ def load(
     """
     layers: list[tuple[str, dict[str, Any]]] = []
     if preset is not None:
-        layers.append((f"preset {preset}", _read_preset(preset)))
+        layers.append((f"preset {preset}", _read_preset(preset, folder)))
     if file is not None:
         layers.append((str(file), _read_file(file)))
     layers += [(f"--set {text}", _parse_set(text)) for text in sets]
@@ -62,12 +64,12 @@ def load(
         raise ConfigError(_explain(model, error, layers)) from None
 
 
-def _read_preset(name: str) -> dict[str, Any]:
-    if name not in presets():
-        near = difflib.get_close_matches(name, presets(), n=1)
+def _read_preset(name: str, folder: str) -> dict[str, Any]:
+    if name not in presets(folder):
+        near = difflib.get_close_matches(name, presets(folder), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"preset {name!r} is not known; {hint}presets are: {', '.join(presets())}")
-    return tomllib.loads((resources.files(__package__) / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
+        raise ConfigError(f"preset {name!r} is not known; {hint}presets are: {', '.join(presets(folder))}")
+    return tomllib.loads((resources.files(__package__) / folder / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def _read_file(path: Path) -> dict[str, Any]:
