@@ -224,7 +224,7 @@ def _show_checkpoints(points: Sequence[Point]) -> None:
 
 def show_verdict(record: RunRecord) -> None:
     """The verdict, the figures it rests on, and the warnings."""
-    if record.verdict is None:
+    if record.verdict is None or record.kind == "compare":  # which show_comparison tells of
         return
     verdict, metrics = record.verdict, record.metrics
     say()
@@ -272,6 +272,21 @@ def show_changes(comparison: Comparison) -> None:
     say(comparison.sentence)
     for item in comparison.differences:
         say(f"  {item.name}: {item.base} -> {item.candidate}")
+
+
+def show_comparison(record: RunRecord) -> None:
+    """What changed between two runs, how many figures did not, and whether limits were kept."""
+    if record.history is None:
+        return
+    changes = record.history.changes
+    told = [item for item in changes if not item.where or item.finding not in ("no difference", "not comparable")]
+    show_changes(record.history.model_copy(update={"changes": tuple(told)}))
+    if len(told) < len(changes):
+        say(f"{len(changes) - len(told)} more, of points: no difference shown, or not comparable; see the record")
+    for warning in record.warnings:
+        say(f"warning: {warning}")
+    if record.verdict is not None:
+        say(f"{record.verdict.outcome.upper()}: {record.verdict.sentence}")
 
 
 HEADLINE = (

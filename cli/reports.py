@@ -1,28 +1,124 @@
-"""Commands over records: report."""
+"""Commands over records: report, compare."""
 
 from __future__ import annotations
 
+import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from ..terminal import say
-from .journal import print_json
-from .options import Json, app
+from ..terminal import say, show_comparison
+from .journal import Journal, command_line, print_json
+from .options import DONE, INVALID, MISSED, Json, Out, app
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..results.record import RunRecord
+
+
+STDOUT = Path("-")
+
+
+class Format(StrEnum):
+    """What a report is written as."""
+
+    HTML = "html"
+    MD = "md"
+    CSV = "csv"
+    PARQUET = "parquet"
+    OPENMETRICS = "openmetrics"
+
+
+class CompareFormat(StrEnum):
+    """What a comparison is written as."""
+
+    HTML = "html"
+    MD = "md"
+    JSON = "json"
 
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="run folders or record.json files")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="the page to write")] = Path("report.html"),
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the file to write  [report.FORMAT]")] = None,
+    format: Annotated[Format | None, typer.Option(help="what to write  [by the file's name, else html]")] = None,  # noqa: A002
     json: Json = False,
 ) -> None:
-    """One self-contained HTML page from one or several records."""
+    """One self-contained page from one or several records, or their figures in another format."""
     from ..results.record import read_record
-    from ..results.report import write_report
 
-    write_report([read_record(path) for path in runs], output)
+    chosen = format or _named(output, Format) or Format.HTML
+    target = output or Path(f"report.{chosen}")
+    _refuse_two_documents(target, json=json)
+    _write([read_record(path) for path in runs], chosen, target)
     if json:
-        print_json({"report": str(output)})
-    say(f"report: {output}")
+        print_json({"report": str(target)})
+    say(f"report: {target}")
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="the run to compare with: its folder or record.json")],
+    candidate: Annotated[Path, typer.Argument(help="the run that may be better or worse")],
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIMIT", help="exit 1 if so for certain, as 'images_per_s < -5%'; may be given again"),
+    ] = None,
+    format: Annotated[CompareFormat | None, typer.Option(help="of FILE  [by its name]")] = None,  # noqa: A002
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="the comparison as a file, - for stdout")
+    ] = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """What changed from one run to another: ratios with intervals, better or worse, and whether limits are kept."""
+    from ..results.comparing import compare_record
+    from ..results.limits import parse_limit
+    from ..results.record import read_record, utc_now
+
+    started, limits = utc_now(), [parse_limit(text) for text in fail_if or ()]
+    chosen = format or _named(output, CompareFormat)
+    if output is not None and chosen is None:
+        raise typer.BadParameter(f"-o {output}: add --format md, json or html, or end the name so")
+    target = output or (Path(f"compare.{chosen}") if chosen else None)
+    _refuse_two_documents(target, json=json)
+    read = read_record(base), read_record(candidate)
+    journal = Journal("compare", f"{base} {candidate}", out, json=json)
+    record = compare_record(*read, limits=limits, run_id=journal.run_id, command=command_line(), started=started)
+    if target is not None and chosen is not None:
+        _write([record, *(read if chosen == CompareFormat.HTML else ())], chosen, target)
+    journal.write(record)
+    show_comparison(record)
+    if record.verdict is not None and limits:
+        raise typer.Exit({"fail": MISSED, "invalid": INVALID}.get(record.verdict.outcome, DONE))
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def _named(output: Path | None, formats: type[Choice]) -> Choice | None:
+    """The format that a file's name tells, if it tells one."""
+    suffix = "" if output is None else output.suffix.removeprefix(".").lower()
+    return formats(suffix) if suffix in list(formats) else None
+
+
+def _refuse_two_documents(target: Path | None, *, json: bool) -> None:
+    if json and target == STDOUT:
+        raise typer.BadParameter("-o - and --json both write to stdout; give a file's name, or leave one out")
+
+
+def _write(records: Sequence[RunRecord], format: StrEnum, target: Path) -> None:  # noqa: A002
+    """Write whole or not at all; `-` is stdout."""
+    from ..results.exports import export
+    from ..results.record import write_whole
+
+    content = export(records, str(format))
+    if target != STDOUT:
+        write_whole(target, content)
+    elif isinstance(content, bytes):
+        sys.stdout.buffer.write(content)
+    else:
+        sys.stdout.write(content)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..results.compare import CompareError, compare_headline, last_good
+from ..results.compare import CompareError, compare_headline
+from ..results.earlier import last_good
 from ..results.record import RunRecord, merge_warnings
 
 KEYS = ("target", "preset")

@@ -9,7 +9,6 @@ load.  What the blocks do not tell apart is "no difference that this data shows"
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from .quantities import COUNTS
@@ -20,12 +19,10 @@ from .record import (
     Finding,
     Metric,
     Point,
-    RecordError,
     RunRecord,
-    read_record,
 )
-from .stats import StatisticsError, unpaired_ratio
-from .wording import point_label, stage_of
+from .stats import CONFIDENCE, StatisticsError, unpaired_ratio
+from .wording import flag_text, point_label, stage_of
 
 # what makes two workloads one; what only one of the records names does not count
 ALIKE = (
@@ -40,6 +37,8 @@ ALIKE = (
     "page_cache",
     "shuffle",
     "format",
+    "operation",
+    "destination",
 )
 HIGHER_IS_BETTER = ("read_", "write_", "images_per_s", "au_", "gpus_fed_", "scaling_efficiency", "hosts_fed_")
 LOWER_IS_BETTER = (
@@ -56,12 +55,13 @@ LOWER_IS_BETTER = (
     "peak_rss_bytes",
     "joules_per_image",
 )
-OUTCOMES_OF_A_POINT = ("counted_steps",)  # parameters that say what came out, not what was asked
+OUTCOMES_OF_A_POINT = ("counted_steps", "version")  # parameters that say what came out, not what was asked
 PASSING = ("free_bytes",)  # of the environment, and different in every run
 HEADLINE = ("gpus_fed_measured", "gpus_fed_predicted")
 HEADLINE_POINTS = (("storage", "read_gbps"), ("train", "images_per_s"), ("train", "au_mlperf"))
-HISTORY_RUNS = 500  # as many records are looked through
 UNSURE = ("insufficient", "harness_limited")
+TOLD = 6  # as many changes are told of in a sentence; all are in the table
+CHANCE_FROM = 20  # so many comparisons let one differ by chance at 95 %
 
 
 class CompareError(ValueError):
@@ -76,18 +76,16 @@ def compare(base: RunRecord, candidate: RunRecord) -> Comparison:
     Raises CompareError where they are no runs of one kind and workload.
     """
     require_alike(base, candidate)
-    changes = [
-        change_of(name, metric, candidate.metrics[name])
-        for name, metric in base.metrics.items()
-        if name in candidate.metrics
-    ]
+    changes = _changes(base.metrics, candidate.metrics)
     for ours, theirs in _shared_points(base, candidate):
         where = f"{stage_of(base, ours)}: {point_label(ours)}"
-        changes += [
-            change_of(name, metric, theirs.metrics[name], where=where)
-            for name, metric in ours.metrics.items()
-            if name in theirs.metrics
-        ]
+        found = _changes(ours.metrics, theirs.metrics, where=where)
+        doubt = ", ".join(_doubts(ours, "base") + _doubts(theirs, "candidate"))
+        changes += [change.model_copy(update={"reason": change.reason or doubt or None}) for change in found]
+    if not changes:
+        raise CompareError(
+            f"{base.run_id} and {candidate.run_id} share no metric and no point; run one of them again as the other was"
+        )
     return _comparison(base, candidate, changes)
 
 
@@ -120,11 +118,31 @@ def require_alike(base: RunRecord, candidate: RunRecord) -> None:
         )
     for name in ALIKE:
         pair = base.workload.get(name), candidate.workload.get(name)
-        if None not in pair and pair[0] != pair[1]:
+        if None not in pair and not _is_alike(*pair):
             raise CompareError(
                 f"{name} is {pair[0]} in {base.run_id} and {pair[1]} in {candidate.run_id}; "
                 f"runs of different workloads have no ratio: run one of them again with the other's {name}"
             )
+
+
+def _is_alike(base: object, candidate: object) -> bool:
+    """Whether two settings are one; of what was swept over, one value in common is enough for points in common."""
+    if isinstance(base, list | tuple) and isinstance(candidate, list | tuple):
+        return base == candidate or any(value in candidate for value in base)
+    return base == candidate
+
+
+def _changes(base: Mapping[str, Metric], candidate: Mapping[str, Metric], *, where: str = "") -> list[Change]:
+    """What both sides name and one of them measured, in the base's order."""
+    return [
+        change_of(name, metric, candidate[name], where=where)
+        for name, metric in base.items()
+        if name in candidate and not (metric.value is None and candidate[name].value is None)
+    ]
+
+
+def _doubts(point: Point, side: str) -> list[str]:
+    return [f"the {side} point is {flag_text([flag])}" for flag in point.flags if flag in UNSURE]
 
 
 def change_of(name: str, base: Metric, candidate: Metric, *, where: str = "") -> Change:
@@ -165,44 +183,6 @@ def change_of(name: str, base: Metric, candidate: Metric, *, where: str = "") ->
     return change(finding, ratio=ratio, ci95=(low, high))
 
 
-def last_good(folder: Path, candidate: RunRecord, *, keys: Sequence[str]) -> tuple[RunRecord | None, list[str]]:
-    """The newest earlier run in `folder` of the candidate's kind that has these keys of its workload and passed.
-
-    Without a run that passed it is the newest that failed on valid measurements.  Second, what is to be said of
-    records that cannot be read.
-    """
-    found: list[RunRecord] = []
-    notes: list[str] = []
-    for path in _record_files(folder):
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if f'"{candidate.kind}"' not in text:  # most are of other commands: not worth reading whole
-                continue
-            record = read_record(path)
-        except (OSError, RecordError) as error:
-            notes.append(f"history: {error}")
-            continue
-        same = record.kind == candidate.kind and all(
-            record.workload.get(key) == candidate.workload.get(key) for key in keys
-        )
-        if same and record.run_id != candidate.run_id and record.started_at <= candidate.started_at:
-            found.append(record)
-    for outcome in ("pass", "fail"):
-        good = [record for record in found if record.verdict is not None and record.verdict.outcome == outcome]
-        if good:
-            return max(good, key=lambda record: (record.started_at, record.run_id)), notes
-    return None, notes
-
-
-def _record_files(folder: Path) -> list[Path]:
-    """The newest records of the runs in a folder."""
-    try:
-        found = [(path.stat().st_mtime, path) for path in folder.glob("*/record.json")]
-    except OSError:
-        return []
-    return [path for _, path in sorted(found, reverse=True)[:HISTORY_RUNS]]
-
-
 def differences(base: Mapping[str, Any], candidate: Mapping[str, Any], prefix: str = "") -> Iterator[Difference]:
     """Where two nested mappings differ, key by dotted key; what passes by itself is left out."""
     for key in dict.fromkeys([*base, *candidate]):
@@ -216,8 +196,7 @@ def differences(base: Mapping[str, Any], candidate: Mapping[str, Any], prefix: s
 
 
 def _comparison(base: RunRecord, candidate: RunRecord, changes: Sequence[Change]) -> Comparison:
-    asked = {key: record.workload.get(key) for record in (base,) for key in ("engine", "dataset", "path")}
-    asks = {key: candidate.workload.get(key) for key in asked}
+    asked, asks = _asked(base), _asked(candidate)
     return Comparison(
         base_run_id=base.run_id,
         base_started_at=base.started_at,
@@ -228,14 +207,30 @@ def _comparison(base: RunRecord, candidate: RunRecord, changes: Sequence[Change]
     )
 
 
+def _asked(record: RunRecord) -> dict[str, Any]:
+    """What two runs of one workload may still differ in; the best point among it, whose metrics are the run's."""
+    best = next((point for point in record.points if record.metrics and point.metrics == record.metrics), None)
+    asked = {key: record.workload.get(key) for key in ("engine", "dataset", "path")}
+    return asked if best is None else {**asked, "best point": point_label(best)}
+
+
 def _sentence(base: RunRecord, changes: Sequence[Change]) -> str:
     moved = [_change_text(change) for change in changes if change.finding not in ("no difference", "not comparable")]
+    compared = sum(change.finding != "not comparable" for change in changes)
     since = f"Since {base.started_at} ({base.run_id})"
-    if moved:
-        return f"{since}: {'; '.join(moved)}."
-    if any(change.finding == "no difference" for change in changes):
+    if not compared:
+        return f"{since}: nothing that both runs measured can be compared."
+    if not moved:
         return f"{since}: no difference that this data shows."
-    return f"{since}: nothing that both runs measured can be compared."
+    more = f"; and {len(moved) - TOLD} more" if len(moved) > TOLD else ""
+    return f"{since}: {'; '.join(moved[:TOLD])}{more}.{_chance(len(moved), compared)}"
+
+
+def _chance(moved: int, compared: int) -> str:
+    """At 95 % one comparison in twenty finds a difference where there is none."""
+    if compared < CHANCE_FROM:
+        return ""
+    return f" {moved} of {compared} figures differ; about {round(compared * (1 - CONFIDENCE))} would by chance."
 
 
 def _change_text(change: Change) -> str:

@@ -219,10 +219,10 @@ def write_record(record: RunRecord, folder: Path) -> Path:
     return path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace `path` by `text` through a temporary name, fsync and rename; raises WriteError with `path`."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` through a temporary name, fsync and rename; raises WriteError with `path`."""
     try:
-        _replace(path, text)
+        _replace(path, content)
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -231,11 +231,11 @@ def _unwritable(path: Path, error: OSError) -> WriteError:
     return WriteError(error.errno, f"{error.strerror}; name another place to write to", str(path))
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: str | bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=".iobench-", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

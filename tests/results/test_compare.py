@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from iobench.results.compare import CompareError, change_of, compare, compare_headline, last_good
+from iobench.results.compare import CompareError, change_of, compare, compare_headline
 from iobench.results.record import Metric, Point, RunRecord, Verdict, not_measured, write_record
 from iobench.results.stats import summarise
 
@@ -171,10 +171,12 @@ def test_runs_that_agree_say_so_with_the_limit_of_what_they_know():
 
 def test_what_differs_in_the_machine_and_in_what_was_asked_is_listed():
     base = run(
-        environment={"host": "a", "cpu": {"cores": 8}, "storage": {"free_bytes": 1, "options": ["rw"]}}, engine="direct"
+        metrics={"read_gbps": blocks(2.0)},
+        environment={"host": "a", "cpu": {"cores": 8}, "storage": {"free_bytes": 1, "options": ["rw"]}},
+        engine="direct",
     )
     now = {"host": "b", "cpu": {"cores": 16}, "storage": {"free_bytes": 2, "options": ["rw"]}, "gpus": ["H100"]}
-    comparison = compare(base, run("now", environment=now, engine="buffered"))
+    comparison = compare(base, run("now", metrics=base.metrics, environment=now, engine="buffered"))
     assert [(item.name, item.base, item.candidate) for item in comparison.differences] == [
         ("engine", "direct", "buffered"),
         ("host", "a", "b"),
@@ -195,51 +197,6 @@ def test_unlike_workloads_are_refused_with_what_differs(other, told):
     with pytest.raises(CompareError, match=told) as caught:
         compare(run(), run("now", **other))
     assert caught.value.exit_status == 2
-
-
-# --- the last good run -------------------------------------------------------------------------------------------
-
-KEYS = ("target", "preset")
-
-
-def keep(folder, *records):
-    for record in records:
-        write_record(record, folder / record.run_id)
-
-
-def test_the_newest_run_that_passed_is_the_last_good_one(tmp_path):
-    keep(
-        tmp_path,
-        run("old", at="01"),
-        run("good", at="02"),
-        run("missed", at="03", outcome="fail"),
-        run("unsure", at="04", outcome="insufficient"),
-        run("elsewhere", at="05", target="/mnt/other"),
-        run("longer", at="06", preset="standard"),
-        run("later", at="20"),
-    )
-    found, notes = last_good(tmp_path, run("now", at="10"), keys=KEYS)
-    assert found.run_id == "good"
-    assert notes == []
-
-
-def test_where_none_passed_the_newest_valid_one_is_taken_and_none_where_there_is_none(tmp_path):
-    assert last_good(tmp_path / "not there", run("now"), keys=KEYS) == (None, [])
-    keep(tmp_path, run("now", at="10"), run("unsure", at="02", outcome="invalid"))
-    assert last_good(tmp_path, run("now", at="10"), keys=KEYS)[0] is None
-    keep(tmp_path, run("missed", at="03", outcome="fail"))
-    assert last_good(tmp_path, run("now", at="10"), keys=KEYS)[0].run_id == "missed"
-
-
-def test_a_damaged_record_is_told_of_and_foreign_files_are_left_alone(tmp_path):
-    keep(tmp_path, run("good", at="02"))
-    for name, text in (("torn", '{"kind": "qualify", "schema_version": 1'), ("foreign", '{"kind": "song"}')):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "record.json").write_text(text)
-    found, notes = last_good(tmp_path, run("now", at="10"), keys=KEYS)
-    assert found.run_id == "good"
-    (note,) = notes
-    assert "torn" in note
 
 
 def test_a_comparison_is_part_of_the_record_and_comes_back(tmp_path):
