@@ -185,7 +185,7 @@ def measured_steps(batches: Iterator[Images], block: Block, accelerator: Acceler
     clock = StepClock(num_steps)
     mark = clock.mark
     step = accelerator.step
-    meet = ranks.any_true
+    meet = ranks.any_true if block.meets else _alone
     for _ in range(num_steps):
         mark()
         images = next(batches)

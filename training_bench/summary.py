@@ -127,10 +127,14 @@ def _by_block(results: Sequence[dict[str, Any]]) -> dict[tuple[int, int], dict[i
 def _add(pile: _Pile, block: Block, plan: RankPlan, logs: Mapping[int, dict[str, Any]]) -> None:
     """One block of one round, as all its ranks logged it."""
     times = {rank: np.array(log["steps_ns"], dtype=np.int64) for rank, log in sorted(logs.items())}
-    met = waiting([steps[block.drop_steps :] for steps in times.values()])
+    counted = [steps[block.drop_steps :] for steps in times.values()]
+    together = waiting(counted) if block.meets else None
     for place, (rank, steps) in enumerate(times.items()):
         _add_bytes(pile, rank, logs[rank], seconds=(steps[-1, 3] - steps[0, 0]) / 1e9)
-        _add_steps(pile, plan, rank, steps[block.drop_steps :], met, place)
+        if together is not None:
+            _add_steps(pile, plan, rank, counted[place], together, place)
+        else:
+            _add_steps(pile, plan, rank, counted[place], waiting([counted[place]]), 0)
 
 
 def _add_bytes(pile: _Pile, rank: int, log: Mapping[str, Any], *, seconds: float) -> None:
