@@ -136,10 +136,10 @@ def num_batches(num_records: int, *, rank: int, world_size: int, batch_size: int
 def batch_runs(records: Indices, first_records: Indices) -> Runs:
     """Split one batch into runs of consecutive records; `first_records` holds each shard's first record number."""
     owners = np.searchsorted(first_records, records, side="right") - 1
-    begins = np.ones(len(records), dtype=np.bool_)
-    begins[1:] = (records[1:] != records[:-1] + 1) | (owners[1:] != owners[:-1])
-    slots = np.flatnonzero(begins)
-    counts = np.diff(slots, append=len(records))
+    edges = np.ones(len(records) + 1, dtype=np.bool_)
+    edges[1:-1] = (records[1:] != records[:-1] + 1) | (owners[1:] != owners[:-1])
+    bounds = edges.nonzero()[0]
+    slots, counts = bounds[:-1], bounds[1:] - bounds[:-1]
     if len(slots) > 1:
         order = np.argsort(records[slots])
         slots, counts = slots[order], counts[order]

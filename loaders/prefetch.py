@@ -185,7 +185,7 @@ class Prefetcher:
             buffer, mapping = self._room_for(placement)
         else:
             buffer = self._pool.acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment))
-        tasks = _tasks(placement.reads)
+        tasks = _tasks(placement.reads) if len(self._threads) else [placement.reads]
         batch = PendingBatch(records, buffer, mapping, placement, len(tasks), self._left)
         batch.gate.acquire()
         if len(self._threads):
@@ -202,8 +202,7 @@ class Prefetcher:
 
     def _wait(self, batch: PendingBatch) -> None:
         if not len(self._threads):
-            for reads in _tasks(batch.placement.reads):
-                batch.finish(carry_out(self._source.reader, self._source.paths, batch, reads), None)
+            batch.finish(carry_out(self._source.reader, self._source.paths, batch, batch.placement.reads), None)
         if not batch.gate.acquire(timeout=self._timeout_s or -1):
             raise RuntimeError(f"no batch within {self._timeout_s} s: the storage hangs or is too slow; raise timeout=")
         batch.gate.release()  # it stays open

