@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import uuid
@@ -56,11 +57,11 @@ class Throttle:
 
 @pytest.fixture(scope="module")
 def disk_data(tmp_path_factory):
-    """1,024 generated images on whatever disk temporary files lie on."""
+    """3,072 generated images on whatever disk temporary files lie on: no block reads any of them twice."""
     from iobench.storage_bench.generate import Generate, generate
 
     folder = tmp_path_factory.mktemp("throttled")
-    generate(folder / "data", Generate(num_images=1024, images_per_shard=128))
+    generate(folder / "data", Generate(num_images=3072, images_per_shard=128))
     return folder / "data"
 
 
@@ -106,7 +107,7 @@ slow = pytest.mark.slow
 def test_every_engine_reports_the_throttled_rate(throttle, disk_data, tmp_path, rate_mib):
     throttle.hold(rate_mib << 20)
     status, record = throttle.run(
-        *("storage", str(disk_data), "--engine", "direct,buffered,mmap", "--seconds", "1.5", "--blocks", "4"),
+        *("storage", str(disk_data), "--engine", "direct,buffered,mmap", "--seconds", "1", "--blocks", "5"),
         *("--out", str(tmp_path / "run")),
     )
     assert status == 0, record
@@ -126,7 +127,7 @@ def test_kvikio_reports_the_throttled_rate_too(throttle, disk_data, tmp_path, ra
     subprocess.run(command, check=True)
     throttle.hold(rate_mib << 20)
     status, record = throttle.run(
-        *("storage", str(disk_data), "--engine", "kvikio", "--seconds", "1.5", "--blocks", "4"),
+        *("storage", str(disk_data), "--engine", "kvikio", "--seconds", "1", "--blocks", "5"),
         *("--out", str(tmp_path / "run")),
         LD_LIBRARY_PATH=str(tmp_path),
         KVIKIO_COMPAT_MODE="ON",
@@ -136,7 +137,8 @@ def test_kvikio_reports_the_throttled_rate_too(throttle, disk_data, tmp_path, ra
 
 
 def _reads_the_disk_at(point, rate_bps):
-    assert point["metrics"]["read_gbps"]["value"] == pytest.approx(rate_bps / 1e9, rel=0.02)
+    blocks = point["metrics"]["read_gbps"]["samples"]  # in the middle, since others may use the disk meanwhile
+    assert statistics.median(blocks) == pytest.approx(rate_bps / 1e9, rel=0.02)
     assert point["read_path"]["cache_fraction"] <= 0.02
     assert point["read_path"]["device_bytes"] >= 0.98 * point["read_path"]["delivered_bytes"]
 
@@ -145,7 +147,7 @@ def _reads_the_disk_at(point, rate_bps):
 def test_the_knee_of_a_throttled_disk_is_one_read_at_a_time_at_the_rate_of_the_throttle(throttle, disk_data, tmp_path):
     status, record = throttle.run(
         *("storage", str(disk_data), "--engine", "direct", "--adaptive", "--threads", "4", "--queue-depth", "1"),
-        *("--seconds", "1.5", "--blocks", "4", "--out", str(tmp_path / "run")),
+        *("--seconds", "1", "--blocks", "5", "--out", str(tmp_path / "run")),
     )
     assert status == 0, record
     (knee,) = record["workload"]["knee"]
