@@ -44,6 +44,7 @@ def train(
     au_threshold: Annotated[
         float | None, typer.Option(min=0.01, max=0.99, help="the AU that counts as fed  [the model's]")
     ] = None,
+    hops: Annotated[bool, typer.Option("--hops", help="what each hop from memory to storage adds to a step")] = False,
     seconds: Annotated[float | None, typer.Option(min=1, help="time the rounds may take  [60]")] = None,
     precision: Annotated[str | None, typer.Option(help="cpu, cuda: fp32, bf16 or fp16  [fp32]")] = None,
     scaling: Annotated[str | None, typer.Option(help="cpu, cuda: batch size of a rank (weak) or all (strong)")] = None,
@@ -65,9 +66,10 @@ def train(
 
     refuse_torchrun()
     if accelerator in ("cpu", "cuda"):
-        if find_max or au_threshold or seconds:
+        if find_max or au_threshold or seconds or hops:
             raise typer.BadParameter(
-                "--find-max, --au-threshold and --seconds are of emulated accelerators; give --steps to a real training"
+                "--find-max, --au-threshold, --hops and --seconds are of emulated accelerators; "
+                "give --steps to a real training"
             )
         _train_really(
             Journal("train", path, out, json=json),
@@ -112,6 +114,7 @@ def train(
             seconds=seconds or 60.0,
             show=screen.show,
             find_max=(au_threshold or WORKLOADS[model].au_threshold) if find_max else None,
+            hops=hops,
             model=model,
         )
     journal.finish(

@@ -16,9 +16,10 @@ from ..storage_bench.choice import choose_engine
 from ..storage_bench.launch import require_ranks
 from ..storage_bench.staging import remove_stage, stage
 from .fed import fed_by_ranks
+from .hops import Ladder, check, hop_lines, hop_points, plan_ladder
 from .plan import Source
-from .summary import find_point
-from .train import FindMax, TrainConfig, TrainError, TrainResult, TrainRun, check_time, train
+from .summary import find_point, find_straggler
+from .train import Cell, FindMax, TrainConfig, TrainError, TrainResult, TrainRun, check_time, train
 
 STEPS = 10  # of one round, where nobody says otherwise
 
@@ -56,16 +57,20 @@ def run_train(
     seconds: float,
     show: Callable[[str, float, str], None],
     find_max: float | None = None,
+    hops: bool = False,
     model: str = "resnet50",
 ) -> TrainOutcome:
     """Run `num_ranks` ranks on one source; a staged copy is made first and removed afterwards.
 
-    With `find_max`, an AU, run as many of them as reach it, one less and one more.
+    With `find_max`, an AU, run as many of them as reach it, one less and one more.  With `hops` every rung between
+    synthetic and the storage is run beside it, and the local copy where it is the source.
     """
     if source not in get_args(Source):
         raise TrainUsageError(f"--source {source}: choose {', '.join(get_args(Source))}")
     if find_max is not None and source != "direct":
         raise TrainUsageError(f"--find-max reads the storage in place; it does not go with --source {source}")
+    if hops and (find_max is not None or source == "synthetic"):
+        raise TrainUsageError("--hops goes from synthetic to --source direct or staged, without --find-max")
     require_ranks(num_ranks)
     chosen = resolve_accelerator(accelerator, batch_size=batch_size, model=model)
     asked: Source = source  # type: ignore[assignment]  # checked above
@@ -77,10 +82,14 @@ def run_train(
         if asked == "staged":
             stage(path, folder, progress=lambda _, done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
         used, reason = choose_engine(engine, find_shards(folder)[0])
+        ladder = plan_ladder(shards.files, engine=used, staged=asked == "staged") if hops else None
+        folders: dict[Source, Path] = {} if asked == "synthetic" else {asked: folder}
+        if ladder is not None:
+            folders["direct"] = path
         run = TrainRun(
-            folders={} if asked == "synthetic" else {asked: folder},
-            engines={} if asked == "synthetic" else {asked: used},
-            cells=() if find_max is not None else ((asked, num_ranks),),
+            folders=folders,
+            engines=dict.fromkeys(folders, used),
+            cells=() if find_max is not None else _cells(asked, ladder, num_ranks),
             accelerator=chosen,
             config=config,
             budget_s=seconds,
@@ -110,18 +119,44 @@ def run_train(
         "engine_reason": reason,
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
     }
+    warnings, told_of = result.warnings, _of_straggler(best)
+    points = list(result.points)
+    if ladder is not None:
+        points += hop_points(points, ladder, num_ranks=num_ranks)
+        agreements = check(result.points, num_ranks=num_ranks)
+        warnings = (*warnings, *(f"hops: {found.text}" for found in agreements if not found.agrees))
+        told_of = "\n".join(
+            filter(None, (hop_lines(points), *(found.text for found in agreements if found.agrees), told_of))
+        )
     metrics = dict(best.metrics)
     if fed is not None:
         workload |= {"au_threshold": find_max, "search": list(result.trials)}
         metrics["gpus_fed_measured"] = fed.as_metric(n=best.metrics["au_mlperf"].n)
     return TrainOutcome(
-        points=result.points,
+        points=points,
         best=best,
         workload=workload,
-        warnings=result.warnings,
+        warnings=warnings,
         invalid=tuple(text for _, text in result.invalid),
         metrics=metrics,
-        sentence="" if fed is None else _sentence(result, fed, find_max or 0.0, chosen.label),
+        sentence=told_of if fed is None else _sentence(result, fed, find_max or 0.0, chosen.label),
+    )
+
+
+def _cells(asked: Source, ladder: Ladder | None, num_ranks: int) -> tuple[Cell, ...]:
+    """What is run where nothing is searched for: the source, or every rung of the ladder."""
+    rungs = (asked,) if ladder is None else ladder.rungs
+    return tuple((rung, num_ranks) for rung in rungs)
+
+
+def _of_straggler(point: Point) -> str:
+    """Which rank the others waited for most, and how long; nothing for one rank."""
+    late = find_straggler(point)
+    if late is None:
+        return ""
+    return (
+        f"The others waited most for rank {late.rank} on {late.host}: {late.cost_s * 1e3:.2f} ms a step each, "
+        f"{late.share:.1%} of it."
     )
 
 

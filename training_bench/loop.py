@@ -24,9 +24,9 @@ from ..loaders.evidence import moved, process_read_bytes
 from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launch import rank_main
 from ..storage_bench.ranks import Ranks
-from .plan import Block, RankPlan, Source
+from .plan import Block, RankPlan, Rung, Source
 from .search import Search, bisect, next_window, window
-from .sources import BatchSource, Shards, Synthetic
+from .sources import BatchSource, Resident, Shards, Synthetic
 from .timeline import StepClock, Times
 
 MAX_PASSES = 3
@@ -36,9 +36,10 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Run all rounds that fit into the budget; returns this rank's log of every block, as plain JSON."""
     plan = RankPlan.model_validate(config)
     accelerator = Accelerator(plan.accelerator, plan.step_time_s, plan.batch_size, False, "as planned")
-    sources: dict[Source, BatchSource] = {"synthetic": Synthetic(plan)}
+    sources: dict[Source | Rung, BatchSource] = {"synthetic": Synthetic(plan)}
     for name, folder in plan.folders.items():
         sources[name] = Shards(plan, Path(folder), plan.engines[name])
+    _add_rungs(sources, plan, ranks)
     launch = _Launch(plan, sources, accelerator, ranks)
     if plan.search is None:
         launch.run_rounds(range(len(plan.blocks)))
@@ -48,11 +49,22 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     return {"blocks": launch.logs, "trials": launch.trials, "peak_rss_bytes": peak, "wall_s": launch.elapsed_s}
 
 
+def _add_rungs(sources: dict[Source | Rung, BatchSource], plan: RankPlan, ranks: Ranks) -> None:
+    """What the blocks name of the rungs below the direct source, from its data."""
+    named = {block.source for block in plan.blocks}
+    if "host" in named:
+        with sources["direct"].batches(rank=ranks.rank, num_ranks=ranks.size, seed=plan.seed) as batches:
+            sources["host"] = Resident(plan, batches)
+        sources["direct"].take_bytes()  # no block's
+    if "warm" in named:
+        sources["warm"] = Shards(plan, Path(plan.folders["direct"]), plan.engines["direct"], page_cache="warm")
+
+
 class _Launch:
     """This rank's part of one launch: what it has logged, and the time it has left."""
 
     def __init__(
-        self, plan: RankPlan, sources: dict[Source, BatchSource], accelerator: Accelerator, ranks: Ranks
+        self, plan: RankPlan, sources: Mapping[Source | Rung, BatchSource], accelerator: Accelerator, ranks: Ranks
     ) -> None:
         self.logs: list[dict[str, Any]] = []
         self.trials: list[dict[str, Any]] = []

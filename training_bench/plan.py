@@ -10,18 +10,20 @@ from ..loaders.plan import ShuffleMode
 from .search import Search
 
 Source = Literal["synthetic", "staged", "direct"]
+Rung = Literal["host", "warm"]  # of the ladder from synthetic to direct: in host memory, in the page cache
 
 
 class Block(BaseModel):
     """One stretch of steps: `source` read by ranks 0..num_ranks-1, the first `drop_steps` not counted.
 
-    A `fixed` block is run whatever a search finds.  Ranks that do not `meet` after each step do not wait for each
-    other, as in inference.  `step_time_s` is the block's own where it is not the plan's; 0 asks for all a source gives.
+    A `fixed` block is run whatever a search finds.  The rungs host and warm take the direct source's data.  Ranks that
+    do not `meet` after each step do not wait for each other, as in inference.  `step_time_s` is the block's own where
+    it is not the plan's; 0 asks for all a source gives.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Source
+    source: Source | Rung
     num_ranks: int
     drop_steps: int
     count_steps: int

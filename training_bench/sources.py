@@ -1,4 +1,4 @@
-"""Where the batches of a block come from: one batch again and again, or shards read as one endless epoch."""
+"""Where a block's batches come from: one batch again and again, some in memory, or shards as one endless epoch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 from ..loaders.buffers import Buffer, BufferPool
 from ..loaders.engines import open_reader
 from ..loaders.evidence import counter_for
-from ..loaders.page_cache import cache_fraction, evict
+from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import endless_batches
 from ..loaders.prefetch import Tally
 from ..loaders.shards import ShardSet
+from ..results.record import CacheState
 from ..storage_bench.accelerators import Images
 from .plan import RankPlan
 
@@ -69,13 +70,38 @@ class Synthetic(BatchSource):
         yield itertools.repeat(self._images)
 
 
-class Shards(BatchSource):
-    """Shards in a folder, read as one endless epoch: a small sample stands for a long one, without a seam."""
+class Resident(BatchSource):
+    """Batches of real records that lie in host memory, one after another, for ever: a loader without a storage."""
 
-    def __init__(self, plan: RankPlan, folder: Path, engine: str) -> None:
-        self._plan = plan
+    def __init__(self, plan: RankPlan, batches: Iterator[Images]) -> None:
+        self._ring = [_copied(next(batches)) for _ in range(resident_batches(plan.prefetch_depth))]
+
+    @contextmanager
+    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:
+        """The batches in turn, for ever."""
+        del rank, num_ranks, seed  # what this rank read once is what it gets
+        yield itertools.cycle(self._ring)
+
+
+def resident_batches(prefetch_depth: int) -> int:
+    """As many batches as a loader of this depth has in memory at once: those ahead, one in use, one in exchange."""
+    return prefetch_depth + 2
+
+
+def _copied(images: Images) -> Images:
+    return [sample.copy() for sample in images] if isinstance(images, list) else images.copy()
+
+
+class Shards(BatchSource):
+    """Shards in a folder, read as one endless epoch: a small sample stands for a long one, without a seam.
+
+    Cold they are put out of the page cache before each block, and behind the reader; warm they are all read into it.
+    """
+
+    def __init__(self, plan: RankPlan, folder: Path, engine: str, *, page_cache: CacheState = "cold") -> None:
+        self._plan, self._page_cache = plan, page_cache
         found = ShardSet.open(folder)
-        self._reader, _ = open_reader(engine, found.paths[0], evict_behind=engine != "direct")
+        self._reader, _ = open_reader(engine, found.paths[0], evict_behind=engine != "direct" and page_cache == "cold")
         self._shards = ShardSet(found.paths, found.index, self._reader)
         self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=plan.prefetch_depth)
         self._counter = counter_for(found.files)
@@ -84,8 +110,11 @@ class Shards(BatchSource):
         self._seen = 0, 0
 
     def prepare(self) -> tuple[float | None, dict[str, int]]:
-        """Out of the page cache, before a block begins."""
-        evict(self._shards.files)
+        """Out of the page cache, or into it, before a block begins."""
+        if self._page_cache == "cold":
+            evict(self._shards.files)
+        elif self.resident() != 1.0:
+            warm(self._shards.files)
         return self.resident(), self.counters()
 
     def counters(self) -> dict[str, int]:

@@ -21,7 +21,7 @@ from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from ..storage_bench.evidence import cold_scope_of, read_path
-from .plan import Block, RankPlan, Source
+from .plan import Block, RankPlan, Rung, Source
 from .timeline import EMULATED_PARTS, Times, Waiting, step_parts, straggler, waiting
 
 CONTROL_MINIMUM = 0.98
@@ -68,7 +68,7 @@ def summarise_ranks(
     *,
     counters: Mapping[str, Counter],
     background_bps: Mapping[str, float],
-) -> tuple[list[Point], tuple[tuple[Source, str], ...]]:
+) -> tuple[list[Point], tuple[tuple[Source | Rung, str], ...]]:
     """One point per (source, number of ranks), controls included, and which sources are not valid and why.
 
     A point's flags say what it is not good for.  `counters` and `background_bps` are by source.
@@ -77,7 +77,7 @@ def summarise_ranks(
     for (which, _), logs in sorted(_by_block(results).items()):
         _add(piles[which], plan.blocks[which], plan, logs)
     points: list[Point] = []
-    invalid: list[tuple[Source, str]] = []
+    invalid: list[tuple[Source | Rung, str]] = []
     for which, pile in sorted(piles.items()):
         block = plan.blocks[which]
         evidence = _evidence(plan, block, pile, counters, background_bps)
@@ -223,8 +223,13 @@ def _point(
     )
 
 
-def _cold_scope(plan: RankPlan, source: Source) -> ColdScope:
-    return cold_scope_of(Path(plan.folders[source]))
+def _data_of(source: Source | Rung) -> Source:
+    """The source whose files a block's bytes are read from."""
+    return "direct" if source in ("host", "warm") else source
+
+
+def _cold_scope(plan: RankPlan, source: Source | Rung) -> ColdScope:
+    return cold_scope_of(Path(plan.folders[_data_of(source)])) if source != "warm" else "unknown"
 
 
 def _rank_report(result: dict[str, Any], rows: dict[str, list[float]]) -> RankReport:
@@ -244,13 +249,14 @@ def _evidence(
     counters: Mapping[str, Counter],
     background_bps: Mapping[str, float],
 ) -> RouteEvidence | None:
-    counter = counters.get(block.source)
-    if counter is None:
+    data = _data_of(block.source)
+    counter = counters.get(data)
+    if counter is None or block.source == "host":
         return None
     return judge(
         counter,
-        engine=plan.engines[block.source],
-        page_cache="cold",
+        engine=plan.engines[data],
+        page_cache="warm" if block.source == "warm" else "cold",
         cache_fraction=_mean(pile.resident),
         cache_fraction_after=_mean(pile.resident_after),
         beside=total(pile.beside),
@@ -258,7 +264,7 @@ def _evidence(
         payload_bytes=pile.payload_bytes,
         raw_device_bytes=pile.device_bytes if pile.counted else None,
         process_bytes=pile.process_bytes,
-        background_bytes=background_bps.get(block.source, 0.0) * pile.seconds / block.num_ranks,
+        background_bytes=background_bps.get(data, 0.0) * pile.seconds / block.num_ranks,
     )
 
 

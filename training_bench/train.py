@@ -20,11 +20,12 @@ from ..loaders.plan import ShuffleMode
 from ..results.record import Point
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.launch import launch_ranks
-from .plan import Block, RankPlan, Source
+from .plan import Block, RankPlan, Rung, Source
 from .search import Search, window
+from .sources import resident_batches
 from .summary import STEPS_PER_DEPTH, summarise_ranks
 
-Cell = tuple[Source, int]
+Cell = tuple[Source | Rung, int]
 
 RANK_MODULE = "iobench.training_bench.loop"
 START_S = 60.0
@@ -110,7 +111,7 @@ class TrainResult:
     wall_s: float
     read_bytes: int
     num_rounds: int
-    invalid: tuple[tuple[Source, str], ...]
+    invalid: tuple[tuple[Source | Rung, str], ...]
     warnings: tuple[str, ...]
     trials: tuple[dict[str, Any], ...] = ()
 
@@ -196,12 +197,18 @@ def check_time(run: TrainRun) -> None:
 def check_memory(plan: RankPlan) -> None:
     """Refuse a launch whose batch buffers do not fit into the memory that is free."""
     batch = plan.batch_size * plan.record_bytes
-    if fitting_ranks(plan.num_ranks, batch, plan.prefetch_depth) < plan.num_ranks:
+    depth = plan.prefetch_depth + resident_batches(plan.prefetch_depth) * _more_sources(plan)
+    if fitting_ranks(plan.num_ranks, batch, depth) < plan.num_ranks:
         raise TrainError(
             f"{plan.num_ranks} ranks with batches of {batch / 1e6:.0f} MB need "
-            f"{plan.num_ranks * _rank_bytes(batch, plan.prefetch_depth) / 1e9:.1f} GB of memory, more than is free; "
+            f"{plan.num_ranks * _rank_bytes(batch, depth) / 1e9:.1f} GB of memory, more than is free; "
             f"use a smaller --batch-size, --set prefetch_depth=1 or fewer ranks"
         )
+
+
+def _more_sources(plan: RankPlan) -> int:
+    """How many sources beyond one have batches of their own in memory all the time."""
+    return max(0, len({block.source for block in plan.blocks} - {"synthetic"}) - 1)
 
 
 def fitting_ranks(wanted: int, batch_bytes: int, prefetch_depth: int) -> int:
@@ -278,7 +285,7 @@ def _cell_s(cell: Cell, run: TrainRun, rounds: int) -> float:
     return sum(_steps(cell[0], run, rounds)) * max(run.accelerator.step_time_s, run.expected_step_s.get(cell, 0.0))
 
 
-def _steps(source: Source, run: TrainRun, rounds: int) -> tuple[int, int]:
+def _steps(source: Source | Rung, run: TrainRun, rounds: int) -> tuple[int, int]:
     """Steps of one block that are dropped, and that are counted."""
     depth = run.config.prefetch_depth
     least = max(STEPS_PER_DEPTH * depth, run.config.count_steps or 0)
