@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .guard import is_stopped, start_ticks, write_json
 from .outcome import LaunchError, find_failure, log_tail, rank_name, read_json, read_results
+from .rank_process import is_stopped, start_ticks, write_json
 from .ranks import PeerLostError, Ranks, open_ranks
 
 __all__ = ["LaunchError", "horovod_available", "launch_ranks", "rank_main", "require_ranks"]

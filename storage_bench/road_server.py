@@ -27,7 +27,7 @@ import numpy as np
 from ..loaders.baselines import open_road
 from ..loaders.roads import Images, Road, RoadBatch, RoadOptions
 from .accelerators import touch
-from .guard import die_with
+from .rank_process import die_with
 
 Consumer = Literal["copy", "touch"]
 
