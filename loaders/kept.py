@@ -17,7 +17,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .page_cache import PAGE_BYTES
+from .readers import Request
 from .remote import ShardPath
 
+UNLOCKED_BYTES = 64 << 10  # from here on numpy copies, without the interpreter's lock; below, letting go costs more
 _MAP_NORESERVE = 0x4000
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _OF_FILE, _SWAPPED, _PRESENT = np.uint64(1 << 61), np.uint64(1 << 62), np.uint64(1 << 63)
@@ -43,6 +45,7 @@ class _KeptFile:
     """One file, mapped as a whole; `pages` keeps it mapped, and every view keeps `pages`."""
 
     pages: Any
+    memory: memoryview
     array: npt.NDArray[np.uint8]
     address: int
     size_bytes: int
@@ -87,18 +90,28 @@ class KeptFiles:
             self._handed_out[id(reference)] = reference, file, (offset, stop)
             return memory, file.address + offset
 
-    def copy(self, fd: int, path: ShardPath, offset: int, targets: Sequence[memoryview]) -> bool:
-        """Fill `targets` with consecutive bytes from `offset` by copying from the mapping; False where it cannot."""
-        stop = offset + sum(map(len, targets))
-        with self._lock:
-            file = self._opened(fd, path)
-            if file is None or not self._is_free(file, offset, stop):
-                return False
-        for target in targets:
-            if target.nbytes:
-                np.copyto(np.frombuffer(target, np.uint8), file.array[offset : offset + len(target)])
-            offset += len(target)
-        return True
+    def copy(self, requests: Iterable[Request], open_fd: Callable[[ShardPath], int]) -> tuple[int, list[Request]]:
+        """Do reads by copying from the mappings: the bytes copied, and the reads that need another way.
+
+        What was copied counts only if no view shows it afterwards and nothing was found written: a user may have
+        written to a view.
+        """
+        copied, others = 0, []
+        last, file = None, None
+        for request in requests:
+            path, offset, targets, _ = request
+            if path is not last:
+                last, file = path, self._file(path, open_fd)
+            stop = offset + (len(targets[0]) if len(targets) == 1 else sum(map(len, targets)))
+            if file is None or stop > file.size_bytes:
+                others.append(request)
+                continue
+            _fill(targets, file, offset)
+            if self.keeps and (not file.in_use or self._is_free_now(file, offset, stop)):
+                copied += stop - offset
+            else:
+                others.append(request)
+        return copied, others
 
     def look_after(self) -> None:
         """See to ranges nobody looks at any more: a clean one may be shown again, a written page ends the keeping."""
@@ -144,11 +157,29 @@ class KeptFiles:
             self._files[path] = file
         return file
 
+    def _file(self, path: ShardPath, open_fd: Callable[[ShardPath], int]) -> _KeptFile | None:
+        with self._lock:
+            return self._files.get(path) or self._opened(open_fd(path), path)
+
+    def _is_free_now(self, file: _KeptFile, start: int, stop: int) -> bool:
+        with self._lock:
+            return self._is_free(file, start, stop)
+
     def _is_free(self, file: _KeptFile, start: int, stop: int) -> bool:
         """Whether the range is the file's own bytes: no view shows it, which the user may have written to."""
         if file.is_in_use(start, stop):
             self.look_after()
         return self.keeps and stop <= file.size_bytes and not file.is_in_use(start, stop)
+
+
+def _fill(targets: Sequence[memoryview], file: _KeptFile, offset: int) -> None:
+    for target in targets:
+        stop = offset + len(target)
+        if len(target) >= UNLOCKED_BYTES:
+            np.copyto(np.frombuffer(target, np.uint8), file.array[offset:stop])
+        else:
+            target[:] = file.memory[offset:stop]
+        offset = stop
 
 
 def _map_whole(fd: int) -> _KeptFile | None:
@@ -160,4 +191,5 @@ def _map_whole(fd: int) -> _KeptFile | None:
         return None
     pages = (ctypes.c_ubyte * size).from_address(address)
     weakref.finalize(pages, _libc.munmap, address, size).atexit = False
-    return _KeptFile(pages, np.frombuffer(memoryview(pages), np.uint8), address, size)
+    memory = memoryview(pages).cast("B")
+    return _KeptFile(pages, memory, np.frombuffer(memory, np.uint8), address, size)

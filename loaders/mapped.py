@@ -96,13 +96,8 @@ class MappedReader(BufferedReader):
         kept = self._kept.get(os.getpid())
         if kept is None or not kept.keeps:
             return super().read_many(requests)
-        mine, copied, others = self._here(), 0, []
-        for request in requests:
-            path, offset, targets, _ = request
-            if kept.copy(self._opened(mine, path).fd, path, offset, targets):
-                copied += sum(map(len, targets))
-            else:
-                others.append(request)
+        mine = self._here()
+        copied, others = kept.copy(requests, lambda path: self._opened(mine, path).fd)
         self.count(copied)
         return copied + super().read_many(others)
 
