@@ -113,6 +113,16 @@ class Journal:
         if invalid:
             raise typer.Exit(INVALID)
 
+    def keep(self, record: RunRecord) -> None:
+        """record.json and report.html of a run that failed on its way; stdout is left to the error."""
+        from ..results.record import write_record
+        from ..results.report import write_report
+
+        record = record.model_copy(update={"run_id": self._run_id})
+        path = write_record(record, self._folder)
+        write_report([record], self._folder / "report.html")
+        say(f"record of what was measured until then: {path}")
+
     def write(self, record: RunRecord) -> None:
         """record.json and report.html into the run's folder, the tables on the terminal, the JSON on stdout."""
         from ..results.record import write_record

@@ -7,7 +7,7 @@ Each part is a bench of its own; here they are put in a row, given their share o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..results.environment import public_path
@@ -19,7 +19,7 @@ from .copying import decide_copy, make_copy
 from .data import ensure_data, open_data
 from .presets import requirement_text
 from .ranks import run_ranks
-from .record import make_record
+from .record import make_record, unfinished_record
 from .run import Run, Show
 from .settings import QualifyConfig
 from .storage import measure_loader, predict
@@ -27,11 +27,19 @@ from .sustain import sustain
 
 
 def qualify(
-    path: Path, config: QualifyConfig, *, local: Path, preset: str | None, command: Sequence[str], show: Show
+    path: Path,
+    config: QualifyConfig,
+    *,
+    local: Path,
+    preset: str | None,
+    command: Sequence[str],
+    show: Show,
+    keep: Callable[[RunRecord], None],
 ) -> RunRecord:
     """Run the whole job on the data in `path` (generated first where it is empty) and return its record.
 
-    Raises the error of the part that failed; each names its way out.
+    Raises the error of the part that failed; each names its way out.  What was measured until then is given to `keep`,
+    as a record without a verdict.
     """
     started = utc_now()
     require_ranks(2)
@@ -42,6 +50,15 @@ def qualify(
     if not on_same_device(path, local):
         require_folder(local)
     show("plan", 1.0, announce(run))
+    try:
+        return _measure(run, preset=preset, command=command, started=started)
+    except (OSError, ValueError, RuntimeError) as error:
+        if run.points:
+            keep(unfinished_record(run, error, preset=preset, command=command, started=started))
+        raise
+
+
+def _measure(run: Run, *, preset: str | None, command: Sequence[str], started: str) -> RunRecord:
     predicted = predict(run)
     measure_loader(run)
     staged, refused = make_copy(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..results.environment import collect, public_path
+from ..results.environment import collect, public_path, public_text
 from ..results.record import Metric, Point, RunRecord, merge_warnings, new_run_id, not_measured, utc_now
 from ..results.verdict import (
     CopyChoice,
@@ -80,6 +80,23 @@ def make_record(
     )
 
 
+def unfinished_record(
+    run: Run, error: Exception, *, preset: str | None, command: Sequence[str], started: str
+) -> RunRecord:
+    """What was measured before a part failed: the points, the error as a warning, and no verdict."""
+    return RunRecord(
+        run_id=new_run_id("qualify"),
+        kind="qualify",
+        started_at=started,
+        finished_at=utc_now(),
+        command=tuple(command),
+        workload={**_asked(run, preset), "failed": public_text(str(error))},
+        environment=collect(run.path),
+        points=tuple(run.points),
+        warnings=merge_warnings([f"stopped before its end: {public_text(str(error))}"], run.warnings),
+    )
+
+
 def _sample_words(run: Run) -> str:
     """`samples of 114660 bytes of resnet50 (scaled: 0.03 of its samples)`."""
     label = f" of {run.data_label}" if run.data_label else ""
@@ -104,6 +121,10 @@ def _require_cold(run: Run) -> None:
 
 
 def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any]:
+    return {**_asked(run, preset), "copy_or_not": choice.as_workload()}
+
+
+def _asked(run: Run, preset: str | None) -> dict[str, Any]:
     accelerator = run.accelerator
     return {
         "path": public_path(run.path),
@@ -133,7 +154,6 @@ def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any
             "bytes": run.total_bytes,
             "shape": None if run.layout is None else list(run.layout.shape),
         },
-        "copy_or_not": choice.as_workload(),
         "config": run.config.model_dump(mode="json", by_alias=True),
     }
 

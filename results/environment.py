@@ -129,6 +129,11 @@ def public_path(path: Path | str) -> str:
     return "/".join("$USER" if name and part == name else part for part in text.split("/"))
 
 
+def public_text(text: str) -> str:
+    """A message that may be shown to others: every path in it as `public_path` shows it."""
+    return " ".join(public_path(word) if "/" in word else word for word in text.split(" "))
+
+
 def _parse_mount(line: str) -> Mount:
     before, _, after = line.partition(" - ")
     _, _, device, _, point, options, *_ = before.split(" ")
