@@ -68,10 +68,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """A finished batch: images (B, H, W, C) over pool memory, or B samples of unequal size; and the record numbers."""
+    """A finished batch: images (B, H, W, C) over pool memory, or B samples of unequal size; and the record numbers.
+
+    `ready_ns` is when its last read was done, by perf_counter_ns: how long it lay waiting for the loop.
+    """
 
     images: npt.NDArray[Any] | Arrays
     records: Indices
+    ready_ns: int
 
 
 class Prefetcher:
@@ -225,7 +229,7 @@ class Prefetcher:
         else:
             assert batch.mapping is not None  # a batch has the one or the other
             images = np.ndarray(shape, dtype, buffer=batch.mapping.memory, offset=offset, strides=strides)
-        return RawBatch(images, batch.records)
+        return RawBatch(images, batch.records, batch.ready_ns)
 
     def _hand_out_views(self, batch: PendingBatch) -> RawBatch:
         extents, places = self._source.index.extents, batch.placement.places
@@ -237,7 +241,7 @@ class Prefetcher:
         else:
             assert batch.mapping is not None  # a batch has the one or the other
             memory = np.frombuffer(batch.mapping.memory, np.uint8)
-        return RawBatch(sample_views(memory, batch.records, places, extents), batch.records)
+        return RawBatch(sample_views(memory, batch.records, places, extents), batch.records, batch.ready_ns)
 
 
 def _tasks(reads: Reads) -> list[Reads]:

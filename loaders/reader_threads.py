@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from time import monotonic
+from time import monotonic, perf_counter_ns
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class EpochLeftError(Exception):
 class PendingBatch:
     """A batch on its way, into `buffer` or seen in `mapping`; `gate` is held until the last task is done.
 
-    `left` is set when its epoch is left.
+    `left` is set when its epoch is left; `ready_ns` is when the gate was opened, by perf_counter_ns.
     """
 
     records: Indices
@@ -46,6 +46,7 @@ class PendingBatch:
     lock: threading.Lock = field(default_factory=threading.Lock)
     delivered: int = 0
     error: BaseException | None = None
+    ready_ns: int = 0
 
     def finish(self, delivered: int, error: BaseException | None) -> None:
         """Count one task as done; the last one moves what could not be read in place, and opens the gate."""
@@ -61,6 +62,7 @@ class PendingBatch:
             except BaseException as failure:  # raised again in the caller's next()
                 self.error = failure
             finally:
+                self.ready_ns = perf_counter_ns()
                 self.gate.release()
 
 

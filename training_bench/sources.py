@@ -14,7 +14,7 @@ from ..loaders.engines import open_reader
 from ..loaders.evidence import counter_for
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import endless_batches
-from ..loaders.prefetch import Tally
+from ..loaders.prefetch import RawBatch, Tally
 from ..loaders.shards import ShardSet
 from ..results.record import CacheState
 from ..storage_bench.accelerators import Images
@@ -128,6 +128,12 @@ class Shards(BatchSource):
     @contextmanager
     def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:
         """This rank's share of an epoch without an end, read ahead by the plan's depth."""
+        with self.raw_batches(rank=rank, num_ranks=num_ranks, seed=seed) as raw:
+            yield (batch.images for batch in raw)
+
+    @contextmanager
+    def raw_batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[RawBatch]]:
+        """The same batches, with their records and the time from which they lay ready."""
         plan, shards = self._plan, self._shards
         records = endless_batches(
             shards.index.shard_sizes,
@@ -147,7 +153,7 @@ class Shards(BatchSource):
             tally=self._tally,
         )
         try:
-            yield (batch.images for batch in prefetcher)
+            yield prefetcher
         finally:
             prefetcher.close()
 
