@@ -24,6 +24,7 @@ from ..loaders.evidence import moved, process_read_bytes
 from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launch import rank_main
 from ..storage_bench.ranks import Ranks
+from .energy import EnergyMeter, energy_counters
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, bisect, next_window, window
 from .sources import BatchSource, Resident, Shards, Synthetic
@@ -69,6 +70,7 @@ class _Launch:
         self.logs: list[dict[str, Any]] = []
         self.trials: list[dict[str, Any]] = []
         self._plan, self._sources, self._accelerator, self._ranks = plan, sources, accelerator, ranks
+        self._energy = EnergyMeter(energy_counters() if ranks.local_rank == 0 else None)
         self._begin = perf_counter()
 
     @property
@@ -147,10 +149,12 @@ class _Launch:
         resident, before = source.prepare() if ranks.rank == 0 else (None, {})
         own = process_read_bytes()
         ranks.barrier()
+        self._energy.start()
         if mine:
             seed = self._plan.seed + 7919 * number
             with source.batches(rank=ranks.rank, num_ranks=block.num_ranks, seed=seed) as batches:
                 steps = measured_steps(batches, block, _of_block(self._accelerator, block), ranks)
+        energy = self._energy.stop()
         ranks.barrier()
         if not mine:
             return None
@@ -164,6 +168,7 @@ class _Launch:
             "device_bytes": went.pop(source.counter_name, None),
             "beside": went,
             "process_bytes": None if own is None or own_after is None else own_after - own,
+            "energy": energy,
             "cache_fraction": resident,
             "cache_fraction_after": source.resident() if ranks.rank == 0 else None,
         }

@@ -21,12 +21,14 @@ from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from ..storage_bench.evidence import cold_scope_of, read_path
+from .energy import BlockEnergy, energy_metrics
 from .plan import Block, RankPlan, Rung, Source
 from .timeline import EMULATED_PARTS, Times, Waiting, step_parts, straggler, waiting
 
 CONTROL_MINIMUM = 0.98
 STEPS_PER_DEPTH = 10
 PIECES = 2
+NOT_COUNTED = "no counted step within the time allowed"
 UNITS = {
     "step_time_s": "s",
     "compute_s": "s",
@@ -59,6 +61,9 @@ class _Pile:
     beside: list[dict[str, int]] = field(default_factory=list)
     seconds: float = 0.0
     counted: bool = True
+    energy: list[BlockEnergy] = field(default_factory=list)
+    energy_reason: str | None = None
+    num_hosts: int = 1
 
 
 def summarise_ranks(
@@ -68,10 +73,12 @@ def summarise_ranks(
     *,
     counters: Mapping[str, Counter],
     background_bps: Mapping[str, float],
+    idle_w: float | None = None,
 ) -> tuple[list[Point], tuple[tuple[Source | Rung, str], ...]]:
     """One point per (source, number of ranks), controls included, and which sources are not valid and why.
 
-    A point's flags say what it is not good for.  `counters` and `background_bps` are by source.
+    A point's flags say what it is not good for.  `counters` and `background_bps` are by source; `idle_w` is what a host
+    takes when it does nothing.
     """
     piles: dict[int, _Pile] = defaultdict(_Pile)
     for (which, _), logs in sorted(_by_block(results).items()):
@@ -81,7 +88,7 @@ def summarise_ranks(
     for which, pile in sorted(piles.items()):
         block = plan.blocks[which]
         evidence = _evidence(plan, block, pile, counters, background_bps)
-        points.append(_point(plan, accelerator, block, pile, results, evidence))
+        points.append(_point(plan, accelerator, block, pile, results, evidence, idle_w))
         if evidence is not None and (reason := evidence.invalid_reason()):
             invalid.append((block.source, f"{block.source}, {block.num_ranks} ranks: {reason}"))
     return [_flag(point, points) for point in points], tuple(invalid)
@@ -129,6 +136,7 @@ def _add(pile: _Pile, block: Block, plan: RankPlan, logs: Mapping[int, dict[str,
     times = {rank: np.array(log["steps_ns"], dtype=np.int64) for rank, log in sorted(logs.items())}
     counted = [steps[block.drop_steps :] for steps in times.values()]
     together = waiting(counted) if block.meets else None
+    _add_energy(pile, logs, images=plan.batch_size * sum(len(steps) for steps in times.values()))
     for place, (rank, steps) in enumerate(times.items()):
         _add_bytes(pile, rank, logs[rank], seconds=(steps[-1, 3] - steps[0, 0]) / 1e9)
         if together is not None:
@@ -151,6 +159,16 @@ def _add_bytes(pile: _Pile, rank: int, log: Mapping[str, Any], *, seconds: float
             pile.counted = False
         else:
             pile.device_bytes += log["device_bytes"]
+
+
+def _add_energy(pile: _Pile, logs: Mapping[int, dict[str, Any]], *, images: int) -> None:
+    """What the block took on the hosts of its ranks, dropped steps included, as the first rank of each host read it."""
+    told = [log["energy"] for log in logs.values() if log.get("energy") is not None]
+    whole = told and all(each["joules"] is not None for each in told)
+    joules = sum(sum(each["joules"].values()) for each in told) if whole else None
+    pile.energy.append(BlockEnergy(joules, max((each["seconds"] for each in told), default=0.0), images))
+    pile.energy_reason = next((each["reason"] for each in told if each["reason"]), pile.energy_reason)
+    pile.num_hosts = max(1, len(told))
 
 
 def _add_steps(pile: _Pile, plan: RankPlan, rank: int, counted: Times, met: Waiting, place: int) -> None:
@@ -196,13 +214,20 @@ def _point(
     pile: _Pile,
     results: Sequence[dict[str, Any]],
     evidence: RouteEvidence | None,
+    idle_w: float | None,
 ) -> Point:
     num_pieces = min((len(rows["step_time_s"]) for rows in pile.per_rank.values()), default=0)
     metrics: dict[str, Metric] = {}
     for name, unit in UNITS.items():
         table = np.array([rows[name][:num_pieces] for rows in pile.per_rank.values()])  # (ranks, pieces)
         samples = table.sum(axis=0) if name == "images_per_s" else table.mean(axis=0)
-        metrics[name] = summarise(samples.tolist(), unit=unit, reason="no counted step within the time allowed")
+        metrics[name] = summarise(samples.tolist(), unit=unit, reason=NOT_COUNTED)
+    metrics |= energy_metrics(
+        pile.energy if num_pieces else (),
+        idle_w=idle_w,
+        reason=pile.energy_reason if num_pieces else NOT_COUNTED,
+        num_hosts=pile.num_hosts,
+    )
     enough = pile.num_steps >= (STEPS_PER_DEPTH * plan.prefetch_depth if block.source != "synthetic" else 1)
     return Point(
         params={
@@ -233,10 +258,7 @@ def _cold_scope(plan: RankPlan, source: Source | Rung) -> ColdScope:
 
 
 def _rank_report(result: dict[str, Any], rows: dict[str, list[float]]) -> RankReport:
-    metrics = {
-        name: summarise(rows[name], unit=unit, reason="no counted step within the time allowed")
-        for name, unit in UNITS.items()
-    }
+    metrics = {name: summarise(rows[name], unit=unit, reason=NOT_COUNTED) for name, unit in UNITS.items()}
     return RankReport(
         rank=result["rank"], local_rank=result["local_rank"], pid=result["pid"], host=result["host"], metrics=metrics
     )

@@ -20,6 +20,7 @@ from ..loaders.plan import ShuffleMode
 from ..results.record import Point
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.launch import launch_ranks
+from .energy import energy_counters, idle_watts
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, window
 from .sources import resident_batches
@@ -124,7 +125,7 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
     plan = make_plan(run)
     check_memory(plan)
     counters = {str(source): counter_for([folder]) for source, folder in run.folders.items()}
-    background = _background(counters)
+    background, idle = _background(counters), idle_watts(energy_counters())
     limit = START_S + run.budget_s + _search_s(run) + sum(block.limit_s for block in plan.blocks)
     with tempfile.TemporaryDirectory(prefix="iobench-ranks-") as folder:
         results = launch_ranks(
@@ -135,7 +136,9 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
             timeout_s=limit,
             on_progress=on_progress,
         )
-    points, invalid = summarise_ranks(plan, run.accelerator, results, counters=counters, background_bps=background)
+    points, invalid = summarise_ranks(
+        plan, run.accelerator, results, counters=counters, background_bps=background, idle_w=idle
+    )
     rounds = 1 + max((log["round"] for log in results[0]["blocks"]), default=-1)
     return TrainResult(
         points=points,
