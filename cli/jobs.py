@@ -186,7 +186,13 @@ def qualify(
     journal = Journal("qualify", path, out, json=json)
     with Screen() as screen:
         record = measure(
-            path, settings, local=local_folder(local), preset=preset, command=command_line(), show=screen.show
+            path,
+            settings,
+            local=local_folder(local),
+            preset=preset,
+            command=command_line(),
+            show=screen.show,
+            keep=journal.keep,
         )
     record = add_history(record, journal.runs)
     journal.write(record)
