@@ -111,6 +111,8 @@ def _said_of(result: PointResult, files: Sequence[DataFile]) -> list[str]:
         said.append(
             f"{point.words}: a {point.operation} at byte {slow.offset} of {slow.path} took {slow.seconds:.1f} s"
         )
+    if result.harness_limited and result.error is None:
+        said.append(f"{point.words}: this program was the limit, the storage may give more; share the work with --np")
     if point.operation == "write":
         return said
     if result.evidence is not None:

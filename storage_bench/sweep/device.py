@@ -16,7 +16,7 @@ from ...loaders.kvikio_probe import probe_kvikio
 from ...loaders.kvikio_reader import KvikioReader, KvikioUnavailableError
 from ...loaders.kvikio_sources import FAILURES, told
 from ...loaders.readers import ReadError, evict_range
-from .ways import HostTargets
+from .ways import HostMemory, HostTargets
 
 
 def gpu_refused() -> str | None:
@@ -46,6 +46,7 @@ class KvikioHostReads:
 
     def __init__(self, *, evicts: bool, load: int) -> None:
         self._reader = KvikioReader(evict_behind=evicts)
+        self._memory = HostMemory()
         _use_threads(load)
 
     def handle(self, path: Path) -> tuple[Path, object]:
@@ -54,7 +55,7 @@ class KvikioHostReads:
 
     def targets(self) -> HostTargets:
         """Host memory."""
-        return HostTargets()
+        return HostTargets(self._memory)
 
     def do(self, path: Path, target: list[memoryview], offset: int) -> int:
         """One read; errors are left to `complete`."""

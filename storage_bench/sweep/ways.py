@@ -10,14 +10,19 @@ after(...)       pages put out again behind a cold read   not timed
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from ...loaders.buffers import Buffer
+from ...loaders.page_cache import PAGE_BYTES
 from ...loaders.readers import BufferedReader, DirectReader, evict_range
 
 Targets = Callable[[int], Any]
+
+HUGE_PAGE_BYTES = 2 << 20
+MOST_VIEWS = 1024
 
 
 class Way(Protocol):
@@ -47,20 +52,50 @@ class Way(Protocol):
         """Let go of every file."""
 
 
-class HostTargets:
-    """Page-aligned memory of one thread, as large as its largest read; a list of one view for each length."""
+class HostMemory:
+    """Memory that threads read into, cut from pieces that lie on huge pages.
+
+    A read past the page cache goes to the device in as few requests as its memory has pieces: into small pages, large
+    reads take many times as many.  So it must not be chance on which pages they lie.
+    """
 
     def __init__(self) -> None:
-        self._memory = Buffer(1 << 16).memory
+        self._lock = threading.Lock()
+        self._piece = memoryview(b"")
+
+    def take(self, length: int) -> memoryview:
+        """`length` bytes from a page's beginning that nobody else has."""
+        size = -(-length // PAGE_BYTES) * PAGE_BYTES
+        with self._lock:
+            if size > len(self._piece):
+                self._piece = huge_pages(size)
+            taken, self._piece = self._piece[:length], self._piece[size:]
+        return taken
+
+
+def huge_pages(size_bytes: int) -> memoryview:
+    """Anonymous memory of at least this size that begins on a huge page, and lies on them where the system has any."""
+    size = -(-size_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    memory = Buffer(size + HUGE_PAGE_BYTES)
+    skew = -memory.address % HUGE_PAGE_BYTES
+    return memory.memory[skew : skew + size]
+
+
+class HostTargets:
+    """Memory of one thread, as large as its largest read; a list of one view for each length."""
+
+    def __init__(self, memory: HostMemory) -> None:
+        self._shared = memory
+        self._memory = memoryview(b"")
         self._views: dict[int, list[memoryview]] = {}
 
     def __call__(self, length: int) -> list[memoryview]:
         """`length` bytes of it, as preadv takes them."""
         if length > len(self._memory):
-            self._memory = Buffer(length).memory
+            self._memory = self._shared.take(max(length, 2 * len(self._memory)))
             self._views.clear()
         if length not in self._views:
-            if len(self._views) > 1024:  # replayed reads come in many lengths
+            if len(self._views) > MOST_VIEWS:  # replayed reads come in many lengths
                 self._views.clear()
             self._views[length] = [self._memory[:length]]
         return self._views[length]
@@ -73,6 +108,7 @@ class FileReads:
 
     def __init__(self, reader: BufferedReader | DirectReader, *, evicts: bool = False) -> None:
         self._reader = reader
+        self._memory = HostMemory()
         self.after = self._evict if evicts else None
 
     def handle(self, path: Path) -> tuple[int, object]:
@@ -82,7 +118,7 @@ class FileReads:
 
     def targets(self) -> HostTargets:
         """Host memory."""
-        return HostTargets()
+        return HostTargets(self._memory)
 
     def complete(self, path: Path, offset: int, target: list[memoryview], need: int) -> int:
         """Read as the loader does: short reads are gone on with, errors name file and byte."""

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...loaders.buffers import Buffer
 from ...loaders.readers import ReadError
 from ..workload import Access, DataFile, WorkloadError
 from .streams import BATCH_READS, Blocks, ReadRequest
+from .ways import HostMemory
 
 SECTOR_BYTES = 512
 WORDS_PER_PAGE = 512
@@ -142,6 +142,7 @@ class Writes:
 
     def __init__(self, files: Sequence[ScratchFile], *, engine: str) -> None:
         self._fds = {file.path: file.fd(engine) for file in files}
+        self._memory = HostMemory()
         self.after = self._change
 
     def handle(self, path: Path) -> tuple[int, object]:
@@ -150,7 +151,7 @@ class Writes:
 
     def targets(self) -> PageStamps:
         """Bytes of one thread."""
-        return PageStamps()
+        return PageStamps(self._memory)
 
     def complete(self, path: Path, offset: int, target: list[memoryview], need: int) -> int:
         """Write again what was not written, or say what is wrong."""
@@ -178,13 +179,14 @@ class Writes:
 class PageStamps:
     """Random bytes; the first word of each page is changed after each write, so that no page is written twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: HostMemory) -> None:
+        self._shared = memory
         self._made: dict[int, list[memoryview]] = {}
 
     def __call__(self, length: int) -> list[memoryview]:
         """`length` bytes, as pwritev takes them."""
         if length not in self._made:
-            memory = Buffer(length).memory[:length]
+            memory = self._shared.take(length)
             memory[:] = np.random.default_rng().bytes(length)
             self._made[length] = [memory]
         return self._made[length]

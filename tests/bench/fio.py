@@ -8,7 +8,8 @@
 Every round runs three time blocks in a random order: ours, fio and fio again.  Ratios are of blocks of one round; that
 of fio to fio tells how far two runs of one program differ on this storage.  A case ends as soon as that one is within
 3 % (no sooner than after `--least` rounds), or after `--rounds`, or when its share of the time is used up.  Both read
-with O_DIRECT, as many threads as each other, one read in flight each; ramp-up is left out by both.
+with O_DIRECT, as many threads as each other, one read in flight each; ramp-up is left out by both.  Both read into
+memory on huge pages, which decides into how many requests a large read is cut: fio gets its from glibc (2.35 or newer).
 The script needs fio: `apt-get install fio` (Debian, Ubuntu), or https://fio.readthedocs.io.
 """
 
@@ -45,6 +46,7 @@ from iobench.storage_bench.sweep.points import PointResult, SweepPoint
 from iobench.storage_bench.sweep.proof import collect_evidence
 from iobench.storage_bench.sweep.recorded import storage_point
 from iobench.storage_bench.sweep.streams import Batches, open_stream
+from iobench.storage_bench.sweep.ways import HUGE_PAGE_BYTES
 from iobench.storage_bench.workload import Access, DataFile
 from iobench.terminal import Screen, figure, say, table
 
@@ -213,11 +215,19 @@ class Bench:
             "ramp_time": f"{round(timing.ramp_s * 1000)}ms",
             "norandommap": "1",
             "randrepeat": "0",
+            "iomem_align": str(HUGE_PAGE_BYTES),
             "percentile_list": "50:99",
             "output-format": "json",
         }
         command = ["fio", "--thread", "--time_based", "--group_reporting", *(f"--{k}={v}" for k, v in words.items())]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 10 * self.seconds, check=False)
+        done = subprocess.run(
+            command,
+            env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+            capture_output=True,
+            text=True,
+            timeout=60 + 10 * self.seconds,
+            check=False,
+        )
         if done.returncode:
             raise RuntimeError(f"fio ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
         said = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]["read"]

@@ -12,7 +12,7 @@ from iobench.loaders.readers import ReadError
 from iobench.storage_bench.sweep import drive as drive_module
 from iobench.storage_bench.sweep.drive import HangError, Slot, Timing, drive
 from iobench.storage_bench.sweep.streams import ReadRequest, SharedBatches
-from iobench.storage_bench.sweep.ways import HostTargets
+from iobench.storage_bench.sweep.ways import HostMemory, HostTargets
 from iobench.storage_bench.workload import WorkloadError
 
 
@@ -31,7 +31,7 @@ class CountingWay:
         return path, None
 
     def targets(self):
-        return HostTargets()
+        return HostTargets(HostMemory())
 
     def do(self, path, target, offset):
         if next(self._numbers) == self._odd_read:

@@ -13,7 +13,7 @@ from iobench.storage_bench.sweep.mapped import MappedReads, populating_refused
 from iobench.storage_bench.sweep.points import SweepPoint
 from iobench.storage_bench.sweep.refusals import choose_way
 from iobench.storage_bench.sweep.run import sweep
-from iobench.storage_bench.sweep.ways import FileReads, HostTargets
+from iobench.storage_bench.sweep.ways import HUGE_PAGE_BYTES, FileReads, HostMemory, HostTargets, huge_pages
 from iobench.storage_bench.workload import StorageConfig, WorkloadError, WorkloadUsageError
 
 PAGE = 4096
@@ -50,12 +50,44 @@ def test_a_read_brings_the_bytes_of_its_place(file):
     way.close()
 
 
+def address_of(memory):
+    return np.frombuffer(memory, dtype=np.uint8).ctypes.data
+
+
 def test_memory_of_a_thread_is_aligned_and_as_large_as_its_largest_read():
-    targets = HostTargets()
+    targets = HostTargets(HostMemory())
     for length in (10, 1 << 20, 17, 1 << 21, 10):
         (view,) = targets(length)
         assert len(view) == length
-        assert np.frombuffer(view, dtype=np.uint8).ctypes.data % PAGE == 0
+        assert address_of(view) % PAGE == 0
+
+
+def test_threads_share_huge_pages_but_no_byte():
+    memory = HostMemory()
+    taken = [memory.take(length) for length in (PAGE, 100, 1 << 20, 3 << 20, PAGE, 1 << 20)]
+    for number, view in enumerate(taken):
+        view[:] = bytes([number]) * len(view)
+    for number, view in enumerate(taken):
+        assert bytes(view) == bytes([number]) * len(view)
+    assert address_of(taken[1]) - address_of(taken[0]) == PAGE
+
+
+def test_a_piece_begins_on_a_huge_page_and_is_made_of_them_where_the_system_has_any():
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("transparent huge pages are off")
+    before = huge_bytes()
+    memory = huge_pages(32 << 20)
+    assert address_of(memory) % HUGE_PAGE_BYTES == 0
+    memory[::PAGE] = bytes(len(memory) // PAGE)
+    if huge_bytes() == before:
+        pytest.skip("the kernel gives no huge pages now: memory is short or in pieces")
+    assert huge_bytes() - before >= 16 << 20
+
+
+def huge_bytes():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:")) << 10
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, PAGE), (3 * PAGE, 100 * PAGE), (PAGE + 7, 9000)])

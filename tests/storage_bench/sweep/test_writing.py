@@ -15,6 +15,7 @@ from iobench.storage_bench.sweep import writing
 from iobench.storage_bench.sweep.points import SweepPoint
 from iobench.storage_bench.sweep.proof import write_doubt
 from iobench.storage_bench.sweep.run import scratch_size, sweep
+from iobench.storage_bench.sweep.ways import HostMemory
 from iobench.storage_bench.sweep.writing import (
     PageStamps,
     ScratchFile,
@@ -115,7 +116,7 @@ def test_a_thread_syncs_its_file_before_it_writes_a_block_again(tmp_path, monkey
 
 
 def test_no_page_is_written_twice():
-    (view,) = target = PageStamps()(64 * BLOCK)
+    (view,) = target = PageStamps(HostMemory())(64 * BLOCK)
     pages = set()
     for _ in range(5):
         pages |= {bytes(view[start : start + BLOCK]) for start in range(0, len(view), BLOCK)}
