@@ -203,3 +203,32 @@ def test_a_patience_that_is_no_number_is_refused(tmp_path):
     status, document, _ = iobench(tmp_path, "index", tmp_path, IOBENCH_PATIENCE_S="long")
     assert status == 2
     assert "IOBENCH_PATIENCE_S='long' is no number of seconds" in document["error"]["message"]
+
+
+@pytest.mark.horovod
+def test_what_a_qualification_measured_before_the_device_went_away_is_kept(faults, data, tmp_path):
+    if reason := horovod_available():
+        pytest.skip(reason)
+    words = [str(word) for word in words_of("qualify", data, tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "iobench", *words, "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stderr is not None
+        said = []
+        for line in running.stderr:
+            said.append(line)
+            if line.startswith("load") or " load " in line:  # the storage points are there by then
+                break
+        faults.set("gone 19")
+        rest, _ = running.communicate(timeout=60)
+    assert running.returncode == 4, "".join(said)
+    assert "No such device" in json.loads(rest)["error"]["message"]
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    assert {point["params"]["stage"] for point in record["points"]} >= {"storage"}
+    assert record["verdict"] is None
+    assert any(text.startswith("stopped before its end") and "No such device" in text for text in record["warnings"])
+    assert (tmp_path / "run/report.html").exists()
