@@ -22,23 +22,29 @@ import numpy as np
 import numpy.typing as npt
 
 ALIGNMENT_BYTES = 4096
+HUGE_PAGE_BYTES = 2 << 20
 
 
 class Buffer:
     """One piece of anonymous memory, page-aligned; `memory` is its writable view.
 
-    It is private: what a forked child holds does not change when this process reads on, and the other way round.
+    From 2 MiB on it begins at a huge page: a device then takes a large O_DIRECT read in few pieces, whose number would
+    else be a matter of chance.  It is private: what a forked child holds does not change when this process reads on,
+    and the other way round.
     """
 
     __slots__ = ("__weakref__", "address", "memory", "size_bytes")
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        pages = mmap.mmap(-1, self.size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        spare = HUGE_PAGE_BYTES if self.size_bytes >= HUGE_PAGE_BYTES else 0
+        pages = mmap.mmap(-1, self.size_bytes + spare, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError):  # a kernel without huge pages
             pages.madvise(mmap.MADV_HUGEPAGE)
-        self.memory = memoryview(pages)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        skip = -start % HUGE_PAGE_BYTES if spare else 0
+        self.memory = memoryview(pages)[skip : skip + self.size_bytes]
+        self.address = start + skip
 
 
 class BufferPool:

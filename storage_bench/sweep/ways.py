@@ -15,13 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...loaders.buffers import Buffer
+from ...loaders.buffers import HUGE_PAGE_BYTES, Buffer
 from ...loaders.page_cache import PAGE_BYTES
 from ...loaders.readers import BufferedReader, DirectReader, evict_range
 
 Targets = Callable[[int], Any]
 
-HUGE_PAGE_BYTES = 2 << 20
 MOST_VIEWS = 1024
 
 
@@ -75,10 +74,7 @@ class HostMemory:
 
 def huge_pages(size_bytes: int) -> memoryview:
     """Anonymous memory of at least this size that begins on a huge page, and lies on them where the system has any."""
-    size = -(-size_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-    memory = Buffer(size + HUGE_PAGE_BYTES)
-    skew = -memory.address % HUGE_PAGE_BYTES
-    return memory.memory[skew : skew + size]
+    return Buffer(-(-size_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES).memory
 
 
 class HostTargets:

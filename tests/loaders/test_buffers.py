@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from iobench.loaders.buffers import ALIGNMENT_BYTES, Buffer, BufferPool
+from iobench.loaders.buffers import ALIGNMENT_BYTES, HUGE_PAGE_BYTES, Buffer, BufferPool
 
 SHAPE, STRIDES = (4, 10, 10, 3), (400, 30, 3, 1)
 
@@ -156,3 +156,14 @@ def interrupted(number, frame):
 def use_and_drop(pool) -> None:
     for _ in range(10_000):
         hand_out(pool, pool.acquire())
+
+
+@pytest.mark.parametrize("size", [HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 1, 5 * HUGE_PAGE_BYTES - 4096])
+def test_a_large_buffer_begins_at_a_huge_page_and_is_all_there(size):
+    buffers = [Buffer(size) for _ in range(3)]
+    for buffer in buffers:
+        assert buffer.address % HUGE_PAGE_BYTES == 0
+        assert len(buffer.memory) == buffer.size_bytes >= size
+        assert np.frombuffer(buffer.memory, np.uint8).ctypes.data == buffer.address
+        buffer.memory[-1] = 7
+    assert len({buffer.address for buffer in buffers}) == 3
