@@ -1,16 +1,22 @@
 """How sure a figure is.
 
-One sample is the mean of one time block; blocks are independent, single reads are not.  Everything here works on
-block means, and n is always a number of blocks.
+One sample is the mean of one time block, in the order of time; single reads resemble each other far more than blocks
+do.  Everything here works on block means, and n is always a number of blocks.
 
     pilot blocks --plan_blocks--> n      (the pilot only plans: its blocks are thrown away)
-    n fresh blocks --summarise--> Metric (mean, 95 % t interval, n)
+    n fresh blocks --summarise--> Metric (mean, 95 % interval, n)
     interleaved pairs of blocks --ratio_interval--> candidate / base
     blocks of two runs --unpaired_ratio--> candidate / base
     a long row of blocks --drift--> slope against time
 
 Fixing n before the measurement is what keeps the interval's promise.  A rule that stops as soon as the interval looks
 narrow picks the runs that happened to look quiet, and covers the truth less often than it says.
+
+Blocks that follow each other may still resemble each other, and the plain t interval would then be too narrow: with a
+correlation of 0.2 between neighbours it covers 90 % of the truths.  So the spread is taken from how far the blocks
+move slowly, from their first few cosine sums (_of_mean).  For independent normal blocks that is exact at any n.  It
+covers 95 +- 1 % for a skewness of 1 from 12 blocks on, for a correlation of 0.2 from 16 and of 0.4 from 60, which a
+simulation in the tests holds; 8 blocks cover 93 % at a correlation of 0.2.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 ASSURANCE = 0.80  # how often a planned measurement turns out as narrow as it was planned to be
+SLOW_SUMS = 4  # cosine sums that tell the spread, while there are few blocks
 DRIFT_BLOCKS = 20  # time blocks that a slope needs, and the groups that more of them are put into
 MAX_CORRELATION = 0.98
 
@@ -39,17 +46,36 @@ class StatisticsError(ValueError):
 
 
 def t_interval(samples: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of block means and its 95 % interval, as (mean, low, high).
+    """The mean of block means in the order of time and its 95 % interval, as (mean, low, high).
 
-    Student's t with n - 1 degrees of freedom; raises StatisticsError for fewer than two samples, which have a mean
-    but no interval.
+    Up to five blocks Student's t as it is known; more blocks may resemble their neighbours (_of_mean).  Raises
+    StatisticsError for fewer than two samples, which have a mean but no interval.
     """
     values = _finite(samples)
     if values.size < 2:
         raise StatisticsError(f"an interval needs at least 2 time blocks, got {values.size}; measure more blocks")
-    mean = float(values.mean())
-    half_width = float(_t_quantile(values.size - 1) * values.std(ddof=1) / values.size**0.5)
+    mean, variance, freedom = _of_mean(values)
+    half_width = float(_t_quantile(freedom)) * variance**0.5
     return mean, mean - half_width, mean + half_width
+
+
+def _of_mean(values: NDArray[np.float64]) -> tuple[float, float, int]:
+    """The mean of a row of blocks, the variance of that mean, and the degrees of freedom it is known with.
+
+    A row is correlated where it moves slowly, and the mean moves with what is slowest: so the variance is that of the
+    first B cosine sums L_j = sqrt(2 / n) sum(x_t cos(pi j (t + 1/2) / n)), which for independent blocks are as many
+    independent looks at it, and t has B degrees of freedom.  B = n - 1 is the plain variance; B = 0.4 n^(2/3) is what
+    Lazarus, Lewis, Stock and Watson (2018) recommend, here never under 4 where there are as many.
+    """
+    n, mean = values.size, float(values.mean())
+    num_sums = int(_num_sums(np.array(n)))
+    angles = np.pi * np.outer(np.arange(1, num_sums + 1), np.arange(n) + 0.5) / n
+    sums = (2 / n) ** 0.5 * np.cos(angles) @ (values - mean)
+    return mean, float(sums @ sums) / num_sums / n, num_sums
+
+
+def _num_sums(n: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.minimum(n - 1, np.maximum(SLOW_SUMS, np.rint(0.4 * n ** (2 / 3)).astype(np.int64)))
 
 
 def summarise(samples: Sequence[float], *, unit: str, reason: str | None = None) -> Metric:
@@ -87,19 +113,19 @@ def ratio_interval(candidate: Sequence[float], base: Sequence[float]) -> tuple[f
 def unpaired_ratio(candidate: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
     """candidate / base of two runs' own blocks, as (ratio, low, high); the numbers of blocks may differ.
 
-    Welch's t interval of the difference of the mean logarithms, taken back: the runs were not interleaved, so that
-    nothing cancels, and what moved between them, weather or defect, is part of the ratio.
+    The t interval of the difference of the mean logarithms (their spread as in t_interval), taken back: the runs were
+    not interleaved, so that nothing cancels, and what moved between them, weather or defect, is part of the ratio.  Of
+    the two numbers of degrees of freedom it takes the smaller, not Welch's between their least and their sum: two runs
+    of one distribution then differ in at most 5 of 100 cases, whichever of them is the noisier or the shorter one.
     """
     above, below = (np.log(_positive(values, name)) for values, name in ((candidate, "candidate"), (base, "base")))
     if min(above.size, below.size) < 2:
         raise StatisticsError(f"a ratio needs at least 2 time blocks a side, got {above.size} and {below.size}")
-    squares = above.var(ddof=1) / above.size, below.var(ddof=1) / below.size
-    middle = above.mean() - below.mean()
-    spread = sum(squares)
+    (mean, variance, freedom), (other, other_variance, other_freedom) = _of_mean(above), _of_mean(below)
+    middle, spread = mean - other, variance + other_variance
     if spread == 0:
         return (float(np.exp(middle)),) * 3
-    freedom = spread**2 / (squares[0] ** 2 / (above.size - 1) + squares[1] ** 2 / (below.size - 1))
-    half_width = _t_quantile(freedom) * spread**0.5
+    half_width = float(_t_quantile(min(freedom, other_freedom))) * spread**0.5
     ratio, low, high = np.exp([middle, middle - half_width, middle + half_width]).tolist()
     return ratio, low, high
 
@@ -171,9 +197,10 @@ def is_noisy(metric: Metric, limit: float = 0.03) -> bool:
 def plan_blocks(pilot: Sequence[float], *, target: float = 0.03, minimum: int = 8, maximum: int) -> int:
     """How many fresh blocks give an interval of +-`target` of the mean, four times out of five.
 
-    The fresh blocks' variance S2 is not known, only the pilot's s2; for normal block means S2 / s2 follows F(n - 1,
-    m - 1).  The answer is the smallest n whose half width t(n - 1) * sqrt(s2 * F / n) is within the target, F being
-    the 80 % quantile: a small pilot plans more blocks than a large one.  `maximum` where no n within it is enough.
+    The fresh blocks' variance S2 is not known, only the pilot's s2; for independent normal block means S2 / s2 follows
+    F(B, m - 1), B being the degrees of freedom of an interval over n blocks.  The answer is the smallest n whose half
+    width t(B) * sqrt(s2 * F / n) is within the target, F being the 80 % quantile: a small pilot plans more blocks than
+    a large one.  `maximum` where no n within it is enough.
     """
     from scipy.special import fdtri
 
@@ -183,8 +210,9 @@ def plan_blocks(pilot: Sequence[float], *, target: float = 0.03, minimum: int = 
     if not 2 <= minimum <= maximum:
         raise StatisticsError(f"blocks are planned between minimum >= 2 and maximum, got {minimum} and {maximum}")
     n = np.arange(minimum, maximum + 1)
-    variance = values.var(ddof=1) * fdtri(n - 1, values.size - 1, ASSURANCE)
-    enough = _t_quantile(n - 1) * np.sqrt(variance / n) <= target * abs(values.mean())
+    freedom = _num_sums(n)
+    variance = values.var(ddof=1) * fdtri(freedom, values.size - 1, ASSURANCE)
+    enough = _t_quantile(freedom) * np.sqrt(variance / n) <= target * abs(values.mean())
     return int(n[np.argmax(enough)]) if enough.any() else maximum
 
 

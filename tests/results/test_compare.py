@@ -58,8 +58,9 @@ def test_the_ratio_is_candidate_over_base_with_the_interval_of_both_runs_blocks(
     change = change_of("read_gbps", blocks(2.0), blocks(1.5))
     assert change.ratio == pytest.approx(0.75)
     assert change.ci95[0] < 0.75 < change.ci95[1]
-    # six blocks a side, spread 0.9 %: about 2.2 x sqrt(2 / 6) x 0.9 % to either side
-    assert change.ci95[1] - change.ci95[0] == pytest.approx(2 * 0.75 * 2.228 * (2 / 6) ** 0.5 * 0.00895, rel=0.02)
+    # six blocks a side, 4 degrees of freedom; their first four cosine sums (scipy.fft.dct) are
+    # -0.00558, -0.00500, -0.01633 and 0.00866: a spread of sqrt(3.978e-4 / 4) = 0.997 %, and t(4) = 2.776
+    assert change.ci95[1] - change.ci95[0] == pytest.approx(2 * 0.75 * 2.776 * (2 / 6) ** 0.5 * 0.00997, rel=0.02)
     assert (change.base, change.candidate, change.finding) == (pytest.approx(2.0), pytest.approx(1.5), "worse")
 
 

@@ -32,9 +32,33 @@ def test_the_interval_of_four_blocks_is_the_one_worked_by_hand():
     assert (mean, low, high) == pytest.approx((5.0, 5.0 - half_width, 5.0 + half_width), rel=1e-9)
 
 
-@given(block_means)
+NUM_SUMS = {6: 4, 8: 4, 31: 4, 40: 5, 60: 6, 100: 9}  # 0.4 n^(2/3), at least 4
+
+
+def of_mean(values):
+    """Mean, standard error and degrees of freedom by another implementation: scipy's cosine transform."""
+    from scipy import fft
+
+    num_sums = min(len(values) - 1, max(4, round(0.4 * len(values) ** (2 / 3))))
+    sums = fft.dct(np.asarray(values), norm="ortho")[1 : num_sums + 1]
+    return statistics.fmean(values), math.sqrt(np.mean(sums**2) / len(values)), num_sums
+
+
+@given(st.sampled_from(sorted(NUM_SUMS)), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=50)
+def test_the_interval_of_many_blocks_is_that_of_their_slow_cosine_sums(n, seed):
+    from scipy import stats
+
+    samples = np.random.default_rng(seed).normal(5, 1, n).tolist()
+    mean, error, freedom = of_mean(samples)
+    assert freedom == NUM_SUMS[n]
+    expected = stats.t.interval(0.95, freedom, loc=mean, scale=error)
+    assert t_interval(samples) == pytest.approx((mean, *expected), rel=1e-9)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=5))
 @settings(deadline=None)  # the first call imports scipy.stats
-def test_the_interval_agrees_with_scipys_t_test(samples):
+def test_the_interval_of_few_blocks_agrees_with_scipys_t_test(samples):
     from scipy import stats
 
     mean, low, high = t_interval(samples)
@@ -156,8 +180,9 @@ def test_the_planned_number_is_the_smallest_that_is_enough(pilot, target):
     planned = plan_blocks(pilot, target=target, maximum=400)
 
     def half_width(n: int) -> float:
-        spread = statistics.stdev(pilot) * stats.f.ppf(0.8, n - 1, len(pilot) - 1) ** 0.5
-        return float(stats.t.ppf(0.975, n - 1) * spread / n**0.5) / statistics.fmean(pilot)
+        freedom = max(4, round(0.4 * n ** (2 / 3)))
+        spread = statistics.stdev(pilot) * stats.f.ppf(0.8, freedom, len(pilot) - 1) ** 0.5
+        return float(stats.t.ppf(0.975, freedom) * spread / n**0.5) / statistics.fmean(pilot)
 
     assert planned == 400 or half_width(planned) <= target * (1 + 1e-6)
     assert planned == 8 or half_width(planned - 1) > target * (1 - 1e-6)
@@ -175,55 +200,32 @@ def test_a_plan_that_cannot_be_made_is_refused(pilot, minimum, maximum):
         plan_blocks(pilot, minimum=minimum, maximum=maximum)
 
 
-def test_the_interval_covers_the_truth_in_95_of_100_measurements():
-    rng = np.random.default_rng(20240607)
-    hits = [low <= 2.0 <= high for _, low, high in map(t_interval, rng.normal(2.0, 0.1, size=(6000, 8)).tolist())]
-    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
-
-
-def planned_measurement(rng, pilot_blocks: int) -> tuple[bool, bool]:
-    """Whether one pilot-planned measurement covers the true mean 2.0, and whether it is as narrow as asked."""
-    n = plan_blocks(rng.normal(2.0, 0.2, size=pilot_blocks).tolist(), target=0.03, minimum=2, maximum=600)
-    mean, low, high = t_interval(rng.normal(2.0, 0.2, size=n).tolist())
-    return low <= 2.0 <= high, (high - low) / 2 <= 0.03 * mean
-
-
-@pytest.mark.parametrize("pilot_blocks", [4, 8])
-def test_a_planned_measurement_on_fresh_blocks_keeps_coverage_and_is_narrow_four_times_of_five(pilot_blocks):
-    rng = np.random.default_rng(31415 + pilot_blocks)
-    covered, narrow = np.mean([planned_measurement(rng, pilot_blocks) for _ in range(2000)], axis=0)
-    assert covered == pytest.approx(0.95, abs=0.015)
-    assert narrow == pytest.approx(0.80, abs=0.03)
-
-
-def test_stopping_as_soon_as_the_interval_is_narrow_would_cover_too_little():
-    """The rule that plan_blocks replaces; if this passed, planning would be needless."""
-    rng = np.random.default_rng(2718)
-
-    def stop_when_narrow() -> bool:
-        samples = rng.normal(2.0, 0.1, size=60).tolist()
-        for n in range(3, 61):
-            mean, low, high = t_interval(samples[:n])
-            if (high - low) / 2 <= 0.03 * mean:
-                break
-        return low <= 2.0 <= high
-
-    assert np.mean([stop_when_narrow() for _ in range(1500)]) < 0.92
-
-
 # --- two runs ----------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.floats(1, 100), min_size=2, max_size=20), st.lists(st.floats(1, 100), min_size=2, max_size=20))
 @settings(deadline=None)
-def test_the_ratio_of_two_runs_agrees_with_scipys_welch_test(candidate, base):
+def test_the_ratio_of_two_runs_is_a_t_interval_with_the_fewer_degrees_of_freedom(candidate, base):
+    from scipy import stats
+
+    (mean, error, freedom), (other, other_error, other_freedom) = of_mean(np.log(candidate)), of_mean(np.log(base))
+    spread = math.hypot(error, other_error)
+    assume(spread > 1e-9)
+    low, high = stats.t.interval(0.95, min(freedom, other_freedom), loc=mean - other, scale=spread)
+    assert np.log(unpaired_ratio(candidate, base)) == pytest.approx((mean - other, low, high), abs=1e-6)
+
+
+@given(st.lists(st.floats(1, 100), min_size=2, max_size=5), st.lists(st.floats(1, 100), min_size=2, max_size=5))
+@settings(deadline=None)
+def test_the_ratio_of_two_runs_is_never_surer_than_scipys_welch_test(candidate, base):
     from scipy import stats
 
     logs = np.log(candidate), np.log(base)
     assume(min(logs[0].std(), logs[1].std()) > 1e-3)  # scipy loses its precision on blocks that are all but equal
-    expected = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
+    welch = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
     _, low, high = unpaired_ratio(candidate, base)
-    assert (math.log(low), math.log(high)) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert math.log(low) <= welch.low + 1e-6
+    assert math.log(high) >= welch.high - 1e-6
 
 
 def test_the_ratio_of_runs_without_spread_is_exact():
