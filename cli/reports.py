@@ -60,6 +60,14 @@ def report(
 
 
 @app.command()
+def schema() -> None:
+    """The JSON schema of record.json, on stdout."""
+    from ..results.schemas import schema_text
+
+    sys.stdout.write(schema_text())
+
+
+@app.command()
 def compare(
     base: Annotated[Path, typer.Argument(help="the run to compare with: its folder or record.json")],
     candidate: Annotated[Path, typer.Argument(help="the run that may be better or worse")],

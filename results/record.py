@@ -17,7 +17,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -35,6 +35,9 @@ ColdScope = Literal["client", "end_to_end", "unknown"]
 CounterClass = Literal["exact", "bounding", "client-own", "none"]
 Outcome = Literal["pass", "fail", "insufficient", "invalid"]
 Finding = Literal["better", "worse", "higher", "lower", "no difference", "not comparable"]
+
+
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # from a version to the next one
 
 
 class RecordError(ValueError):
@@ -252,15 +255,34 @@ def read_record(path: Path) -> RunRecord:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: not readable as JSON ({error}); give a run's folder or its record.json") from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RecordError(f"{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION}")
     try:
-        return RunRecord.model_validate(document)
+        return RunRecord.model_validate(upgraded(document))
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise RecordError(f"{path}: field {field}: {first['msg']}") from error
+
+
+def upgraded(
+    document: object,
+    *,
+    version: int = SCHEMA_VERSION,
+    upgrades: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = UPGRADES,
+) -> dict[str, Any]:
+    """A record's document brought to `version` step by step; raises RecordError where no steps lead there."""
+    if not isinstance(document, dict):
+        raise RecordError("no record: the document is no JSON object; give a run's folder or its record.json")
+    while (found := document.get("schema_version")) != version or isinstance(found, bool):
+        if type(found) is int and found > version:
+            raise RecordError(f"schema_version is {found}, this program reads up to {version}; take a newer iobench")
+        if type(found) is not int or found not in upgrades:
+            raise RecordError(
+                f"schema_version is {found!r}, this program reads {min([*upgrades, version])} to {version}"
+            )
+        document = {**upgrades[found](document), "schema_version": found + 1}
+    return document
 
 
 def merge_warnings(*groups: Sequence[str]) -> tuple[str, ...]:

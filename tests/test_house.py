@@ -99,7 +99,12 @@ def test_the_packages_listed_for_installation_are_the_folders() -> None:
         ROOT / "qualify",
         ROOT / "cli",
     }
-    data = {ROOT / "configs" / "grids", ROOT / "configs" / "presets", ROOT / "results" / "templates"}
+    data = {
+        ROOT / "configs" / "grids",
+        ROOT / "configs" / "presets",
+        ROOT / "results" / "templates",
+        ROOT / "results" / "schema",
+    }
     folders = {".".join(("iobench", *folder.relative_to(ROOT).parts)) for folder in code | data}
     assert set(settings["packages"]) == folders | {"iobench"}
     assert all((ROOT / room / "__init__.py").exists() for room in ROOMS)

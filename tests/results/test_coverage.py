@@ -73,7 +73,7 @@ def test_the_interval_of_independent_blocks_covers_95_of_100_at_every_number_of_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("correlation", "n"), [(0.1, 8), (0.1, 100), *((0.2, n) for n in (16, 30, 100)), (0.3, 30), (0.4, 60), (0.4, 100)]
+    ("correlation", "n"), [(0.1, 12), (0.1, 100), *((0.2, n) for n in (16, 30, 100)), (0.3, 30), (0.4, 60), (0.4, 100)]
 )
 @pytest.mark.parametrize("shape", [normal, heavy_tailed])
 def test_the_interval_of_blocks_that_resemble_their_neighbours_covers_95_of_100(correlation, n, shape):

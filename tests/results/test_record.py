@@ -8,6 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from iobench.results.record import (
+    SCHEMA_VERSION,
+    UPGRADES,
     Metric,
     RecordError,
     RunRecord,
@@ -15,6 +17,7 @@ from iobench.results.record import (
     new_run_id,
     not_measured,
     read_record,
+    upgraded,
     write_record,
     write_whole,
 )
@@ -110,3 +113,43 @@ def test_the_json_of_a_record_promises_every_key(qualified):
     null = document["metrics"]["joules_per_image"]
     assert null == {"value": None, "unit": "J", "ci95": None, "n": 0, "samples": [], "reason": null["reason"]}
     assert Path(document["workload"]["path"]).name == "imagenet"
+
+
+# --- versions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_record_as_the_first_version_wrote_it_is_read():
+    record = read_record(Path(__file__).parent / "records" / "version-1.json")
+    assert (record.kind, record.metrics["read_gbps"].unit, record.metrics["read_gbps"].n) == ("qualify", "GB/s", 8)
+    assert [point.params["stage"] for point in record.points] == ["storage", "train"]
+    assert record.metrics["joules_per_image"].value is None
+    assert record.history is None
+
+
+def test_an_older_document_is_brought_to_the_present_version_step_by_step():
+    steps = {
+        1: lambda document: {"name": document["nam"]},
+        2: lambda document: {**document, "parts": document["name"].split()},
+    }
+    document = upgraded({"schema_version": 1, "nam": "a b"}, version=3, upgrades=steps)
+    assert document == {"schema_version": 3, "name": "a b", "parts": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"schema_version": 99}, r"is 99, this program reads up to \d+; take a newer iobench"),
+        ({"schema_version": 0}, "is 0, this program reads"),
+        ({"schema_version": "1"}, "is '1', this program reads"),
+        ({"schema_version": True}, "is True, this program reads"),
+        ({}, "is None, this program reads"),
+        ([], "no JSON object"),
+    ],
+)
+def test_a_version_that_is_not_known_is_refused_with_what_is(document, told):
+    with pytest.raises(RecordError, match=told):
+        upgraded(document)
+
+
+def test_every_version_up_to_the_present_one_can_be_read():
+    assert sorted(UPGRADES) == list(range(1, SCHEMA_VERSION))
