@@ -1,4 +1,4 @@
-"""Launch ranks of one program on this host, and get their results, their error or an end without remains.
+"""Launch ranks of one program, here or on several hosts, and get their results, their error or an end without remains.
 
 launch_ranks -> guard -> Horovod's launcher -> rank 0, rank 1, ...         (guard.py draws the processes)
 
@@ -23,11 +23,12 @@ import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .outcome import LaunchError, find_failure, log_tail, rank_name, read_json, read_results
+from .hosts import HostSlots
+from .outcome import HOST_ERROR, LaunchError, find_failure, log_tail, rank_name, read_json, read_results
 from .rank_process import is_stopped, start_ticks, write_json
 from .ranks import PeerLostError, Ranks, open_ranks
 
@@ -74,9 +75,14 @@ def launch_ranks(
     timeout_s: float,
     emulated: bool = True,
     environment: Mapping[str, str] | None = None,
+    hosts: Sequence[HostSlots] = (),
+    ssh: Sequence[str] = ("ssh",),
     on_progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run `python -m module FOLDER` on `num_ranks` ranks of this host; the result of each, in rank order.
+    """Run `python -m module FOLDER` on `num_ranks` ranks; the result of each, in rank order.
+
+    All run on this host, or on `hosts`, filled one after the other and reached with the words of `ssh`; the same Python
+    with the same iobench must be there under the same path.
 
     `module` calls `rank_main`.  Ranks whose steps are `emulated` have one thread for torch and the BLAS, and Horovod's
     threads of a rank stay on one core: they share the cores with each other and with the readers.  `environment` is
@@ -88,7 +94,8 @@ def launch_ranks(
     """
     require_ranks(num_ranks)
     folder = folder.absolute()
-    _prepare(folder, {"num_ranks": num_ranks, "emulated": emulated, "config": dict(config)})
+    placed = {"hosts": [[host.name, host.slots] for host in hosts], "ssh": list(ssh), "limit_s": timeout_s}
+    _prepare(folder, {"num_ranks": num_ranks, "emulated": emulated, "config": dict(config), **placed})
     with _interrupts() as interrupts:
         guard = _start_guard(folder, module, num_ranks, _environment(num_ranks, emulated=emulated, more=environment))
         try:
@@ -131,7 +138,7 @@ def rank_main(main: Callable[[dict[str, Any], Ranks], dict[str, Any]]) -> NoRetu
 
 def _prepare(folder: Path, document: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for path in [*folder.glob("rank-*"), folder / "progress.jsonl", folder / "launch.log"]:
+    for path in [*folder.glob("rank-*"), folder / HOST_ERROR, folder / "progress.jsonl", folder / "launch.log"]:
         path.unlink(missing_ok=True)
     write_json(folder / "config.json", document)
 
@@ -208,7 +215,7 @@ def _raise_if_stopped(folder: Path, num_ranks: int, since: dict[int, float]) -> 
     now = time.monotonic()
     for rank in range(num_ranks):
         process = read_json(folder / f"rank-{rank}.pid")
-        if process is None or not is_stopped(process["pid"]):
+        if process is None or process.get("elsewhere") or not is_stopped(process["pid"]):
             since.pop(rank, None)
         elif now - since.setdefault(rank, now) > STOPPED_FOR_S:
             raise LaunchError(
@@ -245,7 +252,7 @@ def _end(guard: subprocess.Popen[bytes], folder: Path) -> None:
         _kill_with_descendants(guard)
     for path in folder.glob("rank-*.pid"):
         recorded = read_json(path)
-        if recorded is not None and start_ticks(recorded["pid"]) == recorded["start"]:
+        if recorded is not None and not recorded.get("elsewhere") and start_ticks(recorded["pid"]) == recorded["start"]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(recorded["pid"], signal.SIGKILL)
 

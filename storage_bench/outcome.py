@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 LOG_LINES = 6
+HOST_ERROR = "host.error.json"
 
 
 class LaunchError(RuntimeError):
@@ -35,7 +36,8 @@ def read_results(folder: Path, *, num_ranks: int) -> list[dict[str, Any]]:
 def find_failure(folder: Path, *, num_ranks: int, status: int) -> LaunchError | None:
     """What went wrong first, if the guard's exit `status` is not 0.
 
-    A rank's own error comes before a rank that died, and that before ranks that only lost the others.
+    A rank's own error comes before a host that was lost, that before a rank that died, and that before ranks that only
+    lost the others.
     """
     if status == 0:
         return None
@@ -43,6 +45,8 @@ def find_failure(folder: Path, *, num_ranks: int, status: int) -> LaunchError | 
     for rank, error in errors:
         if not error["consequence"]:
             return _rank_error(folder, rank, error)
+    if (lost := read_json(folder / HOST_ERROR)) is not None:
+        return LaunchError(lost["message"] + log_tail(folder / "launch.log"), exit_status=lost["exit_status"])
     for rank, ended in sorted(_by_time(folder, num_ranks, "exit"), key=lambda found: found[1]["status"] > 0):
         return LaunchError(f"{rank_name(folder, rank)} {_how(ended['status'])}{_rank_log(folder, rank)}")
     for rank, error in errors:

@@ -1,0 +1,242 @@
+"""Ranks on several hosts: own sshd on loopback addresses, made and removed here, with keys that are thrown away."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from iobench.storage_bench.hosts import HostsError, HostSlots, parse_hosts
+from iobench.storage_bench.launch import LaunchError, horovod_available, launch_ranks
+
+PROGRAMS = Path(__file__).with_name("programs")
+ADDRESSES = ("127.0.0.2", "127.0.0.3")
+SECRET = "a-secret-of-the-environment"
+MISSING = horovod_available()
+pytestmark = [pytest.mark.horovod, pytest.mark.skipif(MISSING is not None, reason=f"Horovod: {MISSING}")]
+
+
+@dataclass(frozen=True)
+class SshHosts:
+    """The words that reach the hosts, and the mark of every process on them."""
+
+    ssh: tuple[str, ...]
+    mark: str
+
+    def processes(self) -> dict[int, str]:
+        """Pid and command line of all living processes that were started on the hosts."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:  # ended meanwhile
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def ssh_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHosts]:
+    server = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
+    if server is None or shutil.which("ssh") is None:
+        pytest.skip("needs sshd and ssh (Debian: openssh-server, openssh-client)")
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to start sshd")
+    folder = tmp_path_factory.mktemp("ssh")
+    folder.chmod(0o700)
+    mark = f"IOBENCH_TEST_MARK_{uuid.uuid4().hex}"
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    (folder / "config").write_text("Host 127.0.0.9\n  Port 9\n")  # where nobody listens
+    servers = [_start(server, folder, address, mark) for address in ADDRESSES]
+    try:
+        yield SshHosts(("ssh", "-F", str(folder / "config")), mark)
+    finally:
+        for each in servers:
+            each.terminate()
+            each.wait()
+
+
+def _start(server: str, folder: Path, address: str, mark: str) -> subprocess.Popen[bytes]:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port = probe.getsockname()[1]
+    settings = {
+        "ListenAddress": address,
+        "Port": port,
+        "HostKey": folder / "host",
+        "AuthorizedKeysFile": folder / "user.pub",
+        "PidFile": "none",
+        "StrictModes": "no",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "UsePAM": "no",
+        "PermitRootLogin": "yes",
+        "SetEnv": f"{mark}=1 PYTHONPATH={PROGRAMS}",
+    }
+    file = folder / f"sshd-{address}"
+    file.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+    with (folder / "config").open("a") as config:
+        config.write(
+            f"Host {address}\n  Port {port}\n  IdentityFile {folder / 'user'}\n  IdentitiesOnly yes\n"
+            f"  StrictHostKeyChecking no\n  UserKnownHostsFile {folder / 'known'}\n  LogLevel ERROR\n"
+        )
+    process = subprocess.Popen([server, "-D", "-e", "-f", file], stderr=(folder / f"log-{address}").open("wb"))
+    assert _wait_until(lambda: _answers(address, port)), (folder / f"log-{address}").read_text()
+    return process
+
+
+def _answers(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((address, port)) == 0
+
+
+def _wait_until(condition: Callable[[], bool], *, within_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return met
+
+
+def _scratch_folders() -> set[Path]:
+    return set(Path(os.environ.get("TMPDIR", "/tmp")).glob("iobench-ranks-*"))
+
+
+TWO = tuple(HostSlots(address, 1) for address in ADDRESSES)
+
+
+def test_ranks_on_two_hosts_meet_and_give_their_results_in_rank_order(
+    ssh_hosts: SshHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("IOBENCH_OWN", "goes along")
+    before, reports = _scratch_folders(), []
+    results = launch_ranks(
+        "rank_hello",
+        {"word": "ü"},
+        num_ranks=2,
+        folder=tmp_path,
+        timeout_s=60,
+        hosts=TWO,
+        ssh=ssh_hosts.ssh,
+        on_progress=reports.append,
+    )
+    assert [result["gathered"] for result in results] == [[[0, ""], [1, "ü"]], None]
+    assert [result["local_rank"] for result in results] == [0, 0]
+    assert [json.loads((tmp_path / f"rank-{rank}.pid").read_text())["host"] for rank in (0, 1)] == list(ADDRESSES)
+    assert reports == [{"ranks": 2}, {"word": "ü"}]
+    assert all(result["environment"]["IOBENCH_OWN"] == "goes along" for result in results)
+    assert all(SECRET not in json.dumps(result) for result in results)
+    assert _wait_until(lambda: not ssh_hosts.processes()), ssh_hosts.processes()
+    assert _scratch_folders() <= before
+
+
+@pytest.mark.parametrize(("hosts", "num_ranks"), [("127.0.0.3:1", 1), ("localhost:1,127.0.0.2:2", 3)])
+def test_one_rank_elsewhere_and_hosts_beside_this_one(
+    ssh_hosts: SshHosts, tmp_path: Path, hosts: str, num_ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PROGRAMS))  # as on the others
+    results = launch_ranks(
+        "rank_hello",
+        {"word": "x"},
+        num_ranks=num_ranks,
+        folder=tmp_path,
+        timeout_s=60,
+        hosts=parse_hosts(hosts),
+        ssh=ssh_hosts.ssh,
+    )
+    assert [result["rank"] for result in results] == list(range(num_ranks))
+    assert [result["local_rank"] for result in results] == [0, 0, 1][:num_ranks]
+
+
+def test_a_killed_rank_is_named_with_its_host_and_nothing_stays_there(ssh_hosts: SshHosts, tmp_path: Path) -> None:
+    launcher = _start_launch(tmp_path / "run", ssh_hosts)
+    before = _scratch_folders()
+    rank = json.loads((tmp_path / "run/rank-1.pid").read_text())
+    os.kill(rank["pid"], signal.SIGKILL)
+    said, _ = launcher.communicate(timeout=60)
+    assert f"rank 1 (pid {rank['pid']} on 127.0.0.3) was killed by SIGKILL" in said
+    assert _wait_until(lambda: not ssh_hosts.processes()), ssh_hosts.processes()
+    assert _scratch_folders() < before
+
+
+@pytest.mark.parametrize("victim", ["launch", pytest.param("guard", marks=pytest.mark.slow), "keeper", "agent"])
+def test_nothing_stays_on_any_host_whoever_is_killed(ssh_hosts: SshHosts, tmp_path: Path, victim: str) -> None:
+    before = _scratch_folders()
+    launcher = _start_launch(tmp_path / "run", ssh_hosts)
+    lines = list(ssh_hosts.processes().values())
+    assert len(lines) >= 6  # keeper, agent and rank on both
+    assert not any(SECRET in line for line in lines)
+    pid = launcher.pid if victim == "launch" else _named(f"iobench-{victim}", launcher.pid, ssh_hosts)
+    os.kill(pid, signal.SIGKILL)
+    launcher.communicate(timeout=60)
+    assert _wait_until(lambda: not ssh_hosts.processes()), ssh_hosts.processes()
+    assert _wait_until(lambda: _scratch_folders() <= before)
+
+
+def test_an_interrupt_leaves_nothing_on_any_host(ssh_hosts: SshHosts, tmp_path: Path) -> None:
+    before = _scratch_folders()
+    launcher = _start_launch(tmp_path / "run", ssh_hosts)
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate(timeout=60)
+    assert _wait_until(lambda: not ssh_hosts.processes()), ssh_hosts.processes()
+    assert _wait_until(lambda: _scratch_folders() <= before)
+
+
+def test_a_host_that_cannot_be_reached_is_named(ssh_hosts: SshHosts, tmp_path: Path) -> None:
+    hosts = (*TWO[:1], HostSlots("127.0.0.9", 1))
+    with pytest.raises(LaunchError, match=r"host 127\.0\.0\.9 \(ranks 1\): the connection ended") as raised:
+        launch_ranks(
+            "rank_hello",
+            {"word": ""},
+            num_ranks=2,
+            folder=tmp_path,
+            timeout_s=60,
+            hosts=hosts,
+            ssh=ssh_hosts.ssh,
+        )
+    assert raised.value.exit_status == 4
+
+
+def test_more_ranks_than_the_hosts_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(HostsError, match=r"3 ranks do not fit on 127\.0\.0\.2:1, 127\.0\.0\.3:1"):
+        launch_ranks("rank_hello", {"word": ""}, num_ranks=3, folder=tmp_path, timeout_s=60, hosts=TWO)
+
+
+def _start_launch(folder: Path, hosts: SshHosts) -> subprocess.Popen[str]:
+    """A process that launches a rank that waits on either host, which both are under way."""
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from iobench.storage_bench.hosts import parse_hosts\n"
+        "from iobench.storage_bench.launch import LaunchError, launch_ranks\n"
+        "try:\n"
+        "    launch_ranks('rank_waits', {}, num_ranks=2, folder=Path(sys.argv[1]), timeout_s=60,\n"
+        f"                 hosts=parse_hosts('127.0.0.2:1,127.0.0.3:1'), ssh={hosts.ssh!r})\n"
+        "except (LaunchError, KeyboardInterrupt) as error:\n"
+        "    print(repr(error))\n"
+    )
+    environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": SECRET}
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    files = [folder / "progress.jsonl", folder / "rank-1.pid"]
+    assert _wait_until(lambda: all(file.exists() for file in files)), (folder / "launch.log").read_text()
+    return launcher
+
+
+def _named(name: str, launcher: int, hosts: SshHosts) -> int:
+    """The process of this name, below the launcher or on the hosts."""
+    import psutil
+
+    pids = [each.pid for each in psutil.Process(launcher).children(recursive=True)] + list(hosts.processes())
+    return next(pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == name)
