@@ -244,6 +244,11 @@ def open_ranks(*, expected_size: int, pin: bool = False, progress: Path | None =
     return HorovodRanks(hvd, progress=progress)
 
 
+def machine_id() -> str:
+    """What tells this machine from others: two hosts' names may be of one, with one set of counters."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 def _threads() -> set[int]:
     return {int(name) for name in os.listdir("/proc/self/task")}
 

@@ -23,7 +23,7 @@ import numpy as np
 from ..loaders.evidence import moved, process_read_bytes
 from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launch import rank_main
-from ..storage_bench.ranks import Ranks
+from ..storage_bench.ranks import Ranks, machine_id
 from .energy import EnergyMeter, energy_counters
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, bisect, next_window, window
@@ -146,7 +146,8 @@ class _Launch:
         ranks = self._ranks
         source = self._sources[block.source]
         mine = ranks.rank < block.num_ranks
-        resident, before = source.prepare() if ranks.rank == 0 else (None, {})
+        leads = ranks.local_rank == 0  # the counters are of its host
+        resident, before = source.prepare() if leads else (None, {})
         own = process_read_bytes()
         ranks.barrier()
         self._energy.start()
@@ -158,7 +159,7 @@ class _Launch:
         ranks.barrier()
         if not mine:
             return None
-        went = moved(before, source.counters()) if ranks.rank == 0 else {}
+        went = moved(before, source.counters()) if leads else {}
         own_after = process_read_bytes()
         delivered, payload = source.take_bytes()
         return {
@@ -170,7 +171,8 @@ class _Launch:
             "process_bytes": None if own is None or own_after is None else own_after - own,
             "energy": energy,
             "cache_fraction": resident,
-            "cache_fraction_after": source.resident() if ranks.rank == 0 else None,
+            "cache_fraction_after": source.resident() if leads else None,
+            "machine": machine_id() if leads else None,
         }
 
 

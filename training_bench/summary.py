@@ -137,21 +137,31 @@ def _add(pile: _Pile, block: Block, plan: RankPlan, logs: Mapping[int, dict[str,
     counted = [steps[block.drop_steps :] for steps in times.values()]
     together = waiting(counted) if block.meets else None
     _add_energy(pile, logs, images=plan.batch_size * sum(len(steps) for steps in times.values()))
+    _add_counters(pile, logs)
     for place, (rank, steps) in enumerate(times.items()):
-        _add_bytes(pile, rank, logs[rank], seconds=(steps[-1, 3] - steps[0, 0]) / 1e9)
+        _add_bytes(pile, logs[rank], seconds=(steps[-1, 3] - steps[0, 0]) / 1e9)
         if together is not None:
             _add_steps(pile, plan, rank, counted[place], together, place)
         else:
             _add_steps(pile, plan, rank, counted[place], waiting([counted[place]]), 0)
 
 
-def _add_bytes(pile: _Pile, rank: int, log: Mapping[str, Any], *, seconds: float) -> None:
+def _add_bytes(pile: _Pile, log: Mapping[str, Any], *, seconds: float) -> None:
     pile.delivered_bytes += log["delivered_bytes"]
     own = log["process_bytes"]
     pile.process_bytes = None if own is None or pile.process_bytes is None else pile.process_bytes + own
     pile.payload_bytes += log["payload_bytes"]
     pile.seconds += seconds
-    if rank == 0:
+
+
+def _add_counters(pile: _Pile, logs: Mapping[int, dict[str, Any]]) -> None:
+    """What the counters of each machine saw, once each: as rank 0 read them, and the first rank of every other."""
+    machines: set[str | None] = set()
+    for rank, log in sorted(logs.items()):
+        machine = log.get("machine")
+        if machine in machines or (rank and machine is None):
+            continue
+        machines.add(machine)
         pile.resident.append(log["cache_fraction"])
         pile.resident_after.append(log.get("cache_fraction_after"))
         pile.beside.append(log.get("beside", {}))
