@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .hosts import HostSlots
+from .hosts import HostSlots, assign
 from .outcome import HOST_ERROR, LaunchError, find_failure, log_tail, rank_name, read_json, read_results
 from .rank_process import is_stopped, start_ticks, write_json
 from .ranks import PeerLostError, Ranks, open_ranks
@@ -93,6 +93,8 @@ def launch_ranks(
     over; KeyboardInterrupt on SIGINT, once everything is gone.
     """
     require_ranks(num_ranks)
+    if hosts:
+        assign(hosts, num_ranks)
     folder = folder.absolute()
     placed = {"hosts": [[host.name, host.slots] for host in hosts], "ssh": list(ssh), "limit_s": timeout_s}
     _prepare(folder, {"num_ranks": num_ranks, "emulated": emulated, "config": dict(config), **placed})

@@ -29,6 +29,9 @@ def read_results(folder: Path, *, num_ranks: int) -> list[dict[str, Any]]:
         if result is None:
             name, log = rank_name(folder, rank), _rank_log(folder, rank)
             raise LaunchError(f"{name} ended without a result; its program must call rank_main{log}")
+        process = read_json(folder / f"rank-{rank}.pid")
+        if process is not None and process.get("elsewhere"):  # hosts are known by the names that they were given by
+            result["host"] = process["host"]
         results.append(result)
     return results
 

@@ -10,7 +10,7 @@ Every prediction and every trial is a line of the grid's journal before the next
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -22,6 +22,7 @@ from ..results.record import new_run_id
 from ..results.scaling import Layout, Prediction, Seen, predict
 from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.choice import choose_engine
+from ..storage_bench.hosts import HostSlots
 from ..storage_bench.launch import LaunchError, require_ranks
 from ..storage_bench.staging import remove_stage, stage
 from .plan import Source
@@ -105,14 +106,14 @@ class Grid:
     engine_reason: str
 
 
-def check_grid(path: Path, config: ScaleConfig, hosts: Sequence[tuple[str, int]]) -> Accelerator:
+def check_grid(path: Path, config: ScaleConfig, hosts: Sequence[HostSlots] = ()) -> Accelerator:
     """Refuse, before any work is done, what cannot be run; returns the accelerator."""
     most = config.layouts[-1]
     if most.num_ranks > MAX_RANKS:
         raise ScaleError(f"{most} are {most.num_ranks} ranks, more than {MAX_RANKS}; ask for a smaller grid")
     require_ranks(most.num_ranks)
-    if hosts and (len(hosts) < max(config.nodes) or min(slots for _, slots in hosts) < max(config.gpus)):
-        given = ", ".join(f"{name}:{slots}" for name, slots in hosts)
+    if hosts and (len(hosts) < max(config.nodes) or min(host.slots for host in hosts) < max(config.gpus)):
+        given = ", ".join(f"{host.name}:{host.slots}" for host in hosts)
         raise ScaleError(f"the grid goes up to {max(config.nodes)} nodes of {max(config.gpus)}; the hosts are {given}")
     if hosts and "staged" in config.sources:
         raise ScaleError("a local copy is made on this host only; copy on each host (iobench stage), and give its path")
@@ -129,7 +130,8 @@ def run_grid(
     *,
     local: Path,
     show: Show,
-    hosts: Sequence[tuple[str, int]] = (),
+    hosts: Sequence[HostSlots] = (),
+    ssh: Sequence[str] = ("ssh",),
 ) -> Grid:
     """Run every trial that the journal does not hold yet; a trial that fails is noted, and the next one begins.
 
@@ -140,7 +142,8 @@ def run_grid(
     try:
         if copy is not None:
             stage(path, copy, progress=lambda _, done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
-        run, reason = _prepare(path, copy, config, accelerator, hosts)
+        run, reason = _prepare(path, copy, config, accelerator)
+        run = replace(run, hosts=tuple(hosts), ssh=tuple(ssh))
         _run_trials(run, config, journal, show)
     finally:
         if copy is not None:
@@ -175,9 +178,7 @@ def seen_by(trials: Sequence[Trial], source: str) -> list[Seen]:
     ]
 
 
-def _prepare(
-    path: Path, copy: Path | None, config: ScaleConfig, accelerator: Accelerator, hosts: Sequence[tuple[str, int]]
-) -> tuple[GridRun, str]:
+def _prepare(path: Path, copy: Path | None, config: ScaleConfig, accelerator: Accelerator) -> tuple[GridRun, str]:
     folders: dict[Source, Path] = {"direct": path} if "direct" in config.sources else {}
     if copy is not None:
         folders["staged"] = copy
@@ -198,7 +199,6 @@ def _prepare(
         stored_bytes=sum(stamp.size_bytes for stamp in index.stamps) / sum(index.shard_sizes),
         validate_share=config.validate_share,
         seed=config.seed,
-        hosts=tuple(hosts),
     )
     return run, reason
 

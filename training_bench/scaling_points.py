@@ -177,7 +177,7 @@ def _workload(grid: Grid, cells: Cells, limits: Sequence[Limited]) -> dict[str, 
         "engine_reason": grid.engine_reason,
         "stored_bytes_per_image": grid.run.stored_bytes,
         "nodes_simulated": not grid.run.hosts,
-        "hosts": [name for name, _ in grid.run.hosts],
+        "hosts": [host.name for host in grid.run.hosts],
         "limited": [_limited(limit) for limit in limits],
         "same_size": _compared(grid, cells),
     }

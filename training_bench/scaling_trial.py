@@ -18,6 +18,7 @@ from ..loaders.index import RecordLayout
 from ..results.record import Point
 from ..results.scaling import Layout, cycle_rate
 from ..storage_bench.accelerators import Accelerator
+from ..storage_bench.hosts import HostSlots
 from ..storage_bench.launch import launch_ranks
 from .plan import Block, RankPlan, Source
 from .scaling_journal import SourceTrial
@@ -50,7 +51,12 @@ class GridRun:
     stored_bytes: float
     validate_share: float
     seed: int
-    hosts: tuple[tuple[str, int], ...] = ()
+    hosts: tuple[HostSlots, ...] = ()
+    ssh: tuple[str, ...] = ("ssh",)
+
+    def hosts_of(self, layout: Layout) -> tuple[HostSlots, ...]:
+        """The hosts of one layout, as many ranks on each; none where all ranks are on this host."""
+        return tuple(HostSlots(host.name, layout.gpus_per_node) for host in self.hosts[: layout.nodes])
 
 
 def run_trial(run: GridRun, layout: Layout, repetition: int) -> dict[Source, SourceTrial]:
@@ -66,6 +72,8 @@ def run_trial(run: GridRun, layout: Layout, repetition: int) -> dict[Source, Sou
             num_ranks=plan.num_ranks,
             folder=Path(folder),
             timeout_s=START_S + run.budget_s + sum(block.limit_s for block in plan.blocks),
+            hosts=run.hosts_of(layout),
+            ssh=run.ssh,
         )
     background = {source: rates[counter] for source, counter in counters.items()}
     found = _Phases(plan, phases, run, results, counters, background)

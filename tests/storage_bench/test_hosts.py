@@ -89,6 +89,6 @@ def test_outside_of_a_job_there_are_no_hosts():
 
 def test_hosts_are_filled_one_after_the_other():
     hosts = parse_hosts("a:2,b:2,c:2")
-    assert assign(hosts, 3) == [(hosts[0], range(0, 2)), (hosts[1], range(2, 3))]
+    assert assign(hosts, 3) == [(hosts[0], range(2)), (hosts[1], range(2, 3))]
     with pytest.raises(HostsError, match="7 ranks do not fit on a:2, b:2, c:2"):
         assign(hosts, 7)
