@@ -44,6 +44,7 @@ def train(
     au_threshold: Annotated[
         float | None, typer.Option(min=0.01, max=0.99, help="the AU that counts as fed  [the model's]")
     ] = None,
+    roofline: Annotated[bool, typer.Option("--roofline", help="which part of the machine is the limit")] = False,
     hops: Annotated[bool, typer.Option("--hops", help="what each hop from memory to storage adds to a step")] = False,
     seconds: Annotated[float | None, typer.Option(min=1, help="time the rounds may take  [60]")] = None,
     precision: Annotated[str | None, typer.Option(help="cpu, cuda: fp32, bf16 or fp16  [fp32]")] = None,
@@ -62,6 +63,7 @@ def train(
     from ..storage_bench.emulate import WORKLOADS
     from ..training_bench.command import run_train
     from ..training_bench.real_run import refuse_torchrun
+    from ..training_bench.roofs import with_roofline
     from ..training_bench.train import TrainConfig
 
     refuse_torchrun()
@@ -89,6 +91,7 @@ def train(
             validate_on=validate,
             checkpoint=checkpoint,
             resume=resume,
+            roofline=roofline,
         )
         return
     if precision or scaling or validate or checkpoint or checkpoint_steps or resume:
@@ -117,8 +120,11 @@ def train(
             hops=hops,
             model=model,
         )
+        workload = {**settings.model_dump(mode="json"), **outcome.workload}
+        if roofline:
+            outcome = with_roofline(outcome, path, workload, show=screen.show)
     journal.finish(
-        workload={**settings.model_dump(mode="json"), **outcome.workload},
+        workload=workload,
         points=outcome.points,
         metrics=outcome.metrics,
         best=outcome.best,
@@ -129,15 +135,24 @@ def train(
 
 
 def _train_really(
-    journal: Journal, flags: dict[str, Any], config: Path | None, sets: list[str] | None, **asked: Any
+    journal: Journal,
+    flags: dict[str, Any],
+    config: Path | None,
+    sets: list[str] | None,
+    *,
+    roofline: bool = False,
+    **asked: Any,
 ) -> None:
     from ..configs import load as load_config
     from ..training_bench.real_plan import RealConfig
     from ..training_bench.real_run import RealRun, run_real
+    from ..training_bench.roofs import with_roofline
 
     settings = load_config(RealConfig, file=config, sets=sets or (), flags=flags)
     with Screen() as screen:
         outcome = run_real(RealRun(config=settings, **asked), show=screen.show)
+        if roofline:
+            outcome = with_roofline(outcome, asked["path"], outcome.workload, show=screen.show)
     journal.finish(
         workload=outcome.workload,
         points=outcome.points,

@@ -27,7 +27,7 @@ import numpy.typing as npt
 Times = npt.NDArray[np.int64]
 
 EMULATED_PARTS = ("data_wait_s", "compute_s", "sync_wait_s")
-TRAINING_PARTS = ("data_wait_s", "compute_s", "sync_wait_s", "optimiser_s")
+TRAINING_PARTS = ("data_wait_s", "compute_s", "sync_wait_s", "optimizer_s")
 OVERHEAD = "overhead_s"
 NUM_EMPTY_PAIRS = 33
 

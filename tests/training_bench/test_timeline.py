@@ -62,7 +62,7 @@ def test_a_worked_example_of_a_table():
             "data_wait_s": 0.001,
             "compute_s": 0.020,
             "sync_wait_s": 0.003,
-            "optimiser_s": 0.004,
+            "optimizer_s": 0.004,
             "overhead_s": 0.001,
             "step_time_s": 0.029,
         }
