@@ -4,7 +4,7 @@
     python tests/bench/dlio.py --dlio DIR --throttle 0   without the throttled case, which needs root
     python tests/bench/dlio.py --dlio DIR --keep      and put the record into results/reference/
 
-DIR ($IOBENCH_DLIO where not given) is the bin folder of an environment of its own with dlio_benchmark and mpiexec in it:
+DIR, or $IOBENCH_DLIO, is the bin folder of an environment of its own with dlio_benchmark and mpiexec in it:
 
     python -m venv dlio && dlio/bin/pip install mpich mpi4py tensorflow-cpu hydra-core pandas psutil pydftracer==1.0.2
     dlio/bin/pip install --no-deps dlio-benchmark
