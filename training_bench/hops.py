@@ -58,7 +58,7 @@ def plan_ladder(files: Sequence[Path], *, engine: str, staged: bool) -> Ladder:
             missing["warm"] = str(error)
     if not staged:
         missing["staged"] = "no local copy was asked for; --source staged makes one"
-    rungs: list[Source | Rung] = [rung for rung in (*LADDER, "staged") if rung not in missing]  # type: ignore[misc]
+    rungs: list[Source | Rung] = [rung for rung in (*LADDER, "staged") if rung not in missing]
     return Ladder(tuple(rungs), missing)
 
 

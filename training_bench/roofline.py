@@ -81,7 +81,7 @@ def _traffic() -> Any:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    class Traffic(TorchDispatchMode):
+    class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         num_bytes = 0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -91,7 +91,7 @@ def _traffic() -> Any:
                 self.num_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             return out
 
-    return Traffic()
+    return Traffic()  # type: ignore[no-untyped-call]  # torch's
 
 
 @dataclass(frozen=True, slots=True)

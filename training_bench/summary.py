@@ -260,7 +260,11 @@ def _point(
 
 def _data_of(source: Source | Rung) -> Source:
     """The source whose files a block's bytes are read from."""
-    return "direct" if source in ("host", "warm") else source
+    match source:
+        case "host" | "warm":
+            return "direct"
+        case _:
+            return source
 
 
 def _cold_scope(plan: RankPlan, source: Source | Rung) -> ColdScope:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, ClassVar, Protocol
 
@@ -55,7 +56,7 @@ class StepClock:
 
     def __init__(self, num_steps: int, parts: Sequence[str] = EMULATED_PARTS) -> None:
         self._times: Times = np.zeros((num_steps, len(parts) + 1), dtype=np.int64)
-        self._cells = memoryview(self._times.reshape(-1))  # stores a plain int three times as fast as the array does
+        self._cells = self._times.reshape(-1).data  # stores a plain int three times as fast as the array does
         self._at = 0
 
     def mark(self) -> int:
@@ -104,10 +105,7 @@ class StreamClock:
         """For the current CUDA stream of this thread."""
         import torch
 
-        def new_event() -> Event:
-            event: Event = torch.cuda.Event(enable_timing=True)
-            return event
-
+        new_event: Callable[[], Event] = partial(torch.cuda.Event, enable_timing=True)
         return cls(num_steps, parts, new_event=new_event, stream=torch.cuda.current_stream)
 
     def mark(self) -> int:
