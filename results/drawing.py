@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .quantities import counted, interval_text, quantity
-from .wording import FLAGS, flag_text, point_label
+from .tables import thinned
+from .wording import FLAGS, doubts, flag_text, point_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,9 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 INK = "#555555"  # the page's style sheet sets it to the page's own ink
 BAR_HEIGHT = 36
 AXES_HEIGHT = 110
+MOST_BARS = 48
+MOST_MARKS = 400  # of one line
+MOST_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,14 @@ def chart(x: str, y: str, *, height: int = 400) -> dict[str, Any]:
     }
 
 
+def whole_numbers(values: Sequence[float]) -> dict[str, Any]:
+    """An axis over these numbers, with a tick at each where there is room."""
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 0.5
+    ticks = {"dtick": 1} if high - low <= 16 else {}
+    return {"range": [low - margin * (low != 0), high + margin], **ticks}
+
+
 def logarithmic(values: Sequence[float]) -> dict[str, Any]:
     """A logarithmic axis over positive values, with a plain number at each 1, 2 and 5 of a decade."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
@@ -122,6 +134,33 @@ def bars(
     }
 
 
+def heat_map(
+    columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float | None]], *, x: str, unit: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A map of values and its layout; every field carries its value, and one without a value stays empty."""
+    texts = [["" if value is None else f"{value:.1f} {unit}" for value in row] for row in values]
+    trace = {
+        "type": "heatmap",
+        "x": [plain(column) for column in columns],
+        "y": [plain(row) for row in rows],
+        "z": [list(row) for row in values],
+        "text": texts,
+        "texttemplate": "%{text}",
+        "hoverinfo": "text",
+        "colorscale": "Cividis",
+        "reversescale": True,
+        "zmin": 0,
+        "xgap": 3,
+        "ygap": 3,
+        "showscale": False,
+    }
+    layout = chart(x, "", height=AXES_HEIGHT + BAR_HEIGHT * len(rows))
+    layout["xaxis"] |= {"type": "category", "showgrid": False}
+    layout["yaxis"] |= {"type": "category", "showgrid": False, "autorange": "reversed", "ticklen": 6}
+    layout["yaxis"] |= {"tickcolor": "rgba(0,0,0,0)"}
+    return trace, layout
+
+
 def line(
     name: str,
     points: Sequence[Point],
@@ -134,7 +173,7 @@ def line(
     factor: float = 1.0,
 ) -> dict[str, Any]:
     """A line of one metric with its intervals; open markers where a point has flags."""
-    shown = [(point, value) for point in points if (value := value_of(point, metric)) is not None]
+    shown = thinned([(point, value) for point in points if (value := value_of(point, metric)) is not None], MOST_MARKS)
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -143,7 +182,7 @@ def line(
         "y": [value * factor for _, value in shown],
         "error_y": error_bars([point.metrics[metric] for point, _ in shown], factor=factor),
         "line": {"color": colour, "dash": dash, "width": 2},
-        "marker": {"size": 9, "symbol": [symbol + "-open" * bool(point.flags) for point, _ in shown]},
+        "marker": {"size": 9, "symbol": [symbol + "-open" * bool(doubts(point)) for point, _ in shown]},
         "hoverinfo": "text",
         "hovertext": [hover(point, [name, point_label(point)], metric) for point, _ in shown],
     }
@@ -197,6 +236,12 @@ def mark_place(layout: dict[str, Any], x: float, *lines: str) -> None:
     layout["annotations"].append({"text": "<br>".join(plain(text) for text in lines), **place})
 
 
+def write_at(layout: dict[str, Any], x: float, y: float, text: str) -> None:
+    """Write a text above a point; on a logarithmic axis the place is the logarithm."""
+    place = {"x": x, "y": y, "yanchor": "bottom", "yshift": 8, "showarrow": False}
+    layout["annotations"].append({"text": plain(text), **place})
+
+
 def write_beside(layout: dict[str, Any], labels: Sequence[str], ends: Sequence[float], texts: Sequence[str]) -> None:
     """Write a text at the end of each horizontal bar, and make room for it."""
     for label, end, text in zip(labels, ends, texts, strict=True):
@@ -219,6 +264,6 @@ def hover(point: Point, words: Sequence[str], metric: str) -> str:
 
 def flag_note(points: Iterable[Point], *, mark: str) -> str:
     """What the flagged points of a picture are flagged with, `mark` being how they look."""
-    flags = dict.fromkeys(flag for point in points for flag in point.flags)
+    flags = dict.fromkeys(flag for point in points for flag in doubts(point))
     told = (f"{flag_text([flag])} ({FLAGS[flag]})" if flag in FLAGS else flag_text([flag]) for flag in flags)
     return f"{mark} flagged: {', '.join(told)}." if flags else ""

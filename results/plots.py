@@ -6,6 +6,7 @@ has the table of its figures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
@@ -16,6 +17,8 @@ from .drawing import (
     GREEN,
     GREY,
     LINE_COLOURS,
+    MOST_BARS,
+    MOST_LINES,
     ORANGE,
     PURPLE,
     RED,
@@ -34,11 +37,29 @@ from .drawing import (
     mark_height,
     mark_place,
     value_of,
+    whole_numbers,
+    write_at,
     write_beside,
 )
+from .limit_plots import energy_plot, percentile_plot, roofline_plot
 from .quantities import amount, binary_size, counted, number, percent, quantity, scale_for
-from .tables import Column, Table, flag_columns, point_columns, text_column
-from .wording import SOURCES, accelerator_name, differing_label, fed_text, metric_label, point_label, points_of
+from .scaling_plots import scaling_plots
+from .step_plots import hop_plot, rank_plot
+from .tables import MOST_ROWS, Column, Table, flag_columns, out_of, point_columns, text_column, thinned
+from .wording import (
+    SOURCES,
+    about,
+    accelerator_name,
+    differing_label,
+    doubts,
+    fed_text,
+    metric_label,
+    point_label,
+    points_of,
+    ranks_of,
+    source_of,
+    whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,9 +68,18 @@ if TYPE_CHECKING:
 
 PARTS = {
     "compute_s": ("compute", SKY),
+    "forward_backward_s": ("forward and backward", SKY),
+    "optimizer_s": ("optimiser", GREEN),
     "data_wait_s": ("data wait", RED),
     "sync_wait_s": ("sync wait", PURPLE),
+    "exposed_allreduce_s": ("exposed allreduce", PURPLE),
+    "communication_s": ("communication", PURPLE),
+    "straggler_wait_s": ("wait for the last rank", ORANGE),
     "overhead_s": ("overhead", GREY),
+}
+FINER = {  # a part that is drawn as these where every point has all of them, so that nothing is counted twice
+    "sync_wait_s": ("communication_s", "straggler_wait_s"),
+    "compute_s": ("forward_backward_s",),
 }
 SOURCE_LOOKS = {"direct": (BLUE, "circle"), "staged": (GREEN, "square"), "synthetic": (ORANGE, "diamond")}
 LATENCIES = {"latency_p50_us": ("median", "dot"), "latency_p99_us": ("99th percentile", "solid")}
@@ -70,27 +100,31 @@ class Sweep:
 
 def all_plots(record: RunRecord) -> list[Plot]:
     """The pictures a record has data for, in the order of the page."""
-    alone = (draw(record) for draw in (step_plot, utilisation_plot, supply_plot, loader_plot, copy_plot))
-    return [*(plot for plot in alone if plot), *sweep_plots(record)]
+    alone = (draw(record) for draw in (step_plot, hop_plot, utilisation_plot, supply_plot, loader_plot, copy_plot))
+    rest = (draw(record) for draw in (rank_plot, percentile_plot, roofline_plot, energy_plot))
+    drawn = [*alone, *sweep_plots(record), *scaling_plots([record]), *rest]
+    return [plot for plot in drawn if plot]
 
 
 def step_plot(record: RunRecord) -> Plot | None:
     """Where a step's time goes: one bar for each source and number of ranks, its parts stacked."""
-    points = [point for point in _trained(record) if any(value_of(point, part) is not None for part in PARTS)]
-    if not points:
+    found = [point for point in _trained(record) if any(value_of(point, part) is not None for part in PARTS)]
+    if not found:
         return None
-    accelerator = accelerator_name(_about(record, points[0]))
-    labels = distinct([point_label(point) + " *" * bool(point.flags) for point in points])
+    points, parts = thinned(found, MOST_BARS), _parts_of(found)
+    accelerator = accelerator_name(about(record, points[0]))
+    labels = distinct([point_label(point) + " *" * bool(doubts(point)) for point in points])
     traces = [
-        bars(name, points, labels, metric=part, colour=colour, factor=1e3) for part, (name, colour) in PARTS.items()
+        bars(name, points, labels, metric=part, colour=colour, factor=1e3) for part, (name, colour) in parts.items()
     ]
     layout = bar_chart(f"ms per step, {accelerator}", len(points))
     used = [point.metrics.get("au_mlperf") for point in points]
     words = ["" if au is None or au.value is None else f"AU {au.value:.2f}" for au in used]
-    write_beside(layout, labels, [sum(value_of(point, part) or 0 for part in PARTS) * 1e3 for point in points], words)
+    write_beside(layout, labels, [sum(value_of(point, part) or 0 for part in parts) * 1e3 for point in points], words)
     columns = point_columns(points, ("step_time_s", *PARTS, "data_stall_fraction", "images_per_s", "au_mlperf"))
-    table = Table("Parts of a step, mean over ranks", (_named(points), *columns, *flag_columns(points)))
-    title = _step_finding(record, points, accelerator)
+    columns = [_named(points), *columns, *flag_columns(points)]
+    table = Table("Parts of a step, mean over ranks", tuple(columns), left_out=out_of(found, points))
+    title = _step_finding(record, found, accelerator)
     return Plot("steps", title, tuple(traces), layout, table, note=flag_note(points, mark=STARRED))
 
 
@@ -100,13 +134,13 @@ def utilisation_plot(record: RunRecord) -> Plot | None:
     if not points:
         return None
     traces = []
-    for source in dict.fromkeys(_source(point) for point in points):
+    for source in dict.fromkeys(source_of(point) for point in points):
         colour, symbol = SOURCE_LOOKS.get(source, (GREY, "cross"))
-        mine = [point for point in points if _source(point) == source]
-        traces.append(line(source, mine, x=_ranks, metric="au_mlperf", colour=colour, symbol=symbol))
-    accelerator = accelerator_name(_about(record, points[0]))
+        mine = [point for point in points if source_of(point) == source]
+        traces.append(line(source, mine, x=ranks_of, metric="au_mlperf", colour=colour, symbol=symbol))
+    accelerator = accelerator_name(about(record, points[0]))
     layout = chart(f"ranks, one per {accelerator}", "AU (compute time / wall time)")
-    layout["xaxis"] |= _whole_numbers([_ranks(point) for point in points])
+    layout["xaxis"] |= whole_numbers([ranks_of(point) for point in points])
     _mark_prediction(layout, record)
     threshold = record.workload.get("au_threshold")
     if isinstance(threshold, int | float):
@@ -130,7 +164,7 @@ def supply_plot(record: RunRecord) -> Plot | None:
         name = f"needed for AU {u} ({accelerator})"
         traces.append(curve(name, reach, [need * readers for readers in reach], colour=RED, dash=dash))
     layout = chart(f"readers, one per {accelerator}", "read rate, GB/s")
-    layout["xaxis"] |= _whole_numbers(reach)
+    layout["xaxis"] |= whole_numbers(reach)
     layout["yaxis"] |= {"rangemode": "tozero"}
     _mark_prediction(layout, record)
     readers = text_column("readers", [str(_readers(point)) for point in points], numeric=True)
@@ -152,7 +186,7 @@ def sweep_plots(record: RunRecord) -> list[Plot]:
     for sweep in SWEEPS:
         mine = [point for point in points if _sweep_of(point, points) is sweep]
         if len({sweep.x(point) for point in mine}) > 1:
-            drawn += [_rate_plot(mine, sweep), _latency_plot(mine, sweep)]
+            drawn += [_rate_plot(record, mine, sweep), _latency_plot(mine, sweep)]
         elif mine:
             names = ("read_gbps", "read_iops", "latency_p50_us", "latency_p99_us")
             drawn.append(
@@ -186,7 +220,7 @@ def copy_plot(record: RunRecord) -> Plot | None:
         for name, (values, colour, symbol) in roads.items()
     ]
     layout = chart("epochs done", f"time since the start, {scale.unit}")
-    layout["xaxis"] |= _whole_numbers(epochs)
+    layout["xaxis"] |= whole_numbers(epochs)
     layout["yaxis"] |= {"rangemode": "tozero"}
     crossing = next((e for e, d, s in zip(epochs, direct, staged, strict=True) if s < d), None)
     if crossing is not None:
@@ -201,17 +235,19 @@ def copy_plot(record: RunRecord) -> Plot | None:
 def _bar_plot(name: str, finding: str, points: Sequence[Point], names: Sequence[str], *, axis: str) -> Plot:
     """One bar for each point, of the first of these metrics; the others stand in the table."""
     metric = names[0]
-    words = [differing_label(point, points) for point in points]
-    labels = distinct([label + " *" * bool(point.flags) for label, point in zip(words, points, strict=True)])
-    trace = bars(metric_label(metric), points, labels, metric=metric, colour=SKY)
-    trace |= {"error_x": error_bars([point.metrics[metric] for point in points]), "showlegend": False}
+    shown, found = thinned(points, MOST_BARS), len(points)
+    words = [differing_label(point, points) for point in shown]
+    labels = distinct([label + " *" * bool(doubts(point)) for label, point in zip(words, shown, strict=True)])
+    trace = bars(metric_label(metric), shown, labels, metric=metric, colour=SKY)
+    trace |= {"error_x": error_bars([point.metrics[metric] for point in shown]), "showlegend": False}
     best = max(points, key=lambda point: value_of(point, metric) or 0)
     title = f"{finding.format(quantity(best.metrics[metric]))}: {differing_label(best, points)}"
-    table = Table("Points", (text_column("point", words), *point_columns(points, names), *flag_columns(points)))
-    return Plot(name, title, (trace,), bar_chart(axis, len(points)), table, note=flag_note(points, mark=STARRED))
+    columns = (text_column("point", words), *point_columns(shown, names), *flag_columns(shown))
+    table = Table("Points", columns, left_out=found - len(shown))
+    return Plot(name, title, (trace,), bar_chart(axis, len(shown)), table, note=flag_note(shown, mark=STARRED))
 
 
-def _rate_plot(points: Sequence[Point], sweep: Sweep) -> Plot:
+def _rate_plot(record: RunRecord, points: Sequence[Point], sweep: Sweep) -> Plot:
     best = max(points, key=lambda point: value_of(point, "read_gbps") or 0)
     title = f"{'Fastest: ' if len(points) > 1 else ''}{quantity(best.metrics['read_gbps'])}, {point_label(best)}"
     layout = _sweep_chart(points, sweep, "read rate, GB/s")
@@ -220,8 +256,26 @@ def _rate_plot(points: Sequence[Point], sweep: Sweep) -> Plot:
         line(label, group, x=sweep.x, metric="read_gbps", colour=colour, symbol=symbol)
         for (label, group), colour, symbol in _sweep_lines(points, sweep)
     ]
+    _mark_demand(layout, record, [value_of(point, "read_gbps") or 0 for point in points])
+    for knee in (point for point in points if "knee" in point.flags):
+        write_at(layout, math.log10(sweep.x(knee)), value_of(knee, "read_gbps") or 0, "knee")
+        title = f"{title}; the knee is at {point_label(knee)}"
     note = flag_note(points, mark=OPEN_MARKERS)
     return Plot(f"rates-{sweep.name}", title, tuple(traces), layout, _sweep_table(points), note=note)
+
+
+def _mark_demand(layout: dict[str, Any], record: RunRecord, rates: Sequence[float]) -> None:
+    """Lines at what as many accelerators need as the best rate feeds, and at what one more would need."""
+    demand, threshold = record.workload.get("demand_gbps"), record.workload.get("au_threshold") or 1.0
+    if not isinstance(demand, int | float) or demand <= 0 or not isinstance(threshold, int | float):
+        return
+    need, accelerator = demand * threshold, accelerator_name(record.workload)
+    fed = int(max(rates) / need)
+    if need * (fed + 1) > 4 * max(rates):  # one accelerator alone is far above the picture
+        return
+    for count in (fed, fed + 1)[not fed :]:
+        mark_height(layout, need * count, f"{count} {accelerator}: {amount(need * count, 'GB/s')}")
+    layout["yaxis"] |= {"range": [0, 1.08 * max(need * (fed + 1), *rates)]}
 
 
 def _latency_plot(points: Sequence[Point], sweep: Sweep) -> Plot | None:
@@ -253,6 +307,8 @@ def _sweep_lines(points: Sequence[Point], sweep: Sweep) -> Iterable[tuple[tuple[
     groups: dict[str, list[Point]] = {}
     for point in sorted(points, key=sweep.x):
         groups.setdefault(sweep.rest(point), []).append(point)
+    fastest = sorted(groups, key=lambda name: max(value_of(p, "read_gbps") or 0 for p in groups[name]), reverse=True)
+    groups = {name: group for name, group in groups.items() if name in fastest[:MOST_LINES]}
     return zip(groups.items(), cycle(LINE_COLOURS), cycle(SYMBOLS), strict=False)
 
 
@@ -264,23 +320,36 @@ def _sweep_chart(points: Sequence[Point], sweep: Sweep, axis: str) -> dict[str, 
 
 
 def _sweep_table(points: Sequence[Point]) -> Table:
-    columns = point_columns(points, ("read_gbps", "read_iops", "latency_p50_us", "latency_p99_us"))
-    return Table("Sweep", (_named(points), *columns, *flag_columns(points)))
+    shown = thinned(points, MOST_ROWS)
+    columns = point_columns(shown, ("read_gbps", "read_iops", "latency_p50_us", "latency_p99_us"))
+    return Table("Sweep", (_named(shown), *columns, *flag_columns(shown)), left_out=out_of(points, shown))
+
+
+def _parts_of(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
+    """The parts to stack: the finer ones where every point has them, and nothing twice."""
+    has = {part: all(value_of(point, part) is not None for point in points) for part in PARTS}
+    left = set()
+    for coarse, finer in FINER.items():
+        whole_part = any(value_of(point, coarse) is not None for point in points)
+        left |= {coarse} if whole_part and all(has[part] for part in finer) else set(finer) if whole_part else set()
+    measured = {part for part in PARTS if any(part in point.metrics for point in points)}
+    return {part: look for part, look in PARTS.items() if part in measured - left}
 
 
 def _step_finding(record: RunRecord, points: Sequence[Point], accelerator: str) -> str:
     """How long ranks that read directly wait: at the number that is fed, and at the most that ran."""
     fed = record.metrics.get("gpus_fed_measured")
-    direct = [point for point in points if _source(point) == "direct"] or [points[-1]]
-    chosen = [point for point in direct if fed is not None and _ranks(point) == fed.value]
+    direct = [point for point in points if source_of(point) == "direct"] or [points[-1]]
+    chosen = [point for point in direct if fed is not None and ranks_of(point) == fed.value]
     told = []
     for point in chosen if chosen == direct[-1:] else [*chosen, direct[-1]]:
         wait, step = value_of(point, "data_wait_s"), value_of(point, "step_time_s")
         if wait is not None and step:
-            told.append(f"{percent(wait / step)} of a step with {counted(_ranks(point), 'rank')}")
+            told.append(f"{percent(wait / step)} of a step with {counted(ranks_of(point), 'rank')}")
     if not told:
         return f"Where a step's time goes ({accelerator})"
-    reading = {"direct": "Read directly", "staged": "Read from the copy"}.get(_source(direct[-1]), _source(direct[-1]))
+    source = source_of(direct[-1])
+    reading = {"direct": "Read directly", "staged": "Read from the copy"}.get(source, source)
     return f"{reading}, waiting for data takes {' and '.join(told)} ({accelerator})"
 
 
@@ -320,9 +389,10 @@ def _trained(record: RunRecord) -> list[Point]:
     """The points that ran ranks, by number of ranks, the control first."""
 
     def order(point: Point) -> tuple[int, int]:
-        return _ranks(point), SOURCES.index(_source(point)) if _source(point) in SOURCES else 0
+        return ranks_of(point), SOURCES.index(source_of(point)) if source_of(point) in SOURCES else 0
 
-    return sorted((point for stage in ("train", "infer", "scale") for point in points_of(record, stage)), key=order)
+    ran = (point for stage in ("train", "real", "infer", "scale") for point in points_of(record, stage))
+    return sorted(ran, key=order)
 
 
 def _replayed(record: RunRecord) -> list[Point]:
@@ -339,46 +409,21 @@ def _replayed(record: RunRecord) -> list[Point]:
     return [fastest[readers] for readers in sorted(fastest)]
 
 
-def _about(record: RunRecord, point: Point) -> dict[str, Any]:
-    """What is known of the accelerator: the point's own word before the workload's."""
-    return {**record.workload, **{name: value for name, value in point.params.items() if value is not None}}
-
-
 def _named(points: Sequence[Point]) -> Column:
     return text_column("point", [point_label(point) for point in points])
 
 
-def _whole_numbers(values: Sequence[float]) -> dict[str, Any]:
-    """An axis over these numbers, with a tick at each where there is room."""
-    low, high = min(values), max(values)
-    margin = 0.06 * (high - low) or 0.5
-    ticks = {"dtick": 1} if high - low <= 16 else {}
-    return {"range": [low - margin * (low != 0), high + margin], **ticks}
-
-
-def _source(point: Point) -> str:
-    return str(point.params.get("source", "direct"))
-
-
-def _ranks(point: Point) -> int:
-    return _whole(point.params.get("num_ranks"))
-
-
 def _readers(point: Point) -> int:
     """How many readers were at work: one stands for one accelerator."""
-    return _whole(point.params.get("num_readers") or point.params.get("threads"))
-
-
-def _whole(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and value else 1
+    return whole(point.params.get("num_readers") or point.params.get("threads"))
 
 
 def _in_flight(point: Point) -> int:
-    return _whole(point.params.get("threads")) * _whole(point.params.get("queue_depth"))
+    return whole(point.params.get("threads")) * whole(point.params.get("queue_depth"))
 
 
 def _block(point: Point) -> int:
-    return _whole(point.params.get("block_size_bytes"))
+    return whole(point.params.get("block_size_bytes"))
 
 
 def _kind_of_reads(point: Point, rest: str) -> str:

@@ -21,7 +21,7 @@ from .record import write_whole
 from .wording import accelerator_name, fed_text, metric_label, shell_line, stage_of, title_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .drawing import Plot
     from .record import RunRecord, Verdict
@@ -39,6 +39,19 @@ HEADLINES = {
     "infer": ("images_per_s", "data_stall_fraction", "au_mlperf"),
     "scale": ("images_per_s", "scaling_efficiency", "data_stall_fraction"),
 }
+GRID_PLOTS = ("throughput", "efficiency", "stalls", "bandwidth")
+ABSENT = {  # a picture, and what would fill its place
+    "steps": "Where a step's time goes: iobench train, or iobench qualify.",
+    "hops": "What each hop adds to a step: iobench train --hops.",
+    "rates": "Device curves: iobench storage with several block sizes or queue depths.",
+    "utilisation": "Predicted and measured accelerators: iobench qualify.",
+    "copy": "Copy or read in place: iobench qualify --local FOLDER, or iobench stage.",
+    "throughput": "Scaling: iobench scale.",
+    "ranks": "The last rank: iobench train --np 2, or more.",
+    "percentiles": "Latency percentiles: iobench storage.",
+    "energy": "Energy: iobench train on a machine that counts it (RAPL, or an NVIDIA GPU).",
+}
+MEASURING = ("qualify", "storage", "load", "stage", "train", "infer", "scale")
 OUTCOMES = {
     "pass": ("\N{CHECK MARK}", "PASS"),
     "fail": ("\N{MULTIPLICATION X}", "FAIL"),
@@ -161,19 +174,24 @@ def _sections(record: RunRecord) -> list[Section]:
     route, metrics = tables.route_table(record), tables.metrics_table(record)
     return [
         _history_section(record),
-        Section("steps", "Where a step's time goes", plots=of("steps")),
-        Section("fed", "Predicted and measured", plots=of("utilisation", "supply")),
+        Section("steps", "Where a step's time goes", plots=of("steps", "hops")),
         Section("device", "Device rates", plots=of("rates-size", "latencies-size", "rates-depth", "latencies-depth")),
+        Section("fed", "Predicted and measured", plots=of("utilisation", "supply")),
         Section("loader", "Loader", plots=of("loader")),
         _copy_section(record, of("copy")),
+        Section("scaling", "Scaling", plots=tuple(plot for plot in drawn.values() if plot.name.startswith(GRID_PLOTS))),
+        Section("ranks", "Ranks", plots=of("ranks"), folded=tuple(tables.rank_tables(record))),
+        Section("percentiles", "Latency percentiles", plots=of("percentiles")),
+        Section("roofline", "Roofline", plots=of("roofline")),
+        Section("energy", "Energy", plots=of("energy")),
         Section("route", "Proof of the route", intro=_route_intro(route), tables=(route,) if route else ()),
-        Section("ranks", "Ranks", folded=tuple(tables.rank_tables(record))),
         Section(
             "metrics", "All metrics", tables=(metrics,) if metrics else (), folded=tuple(tables.stage_tables(record))
         ),
         Section("workload", "Workload", pairs=tuple(tables.facts(_plain_workload(record)))),
         Section("environment", "Environment", pairs=tuple(tables.facts(record.environment))),
         Section("warnings", "Warnings", lines=record.warnings),
+        Section("absent", "Not in this record", lines=absent_lines(record, drawn)),
         Section("repeat", "Repeat this run", command=shell_line(record.command)),
     ]
 
@@ -253,6 +271,13 @@ def _copy_section(record: RunRecord, drawn: tuple[Plot, ...]) -> Section:
         plots=drawn,
         tables=tuple(tables.copy_tables(record)),
     )
+
+
+def absent_lines(record: RunRecord, drawn: Mapping[str, Plot]) -> tuple[str, ...]:
+    """What a run did not measure, and what would."""
+    if record.kind not in MEASURING:
+        return ()
+    return tuple(line for name, line in ABSENT.items() if not any(plot.startswith(name) for plot in drawn))
 
 
 def _route_intro(route: Table | None) -> str:

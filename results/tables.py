@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .quantities import (
     COUNTS,
@@ -23,8 +23,13 @@ from .wording import flag_text, metric_label, point_label, points_of, stage_of, 
 
 if TYPE_CHECKING:
     from .quantities import Scale
-    from .record import Metric, Point, ReadPath, RunRecord
+    from .record import Metric, Point, RankReport, ReadPath, RunRecord
 
+Item = TypeVar("Item")
+
+MOST_ROWS = 250  # of one table; the record has them all
+MOST_RANKS = 512
+MOST_RANK_TABLES = 4
 COUNTER_CLASSES = {
     "exact": "exact",
     "bounding": "bounding",
@@ -63,10 +68,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length, without those that are empty throughout."""
+    """Columns of equal length; a long table shows rows at equal distances, and says how many it left out."""
 
     title: str
     columns: tuple[Column, ...]
+    left_out: int = 0  # rows that the record has beyond these
 
     @property
     def rows(self) -> list[tuple[Cell, ...]]:
@@ -76,7 +82,19 @@ class Table:
     @property
     def notes(self) -> list[str]:
         """What is to be said below the table, once each, in the order of first use."""
-        return list(dict.fromkeys(cell.note for row in self.rows for cell in row if cell.note))
+        return list(dict.fromkeys(cell.note for column in self.columns for cell in column.cells if cell.note))
+
+
+def out_of(all_rows: Sequence[object], shown: Sequence[object]) -> int:
+    """How many rows a table leaves out."""
+    return len(all_rows) - len(shown)
+
+
+def thinned(items: Sequence[Item], most: int) -> list[Item]:
+    """All items, or `most` of them at equal distances, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
 
 
 def text_column(head: str, texts: Sequence[str], *, numeric: bool = False) -> Column:
@@ -134,6 +152,8 @@ def route_table(record: RunRecord) -> Table | None:
         proven = [("the run", record.read_path)]
     if not proven:
         return None
+    found = len(proven)
+    proven = thinned(proven, MOST_ROWS)
     paths = [path for _, path in proven]
     return Table(
         "Route of every point",
@@ -151,12 +171,13 @@ def route_table(record: RunRecord) -> Table | None:
             text_column("device / delivered", [_ratio(_device_share(path)) for path in paths], numeric=True),
             text_column("amplification", [_ratio(path.read_amplification) for path in paths], numeric=True),
         ),
+        left_out=found - len(proven),
     )
 
 
 def rank_tables(record: RunRecord) -> list[Table]:
-    """One table for each point that ran as ranks, the most ranks reading directly first."""
-    ran = [point for point in sorted(record.points, key=_rank_order) if point.ranks]
+    """One table for each of the points that ran as ranks, the most ranks reading directly first."""
+    ran = [point for point in sorted(record.points, key=_rank_order) if point.ranks][:MOST_RANK_TABLES]
     reports = [(_staged_label(record, point), point.ranks) for point in ran]
     if not reports and record.ranks:
         reports = [("the run", record.ranks)]
@@ -174,8 +195,9 @@ def rank_tables(record: RunRecord) -> list[Table]:
                     if any(name in report.metrics for report in ranks)
                 ),
             ),
+            left_out=rest,
         )
-        for label, ranks in reports
+        for label, ranks, rest in (_within(label, ranks) for label, ranks in reports)
     ]
 
 
@@ -218,7 +240,7 @@ def copy_tables(record: RunRecord) -> list[Table]:
 
 
 def stage_tables(record: RunRecord) -> list[Table]:
-    """All points, one table a stage: parameters that differ, every metric, flags."""
+    """All points, one table a stage: parameters, every metric, flags."""
     stages = dict.fromkeys(stage_of(record, point) for point in record.points)
     return [_stage_table(stage, points_of(record, stage)) for stage in stages]
 
@@ -243,12 +265,15 @@ def facts(mapping: Mapping[str, Any], *, prefix: str = "") -> list[tuple[str, st
 
 
 def _stage_table(stage: str, points: Sequence[Point]) -> Table:
+    found = len(points)
+    points = thinned(points, MOST_ROWS)
     names = dict.fromkeys(name for point in points for name in point.metrics)
     params = dict.fromkeys(name for point in points for name in point.params if name != "stage")
     columns = [text_column(_head(name), [_param(name, point.params.get(name)) for point in points]) for name in params]
     return Table(
-        f"All {counted(len(points), f'{stage} point')}",
+        f"All {counted(found, f'{stage} point')}",
         (*columns, *point_columns(points, tuple(names)), *flag_columns(points)),
+        left_out=found - len(points),
     )
 
 
@@ -277,6 +302,11 @@ def _own_half_width(metric: Metric) -> float | None:
     if metric.ci95 is None or metric.unit in COUNTS:
         return None
     return (metric.ci95[1] - metric.ci95[0]) / 2
+
+
+def _within(label: str, ranks: Sequence[RankReport]) -> tuple[str, list[RankReport], int]:
+    shown = thinned(ranks, MOST_RANKS)
+    return label, shown, len(ranks) - len(shown)
 
 
 def _staged_label(record: RunRecord, point: Point) -> str:

@@ -58,7 +58,7 @@ METRIC_LABELS = {
     "data_wait_s": "data wait per step",
     "gpu_data_wait_s": "data wait per step on the GPU's timeline",
     "sync_wait_s": "sync wait per step",
-    "optimizer_s": "optimiser per step",
+    "optimiser_s": "optimiser per step",
     "overhead_s": "overhead per step",
     "data_stall_fraction": "share of time waiting for data",
     "train_loss": "loss of the last steps",
@@ -85,8 +85,28 @@ METRIC_LABELS = {
     "cpu_seconds_per_gb": "CPU time per GB",
     "peak_rss_bytes": "peak memory (RSS)",
     "joules_per_image": "energy per image",
+    "idle_joules_per_image": "energy per image, idle share",
+    "images_per_joule": "images per joule",
+    "power_w": "power",
+    "hop_cost_s": "added to a step",
+    "hop_cost_fraction": "added, share of the step",
+    "communication_s": "communication per step",
+    "straggler_wait_s": "wait for the last rank per step",
+    "forward_backward_s": "forward and backward per step",
+    "exposed_allreduce_s": "exposed allreduce per step",
+    "of_synthetic": "share of the rate with synthetic batches",
+    "source_images_per_s": "image rate that the source gives",
+    "images_per_s_predicted": "image rate, predicted",
+    "prediction_error": "prediction too high by",
 }
-SOURCES = ("synthetic", "staged", "direct")
+SOURCES = ("synthetic", "host", "warm", "staged", "direct")
+HOP_WORDS = {
+    "synthetic": "batches that are there already",
+    "host": "batches built in memory",
+    "warm": "files in the page cache",
+    "direct": "files on the storage",
+    "staged": "files on the local copy",
+}
 FLAGS = {
     "harness_limited": "the benchmark itself was the limit",
     "names_cached": "names, sizes and times came from this client's memory",
@@ -96,6 +116,7 @@ FLAGS = {
     "failed": "a read or write failed here",
     "insufficient": "too few steps were counted for a verdict",
 }
+CURVE_MARKS = ("knee", "peak")
 FLAG_WORDS = {"harness_limited": "harness limited"}
 
 
@@ -138,17 +159,21 @@ def point_label(point: Point) -> str:
     params = point.params
     if "access" in params:
         return ", ".join(_storage_words(params))
-    if "hop" in params:
-        return f"hop {params['hop']}, {params.get('source')} to {params.get('target')}"
+    if "nodes" in params and "gpus_per_node" in params:
+        return f"{params['nodes']}\N{MULTIPLICATION SIGN}{params['gpus_per_node']}, {source_of(point)}"
+    words = _hop_words(point) or _road_words(params)
+    if words:
+        return words
     if "source" in params:
         ranks = params.get("num_ranks")
         return f"{counted(ranks, 'rank')}, {params['source']}" if isinstance(ranks, int) else str(params["source"])
-    if "road" in params:
-        return f"{params['road']}, {params.get('engine', 'not installed')}"
-    if "engine" in params and "batch_size" in params:
-        return f"{params['engine']}, shuffle {params.get('shuffle')}, {params.get('num_workers')} workers"
-    words = (f"{name.replace('_', ' ')} {value}" for name, value in params.items() if name not in ("stage", "bytes"))
-    return ", ".join(words) or "the run"
+    told = (f"{name.replace('_', ' ')} {value}" for name, value in params.items() if name not in ("stage", "bytes"))
+    return ", ".join(told) or "the run"
+
+
+def doubts(point: Point) -> tuple[str, ...]:
+    """The flags that take something away from a point's figures: all but those that mark a place on a curve."""
+    return tuple(flag for flag in point.flags if flag not in CURVE_MARKS)
 
 
 def differing_label(point: Point, points: Sequence[Point]) -> str:
@@ -159,6 +184,26 @@ def differing_label(point: Point, points: Sequence[Point]) -> str:
         if name not in named and len({str(other.params.get(name)) for other in points}) > 1:
             words.append(f"{name.replace('_', ' ')} {value}")
     return ", ".join(words)
+
+
+def whole(value: object) -> int:
+    """A number of things from a parameter; 1 where it is not told."""
+    return int(value) if isinstance(value, int | float) and value else 1
+
+
+def source_of(point: Point) -> str:
+    """Where a point's batches came from."""
+    return str(point.params.get("source", "direct"))
+
+
+def ranks_of(point: Point) -> int:
+    """How many ranks a point ran."""
+    return whole(point.params.get("num_ranks"))
+
+
+def about(record: RunRecord, point: Point) -> dict[str, Any]:
+    """What is known of the accelerator: the point's own word before the workload's."""
+    return {**record.workload, **{name: value for name, value in point.params.items() if value is not None}}
 
 
 def accelerator_name(params: Mapping[str, Any]) -> str:
@@ -182,6 +227,23 @@ def fed_text(metric: Metric) -> str:
 def shell_line(command: Sequence[str]) -> str:
     """A command to paste into a shell; a leading ~/ and $USER keep their meaning there."""
     return " ".join(_shell_word(word) for word in command)
+
+
+def _hop_words(point: Point) -> str:
+    """A hop of a copy, or a rung of the ladder between memory and storage."""
+    params = point.params
+    if params.get("stage") == "hop":
+        return f"{counted(ranks_of(point), 'rank')}, {HOP_WORDS.get(str(params['hop']), str(params['hop']))}"
+    return f"hop {params['hop']}, {params.get('source')} to {params.get('target')}" if "hop" in params else ""
+
+
+def _road_words(params: Mapping[str, Any]) -> str:
+    """A loader, by its name or by how it was set."""
+    if "road" in params:
+        return f"{params['road']}, {params.get('engine', 'not installed')}"
+    if "engine" in params and "batch_size" in params and "source" not in params:
+        return f"{params['engine']}, shuffle {params.get('shuffle')}, {params.get('num_workers')} workers"
+    return ""
 
 
 def _storage_words(params: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,8 @@ def names(record):
 
 
 def test_a_whole_record_has_every_picture(qualified):
-    assert names(qualified) == ["steps", "utilisation", "supply", "loader", "copy", "rates-size", "latencies-size"]
+    drawn = ["steps", "utilisation", "supply", "loader", "copy", "rates-size", "latencies-size", "ranks"]
+    assert names(qualified) == drawn
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_a_whole_record_has_every_picture(qualified):
         ("storage", ["rates-size", "latencies-size", "rates-depth", "latencies-depth"]),
         ("load", ["loader"]),
         ("stage", []),
-        ("train", ["steps", "utilisation"]),
+        ("train", ["steps", "utilisation", "ranks"]),
     ],
 )
 def test_a_single_bench_has_the_pictures_of_its_own_data(only, kind, expected):

@@ -108,12 +108,13 @@ def test_the_page_begins_with_the_verdict_and_keeps_its_order(qualified):
             "feeds at least 2 accelerators",
             "Rests on 7 min 12 s of measurement and 402 GB read.",
             "Read directly, waiting for data takes",
+            "Fastest:",
             "3 emulated H100 fed when measured, 3 predicted",
             "3 readers get",
-            "Fastest:",
             "Copying the data to the local disk first takes 233 s",
-            "sda: 512-byte sectors read, background subtracted",
+            "Rank 3 on node1 is the last",
             "41200",
+            "sda: 512-byte sectors read, background subtracted",
             "peak_rss_bytes",
             "AMD EPYC 9354",
             "the server's cache was not ruled out",
@@ -292,5 +293,5 @@ def test_a_browser_draws_every_picture(qualified, tmp_path):
     assert "CONSOLE" not in answer.stderr
     drawn = Page(answer.stdout)
     plots = [attrs for tag, attrs in drawn.elements if "plot" in attrs.get("class", "").split() and tag == "div"]
-    assert len(plots) == 7
+    assert len(plots) == 8
     assert all("js-plotly-plot" in attrs["class"].split() for attrs in plots)

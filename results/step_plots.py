@@ -1,0 +1,192 @@
+"""Pictures of a step: what each hop of the data's way adds to it, and which rank the others waited for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .drawing import (
+    BLUE,
+    GREY,
+    MOST_BARS,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    Plot,
+    bar_chart,
+    chart,
+    distinct,
+    flag_note,
+    plain,
+    value_of,
+    write_beside,
+)
+from .quantities import amount, counted, percent
+from .tables import MOST_RANKS, Table, flag_columns, metric_column, out_of, point_columns, text_column, thinned
+from .wording import (
+    HOP_WORDS,
+    about,
+    accelerator_name,
+    doubts,
+    metric_label,
+    point_label,
+    points_of,
+    ranks_of,
+    source_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .record import Point, RankReport, RunRecord
+
+OWN_PARTS = {"compute_s": ("compute", SKY), "data_wait_s": ("data wait", RED), "optimizer_s": ("optimiser", BLUE)}
+WAITS = {"sync_wait_s": ("waits for others", PURPLE)}
+SAME = 0.01  # of a step: ranks whose own times differ by less hold nobody up
+
+
+def hop_plot(record: RunRecord) -> Plot | None:
+    """What each hop adds to a step: one bar a rung, up to the rung before it in grey, and then what was added."""
+    points = [point for point in points_of(record, "hop") if value_of(point, "step_time_s") is not None]
+    if not points:
+        return None
+    points = thinned(points, MOST_BARS)
+    labels = distinct([_rung(point, points) + " *" * bool(doubts(point)) for point in points])
+    steps = [(value_of(point, "step_time_s") or 0) * 1e3 for point in points]
+    added = [None if (cost := value_of(point, "hop_cost_s")) is None else max(0.0, cost * 1e3) for point in points]
+    before = [step - (more or 0) for step, more in zip(steps, added, strict=True)]
+    parts = (("step of the rung before", before, GREY), ("added by this hop", added, RED))
+    traces = tuple(
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "y": [plain(label) for label in labels],
+            "x": lengths,
+            "marker": {"color": colour},
+            "hoverinfo": "x+name",
+        }
+        for name, lengths, colour in parts
+    )
+    accelerator = accelerator_name(about(record, points[0]))
+    layout = bar_chart(f"ms per step, {accelerator}", len(points))
+    write_beside(layout, labels, steps, [_added_words(point) for point in points])
+    names = ("step_time_s", "hop_cost_s", "hop_cost_fraction", "data_stall_fraction", "images_per_s")
+    every = points_of(record, "hop")
+    rungs = text_column("batches from", [_rung(point, every) for point in every])
+    table = Table("Hops", (rungs, *point_columns(every, names), *flag_columns(every)))
+    return Plot("hops", _hop_finding(points, accelerator), traces, layout, table, note=flag_note(points, mark="* is"))
+
+
+def rank_plot(record: RunRecord) -> Plot | None:
+    """One column a rank of the point with the most ranks: its own time, and how long it waits for the others."""
+    ran = [point for point in record.points if len(point.ranks) > 1]
+    if not ran and len(record.ranks) < 2:
+        return None
+    point = max(ran, key=lambda each: (len(each.ranks), source_of(each) == "direct")) if ran else None
+    ranks = sorted(point.ranks if point else record.ranks, key=lambda rank: rank.rank)
+    shown = {
+        part: look
+        for part, look in {**OWN_PARTS, **WAITS}.items()
+        if any((metric := rank.metrics.get(part)) is not None and metric.value is not None for rank in ranks)
+    }
+    if not shown:
+        return None
+    places = [rank.rank for rank in ranks]
+    traces = tuple(
+        {
+            "type": "bar",
+            "name": name,
+            "x": places,
+            "y": [None if (value := _of(rank, part)) is None else value * 1e3 for rank in ranks],
+            "marker": {"color": colour, "line": {"width": 0}},
+            "hoverinfo": "x+y+name",
+        }
+        for part, (name, colour) in shown.items()
+    )
+    accelerator = accelerator_name(about(record, point) if point else record.workload)
+    layout = chart(f"rank, one per {accelerator}", "ms per step", height=320)
+    layout |= {"barmode": "stack", "bargap": 0.25 if len(ranks) <= 64 else 0}
+    layout["xaxis"] |= {"showgrid": False} | ({"tickvals": places} if len(ranks) <= 16 else {})
+    layout["yaxis"] |= {"rangemode": "tozero"}
+    where = point_label(point) if point else "the run"
+    last, finding = _straggler(ranks, where)
+    if last is not None:
+        _point_at(layout, last)
+    return Plot("ranks", finding, traces, layout, rank_table(where, ranks))
+
+
+def rank_table(title: str, ranks: Sequence[RankReport]) -> Table:
+    """What each rank was and did."""
+    names = ("compute_s", "data_wait_s", "gpu_data_wait_s", "sync_wait_s", "data_stall_fraction", "au_mlperf")
+    shown = thinned(ranks, MOST_RANKS)
+    columns = (
+        text_column("rank", [str(rank.rank) for rank in shown], numeric=True),
+        text_column("host", [rank.host for rank in shown]),
+        text_column("rank on its host", [str(rank.local_rank) for rank in shown], numeric=True),
+        *(
+            metric_column(metric_label(name), [rank.metrics.get(name) for rank in shown])
+            for name in (*names, "images_per_s")
+            if any(name in rank.metrics for rank in shown)
+        ),
+    )
+    return Table(title, columns, left_out=out_of(ranks, shown))
+
+
+def _straggler(ranks: Sequence[RankReport], where: str) -> tuple[RankReport | None, str]:
+    """The rank with the longest time of its own, where it is longer than the middle one's by a share of a step."""
+    own = {rank.rank: sum(_of(rank, part) or 0 for part in OWN_PARTS) for rank in ranks}
+    last = max(ranks, key=lambda rank: own[rank.rank])
+    middle = sorted(own.values())[len(own) // 2 if len(own) > 2 else 0]
+    late, step = own[last.rank] - middle, max(own.values())
+    if not step or late < SAME * step:
+        return None, f"No rank holds the others up: their own times differ by less than {percent(SAME)} ({where})"
+    data = (_of(last, "data_wait_s") or 0) - min(_of(rank, "data_wait_s") or 0 for rank in ranks)
+    why = "waiting for data" if data > late / 2 else "computing"
+    name = f"Rank {last.rank} on {last.host} is the last: {amount(late, 's')} of a step later than "
+    return last, name + f"{'the middle one' if len(ranks) > 2 else 'the other'}, {why} ({where})"
+
+
+def _point_at(layout: dict[str, object], rank: RankReport) -> None:
+    place = {"x": rank.rank, "y": 1, "yref": "paper", "yanchor": "top", "showarrow": False}
+    marks = layout["annotations"]
+    if isinstance(marks, list):
+        marks.append({"text": f"rank {rank.rank}", **place})
+    shapes = layout["shapes"]
+    if isinstance(shapes, list):
+        style = {"color": ORANGE, "dash": "dot", "width": 1.5}
+        line = {"type": "line", "yref": "paper", "y0": 0, "y1": 0.93, "x0": rank.rank, "x1": rank.rank, "line": style}
+        shapes.append(line)
+
+
+def _rung(point: Point, points: Sequence[Point]) -> str:
+    hop = str(point.params.get("hop"))
+    words = HOP_WORDS.get(hop, hop)
+    several = len({ranks_of(other) for other in points}) > 1
+    return f"{counted(ranks_of(point), 'rank')}, {words}" if several else words
+
+
+def _added_words(point: Point) -> str:
+    cost = value_of(point, "hop_cost_s")
+    if cost is None:
+        return ""
+    return f"{'+' if cost > 0 else MINUS}{amount(abs(cost), 's')}"
+
+
+def _hop_finding(points: Sequence[Point], accelerator: str) -> str:
+    """The hop that adds the most to a step."""
+    costs = {point.params.get("hop"): cost for point in points if (cost := value_of(point, "hop_cost_s")) is not None}
+    if not costs or max(costs.values()) <= 0:
+        return f"No hop adds to a step ({accelerator})"
+    dearest = max(points, key=lambda point: value_of(point, "hop_cost_s") or 0)
+    share = (value_of(dearest, "hop_cost_s") or 0) / (value_of(dearest, "step_time_s") or 1)
+    words = HOP_WORDS.get(str(dearest.params.get("hop")), str(dearest.params.get("hop")))
+    return f"The hop that costs the most is {words}: {percent(share)} of a step ({accelerator})"
+
+
+def _of(rank: RankReport, name: str) -> float | None:
+    metric = rank.metrics.get(name)
+    return None if metric is None else metric.value
+
+
+MINUS = "\N{MINUS SIGN}"
