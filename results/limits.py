@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from .quantities import COUNTS
 from .record import Change, Comparison, Outcome, Requirement, RunRecord, Verdict
 
-FORM = re.compile(r"([a-z][a-z0-9_]*)\s*([<>])\s*([+-]\d+(?:\.\d+)?|0(?:\.0+)?)\s*%")
+FORM = re.compile(r"([a-z][a-z0-9_]*)\s*([<>])\s*([+-][0-9]+(?:\.[0-9]+)?|0(?:\.0+)?)\s*%")
 INVALID_MARK = "not valid: "  # how a record's warnings say that its measurement does not count
 
 

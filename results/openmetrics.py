@@ -15,6 +15,7 @@ Format: https://github.com/prometheus/OpenMetrics, version 1.0.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, get_args
@@ -66,10 +67,9 @@ def openmetrics_of(records: Sequence[RunRecord]) -> str:
 
 def _families(record: RunRecord, labels: Labels) -> Iterator[tuple[str, Family]]:
     yield "iobench_run", Family("a run; its name and version", "info", {(*labels, *_identity(record)): 1.0})
-    yield (
-        "iobench_run_finished_timestamp_seconds",
-        Family("when the run ended", "seconds", {labels: datetime.fromisoformat(record.finished_at).timestamp()}),
-    )
+    with suppress(ValueError):  # a time that is no time is not known
+        finished = datetime.fromisoformat(record.finished_at).timestamp()
+        yield "iobench_run_finished_timestamp_seconds", Family("when the run ended", "seconds", {labels: finished})
     for name, metric in record.metrics.items():
         yield from _of_metric(name, metric, labels)
     if record.verdict is not None:

@@ -75,7 +75,8 @@ def _of_mean(values: NDArray[np.float64]) -> tuple[float, float, int]:
 
 
 def _num_sums(n: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.minimum(n - 1, np.maximum(SLOW_SUMS, np.rint(0.4 * n ** (2 / 3)).astype(np.int64)))
+    wanted = np.maximum(SLOW_SUMS, np.rint(0.4 * n ** (2 / 3)))
+    return np.asarray(np.minimum(n - 1, wanted), dtype=np.int64)
 
 
 def summarise(samples: Sequence[float], *, unit: str, reason: str | None = None) -> Metric:
