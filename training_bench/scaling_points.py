@@ -225,6 +225,6 @@ def _sentence(grid: Grid, cells: Cells, limits: Sequence[Limited]) -> str:
         if source not in {limit.source for limit in limits}:
             largest = max((key[0] for key in cells if key[1] == source), key=lambda each: each.num_ranks)
             share = _efficiency(cells, largest, source).value
-            said.append(f"{source}: no cell is limited; {largest} has {share:.0%} of the linear line")
+            said.append(f"{source}: no cell is shown to be limited; {largest} has {share:.0%} of the linear line")
     label = grid.run.accelerator.label
     return f"{grid.run.workload} on {label}: {'; '.join(said)}."

@@ -12,17 +12,29 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
 from iobench.storage_bench.hosts import HostsError, HostSlots, parse_hosts
 from iobench.storage_bench.launch import LaunchError, horovod_available, launch_ranks
+from iobench.training_bench.real_plan import RealConfig
+from iobench.training_bench.real_run import RANK_MODULE, RealRun, make_plan
+from iobench.training_bench.scaling import ScaleConfig, run_grid
+from iobench.training_bench.scaling_journal import GridJournal
+from iobench.training_bench.scaling_points import grid_outcome
 
-PROGRAMS = Path(__file__).with_name("programs")
+PROGRAMS = Path(__file__).parent / "storage_bench" / "programs"
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
 SECRET = "a-secret-of-the-environment"
 MISSING = horovod_available()
 pytestmark = [pytest.mark.horovod, pytest.mark.skipif(MISSING is not None, reason=f"Horovod: {MISSING}")]
+
+
+class KnownSet(Protocol):
+    """A set of shards, as the fixtures make them."""
+
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -170,7 +182,10 @@ def test_a_killed_rank_is_named_with_its_host_and_nothing_stays_there(ssh_hosts:
     assert _scratch_folders() < before
 
 
-@pytest.mark.parametrize("victim", ["launch", pytest.param("guard", marks=pytest.mark.slow), "keeper", "agent"])
+@pytest.mark.parametrize(
+    "victim",
+    ["launch", pytest.param("guard", marks=pytest.mark.slow), pytest.param("keeper", marks=pytest.mark.slow), "agent"],
+)
 def test_nothing_stays_on_any_host_whoever_is_killed(ssh_hosts: SshHosts, tmp_path: Path, victim: str) -> None:
     before = _scratch_folders()
     launcher = _start_launch(tmp_path / "run", ssh_hosts)
@@ -211,6 +226,62 @@ def test_a_host_that_cannot_be_reached_is_named(ssh_hosts: SshHosts, tmp_path: P
 def test_more_ranks_than_the_hosts_have_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HostsError, match=r"3 ranks do not fit on 127\.0\.0\.2:1, 127\.0\.0\.3:1"):
         launch_ranks("rank_hello", {"word": ""}, num_ranks=3, folder=tmp_path, timeout_s=60, hosts=TWO)
+
+
+@pytest.mark.slow
+def test_two_hosts_learn_what_two_ranks_of_one_host_learn(
+    ssh_hosts: SshHosts, tmp_path: Path, page_set: KnownSet
+) -> None:
+    run = RealRun(
+        path=page_set.folder,
+        config=RealConfig(num_classes=1000, drop_steps=0),
+        model="resnet18",
+        device="cpu",
+        num_ranks=2,
+        steps=3,
+        batch_size=4,
+    )
+    told = make_plan(run).model_copy(update={"threads": 1}).model_dump(mode="json")
+    launches = {
+        "1x2": launch_ranks(RANK_MODULE, told, num_ranks=2, folder=tmp_path / "one", timeout_s=120, emulated=False),
+        "2x1": launch_ranks(
+            RANK_MODULE,
+            told,
+            num_ranks=2,
+            folder=tmp_path / "two",
+            timeout_s=120,
+            emulated=False,
+            hosts=TWO,
+            ssh=ssh_hosts.ssh,
+        ),
+    }
+    one, two = launches["1x2"], launches["2x1"]
+    assert [rank["host"] for rank in two] == list(ADDRESSES)
+    for mine, theirs in zip(one, two, strict=True):
+        assert len(mine["losses"]) == 3
+        assert theirs["losses"] == pytest.approx(mine["losses"], rel=1e-6)
+        assert theirs["payload_bytes"] == mine["payload_bytes"] > 0
+
+
+def test_a_grid_runs_on_hosts_and_goes_on_where_one_is_lost(
+    ssh_hosts: SshHosts, tmp_path: Path, page_set: KnownSet
+) -> None:
+    config = ScaleConfig(nodes=(1, 2), gpus=(1,), accelerator="0.02", batch_size=4, repeats=1, steps=4, rounds=1)
+    hosts = (TWO[0], HostSlots("127.0.0.9", 1))
+    journal = GridJournal(tmp_path, {}, resume=False)
+    told: dict[str, Any] = {"local": tmp_path, "show": lambda *_: None, "ssh": ssh_hosts.ssh}
+    failed = grid_outcome(run_grid(page_set.folder, config, journal, hosts=hosts, **told))
+    assert [point.flags for point in failed.points if point.params["nodes"] == 2] == [("failed",)] * 2
+    assert any("host 127.0.0.9 (ranks 1): the connection ended" in text for text in failed.invalid)
+
+    again = GridJournal(tmp_path, {}, resume=True)  # which takes the cell that succeeded, and tries the other again
+    whole = grid_outcome(run_grid(page_set.folder, config, again, hosts=TWO, **told))
+    assert not whole.warnings  # the nodes are not simulated
+    (direct,) = (point for point in whole.points if point.params["nodes"] == 2 and point.params["source"] == "direct")
+    assert [rank.host for rank in direct.ranks] == list(ADDRESSES)
+    assert direct.metrics["images_per_s_predicted"].value is not None
+    old = [trial for trial in journal.trials if trial.failed is None]
+    assert list(again.trials[: len(old)]) == old
 
 
 def _start_launch(folder: Path, hosts: SshHosts) -> subprocess.Popen[str]:
