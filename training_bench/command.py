@@ -21,6 +21,7 @@ from .plan import Source
 from .summary import find_point, find_straggler
 from .train import Cell, FindMax, TrainConfig, TrainError, TrainResult, TrainRun, check_time, train
 
+LEAST_SHARE = 0.01  # of a step: less is what schedulers do
 STEPS = 10  # of one round, where nobody says otherwise
 
 
@@ -154,9 +155,12 @@ def _of_straggler(point: Point) -> str:
     late = find_straggler(point)
     if late is None:
         return ""
+    cost = f"{late.cost_s * 1e3:.2f} ms a step each, {late.share:.1%} of it"
+    if late.share < LEAST_SHARE:
+        return f"No rank held the others up: they waited {cost} for rank {late.rank}, the slowest."
     return (
-        f"The others waited most for rank {late.rank} on {late.host}: {late.cost_s * 1e3:.2f} ms a step each, "
-        f"{late.share:.1%} of it."
+        f"The others waited most for rank {late.rank} on {late.host}: {cost}; of all that ranks waited for each other, "
+        f"{late.for_data:.0%} was the last one's wait for data."
     )
 
 

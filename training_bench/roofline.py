@@ -160,16 +160,16 @@ def standing(roofs: Sequence[Roof], images_per_s: float) -> Standing | None:
 
 
 def roofline_points(roofs: Sequence[Roof], measured: Point, *, about: Params) -> list[Point]:
-    """One point a roof, each with the share of it that was reached; the lowest and the next are flagged."""
+    """One point a roof with the share of it that was reached, lowest and next flagged; then what was measured."""
     rate = measured.metrics["images_per_s"]
     where = None if rate.value is None else standing(roofs, rate.value)
-    return [_roof_point(roof, rate, where, about) for roof in roofs]
+    return [*(_roof_point(roof, rate, where, about) for roof in roofs), _measured_point(rate, where, about)]
 
 
 def _roof_point(roof: Roof, measured: Metric, where: Standing | None, about: Params) -> Point:
     height = roof.images_per_s
     if height.value and measured.value is not None:
-        reached = Metric(value=measured.value / height.value, unit="fraction", n=min(height.n, measured.n))
+        reached = _share(measured.value / height.value, measured)
     else:
         reached = not_measured("fraction", height.reason or measured.reason or "nothing was measured")
     flags = []
@@ -179,28 +179,44 @@ def _roof_point(roof: Roof, measured: Metric, where: Standing | None, about: Par
         flags.append("next")
     return Point(
         params={"stage": "roofline", "roof": roof.name, "roof_source": roof.source, **about},
-        metrics={
-            "roof_images_per_s": height,
-            "roof_rate": roof.rate,
-            "measured_images_per_s": measured,
-            "roof_reached_fraction": reached,
-        },
+        metrics={"images_per_s": height, "roof_rate": roof.rate, "roof_reached_fraction": reached},
         flags=tuple(flags),
     )
 
 
+def _measured_point(measured: Metric, where: Standing | None, about: Params) -> Point:
+    """What was measured: the share of the lowest roof, and how many times as high as that one the next is."""
+    none = measured.reason or "no roof was measured"
+    only = "no other roof was measured" if where else none
+    reached = _share(where.reached, measured) if where else not_measured("fraction", none)
+    above = where.distance if where else None
+    return Point(
+        params={"stage": "roofline", "roof": "measured", **about},
+        metrics={
+            "images_per_s": measured,
+            "roof_reached_fraction": reached,
+            "next_roof_ratio": not_measured("x", only) if above is None else _share(above, measured, unit="x"),
+        },
+    )
+
+
+def _share(value: float, measured: Metric, *, unit: str = "fraction") -> Metric:
+    return Metric(value=value, unit=unit, n=measured.n)
+
+
 def roofline_lines(points: Sequence[Point]) -> str:
     """A line a roof, the lowest first."""
-    roofs = [point for point in points if point.params.get("stage") == "roofline"]
+    roofs = [point for point in points if point.params.get("roof") in TITLES]
     return "\n".join(_line(point) for point in sorted(roofs, key=_height))
 
 
 def _height(point: Point) -> float:
-    return point.metrics["roof_images_per_s"].value or float("inf")
+    return point.metrics["images_per_s"].value or float("inf")
 
 
 def _line(point: Point) -> str:
-    height, rate, reached = (point.metrics[f"roof_{name}"] for name in ("images_per_s", "rate", "reached_fraction"))
+    names = ("images_per_s", "roof_rate", "roof_reached_fraction")
+    height, rate, reached = (point.metrics[name] for name in names)
     name = f"roof {TITLES[str(point.params['roof'])]:<18}"
     if height.value is None or rate.value is None:
         return f"{name}none: {height.reason}"

@@ -104,12 +104,16 @@ def find_point(points: Sequence[Point], source: str, num_ranks: int) -> Point | 
 
 @dataclass(frozen=True, slots=True)
 class Straggler:
-    """The rank that cost the others the most: what each of them waited for it per step, and as a share of the step."""
+    """The rank that cost the others the most: what each of them waited for it per step, and as a share of the step.
+
+    `for_data` is the share of all waiting of ranks for each other in which the last one waited for data longer.
+    """
 
     rank: int
     host: str
     cost_s: float
     share: float
+    for_data: float
 
 
 def find_straggler(point: Point) -> Straggler | None:
@@ -119,7 +123,8 @@ def find_straggler(point: Point) -> Straggler | None:
     if which is None or not step:
         return None
     each = costs[which] / (len(costs) - 1)
-    return Straggler(point.ranks[which].rank, point.ranks[which].host, each, each / step)
+    for_data, waited = (point.metrics[name].value or 0.0 for name in ("straggler_data_s", "straggler_wait_s"))
+    return Straggler(point.ranks[which].rank, point.ranks[which].host, each, each / step, for_data / waited)
 
 
 def _by_block(results: Sequence[dict[str, Any]]) -> dict[tuple[int, int], dict[int, dict[str, Any]]]:

@@ -52,15 +52,18 @@ def test_without_roofs_a_rate_stands_nowhere():
 
 def test_each_roof_is_a_point_with_the_share_of_it_that_was_reached():
     measured = Point(params={}, metrics={"images_per_s": summarise([40.0, 50.0], unit="images/s")})
-    points = roofline_points(ROOFS, measured, about={"model": "resnet18"})
+    *points, last = roofline_points(ROOFS, measured, about={"model": "resnet18"})
     found = {point.params["roof"]: point for point in points}
     assert all(point.params["stage"] == "roofline" for point in points)
-    assert found["compute"].metrics["roof_images_per_s"].samples == pytest.approx([100, 110])
+    assert found["compute"].metrics["images_per_s"].samples == pytest.approx([100, 110])
     assert found["compute"].metrics["roof_rate"].value == pytest.approx(210)
     assert found["compute"].metrics["roof_reached_fraction"].value == pytest.approx(45 / 105)
     assert found["compute"].flags == ("next",)
     assert found["storage"].flags == ("lowest",)
     assert found["memory_bandwidth"].flags == ()
-    assert found["host_to_device"].metrics["roof_images_per_s"].reason == "no GPU"
+    assert found["host_to_device"].metrics["images_per_s"].reason == "no GPU"
+    assert (last.params["roof"], last.metrics["images_per_s"]) == ("measured", measured.metrics["images_per_s"])
+    assert last.metrics["roof_reached_fraction"].value == pytest.approx(45 / 60)
+    assert last.metrics["next_roof_ratio"].value == pytest.approx(105 / 60)
     lines = roofline_lines(points).splitlines()
     assert [line.split()[1] for line in lines] == ["storage", "compute", "memory", "host"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from iobench.loaders.evidence import DeviceCounter
 from iobench.storage_bench.accelerators import Accelerator
 from iobench.training_bench.plan import Block, RankPlan
-from iobench.training_bench.summary import find_point, summarise_ranks
+from iobench.training_bench.summary import find_point, find_straggler, summarise_ranks
 
 MS = 1_000_000
 STEP_S = 0.010
@@ -308,3 +308,67 @@ def test_a_residency_that_was_unknown_once_is_unknown():
     (point,), _ = summarise(plan, result(0, *logs), counters={"direct": EXACT})
     assert point.read_path.cache_fraction is None
     assert np.isfinite(value(point, "au_mlperf"))
+
+
+# --- who waits for whom ------------------------------------------------------------------------------------------
+
+
+def test_the_rank_that_waits_for_data_is_named_with_what_it_cost_the_others():
+    # three ranks; rank 1 waits 5 ms for data that the others do not wait for, and all then talk for 1 ms
+    fast, slow = (0, 10 * MS, 6 * MS, 0), (5 * MS, 10 * MS, MS, 0)
+    results = [result(rank, log(0, steps(*[slow if rank == 1 else fast] * 12))) for rank in range(3)]
+    (point,), _ = summarise(make_plan(block(num_ranks=3)), *results)
+    late = find_straggler(point)
+    assert (late.rank, late.host) == (1, "here")
+    assert late.cost_s == pytest.approx(0.005)
+    assert late.share == pytest.approx(5 / 16)
+    assert late.for_data == pytest.approx(1)
+    assert value(point, "communication_s") == pytest.approx(0.001)
+    assert value(point, "straggler_wait_s") == pytest.approx(0.005 * 2 / 3)
+    assert value(point, "sync_wait_s") == pytest.approx(
+        value(point, "communication_s") + value(point, "straggler_wait_s")
+    )
+    costs = [report.metrics["straggler_cost_s"].value for report in point.ranks]
+    assert costs == pytest.approx([0, 0.010, 0])
+
+
+def test_one_rank_has_no_straggler():
+    (point,), _ = summarise(make_plan(block()), result(0, log(0, steps(*[(0, 10 * MS, MS, 0)] * 12))))
+    assert find_straggler(point) is None
+
+
+def test_ranks_that_do_not_meet_wait_for_nobody_and_may_make_different_numbers_of_steps():
+    alone = block(num_ranks=2).model_copy(update={"meets": False})
+    logs = [result(rank, log(0, steps(*[(0, 10 * MS, 0, 0)] * count))) for rank, count in enumerate((12, 8))]
+    (point,), _ = summarise(make_plan(alone), *logs)
+    assert value(point, "straggler_wait_s") == 0
+    assert point.params["counted_steps"] == 10
+
+
+# --- energy ------------------------------------------------------------------------------------------------------
+
+
+def test_a_blocks_joules_are_those_of_all_hosts_over_all_its_images():
+    # 12 steps of 4 images on each of 2 ranks of two hosts, which took 30 and 18 J in 2 s and 5 W each when idle
+    rows = steps(*[(0, 10 * MS, MS, 0)] * 12)
+    told = [
+        {**log(0, rows), "energy": {"seconds": 2.0, "joules": {"package": joules}, "reason": None}}
+        for joules in (30, 18)
+    ]
+    points, _ = summarise_ranks(
+        make_plan(block(num_ranks=2)),
+        ACCELERATOR,
+        [result(rank, each) for rank, each in enumerate(told)],
+        counters={},
+        background_bps={},
+        idle_w=5.0,
+    )
+    assert value(points[0], "joules_per_image") == pytest.approx(48 / 96)
+    assert value(points[0], "idle_joules_per_image") == pytest.approx(20 / 96)
+    assert value(points[0], "power_w") == pytest.approx(24)
+
+
+def test_energy_that_nothing_counted_is_null_with_the_reason():
+    told = {**log(0, steps(*[(0, MS, 0, 0)] * 12)), "energy": {"seconds": 1.0, "joules": None, "reason": "no RAPL"}}
+    (point,), _ = summarise(make_plan(block()), result(0, told))
+    assert (value(point, "joules_per_image"), point.metrics["joules_per_image"].reason) == (None, "no RAPL")
