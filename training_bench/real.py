@@ -1,6 +1,6 @@
 """Real training, the rank's side: one network, one optimiser, one loop.
 
-    asked |- data wait -| got |- forward, backward -| computed |- exposed allreduce -| met |- optimiser -| stepped
+    asked |- data wait -| got |- forward, backward -| computed |- exposed allreduce -| met |- optimiser -| updated
 
 Horovod averages a gradient as soon as backward has made it; what backward did not hide is waited for before the step.
 Nothing in the loop asks the device for a value: losses stay there until a checkpoint, or the end.
@@ -11,10 +11,8 @@ from __future__ import annotations
 import resource
 from contextlib import closing
 from pathlib import Path
-from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -27,13 +25,10 @@ from .feed import Feed, open_feed
 from .models import build_model, model_info
 from .peers import Alone, HorovodPeers
 from .real_plan import RealPlan
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from .timeline import TRAINING_PARTS, Marks, StepClock, StreamClock
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPORTS = 50
-MARKS = ("asked", "got", "computed", "met", "stepped")
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's red, green and blue
 
 
@@ -51,13 +46,15 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         run = Training(model, feed, plan=plan, ranks=ranks, peers=peers, device=device)
         if plan.resume:
             run.resume()
-        run.loop()
+        clock = run.new_clock()
+        run.loop(clock)
         validation = run.validate()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     own_after = process_read_bytes()
     return {
         "first_step": run.first_step,
-        "steps_ns": run.times[run.first_step :].tolist(),
+        "steps_ns": (clock.host if isinstance(clock, StreamClock) else clock).times.tolist(),
+        "stream_ns": clock.times.tolist() if isinstance(clock, StreamClock) else None,
         "losses": run.losses[:, 0].tolist(),
         "accuracies": run.losses[:, 1].tolist(),
         "validation": validation,
@@ -90,35 +87,33 @@ class Training:
         self.prepare = Pixels(plan, device)
         self.first_step = 0
         self.losses = torch.zeros(plan.steps, 2, device=device)  # loss and share of right answers, on the device
-        self.times: npt.NDArray[np.int64] = np.zeros((plan.steps, len(MARKS)), dtype=np.int64)
         self._agreed = 0
 
-    def loop(self) -> None:
+    def new_clock(self) -> StepClock | StreamClock:
+        """A clock for the steps that are left."""
+        left = self._plan.steps - self.first_step
+        return StepClock(left, TRAINING_PARTS) if self._device.type == "cpu" else StreamClock.of_cuda(left)
+
+    def loop(self, clock: Marks) -> None:
         """All steps; after each `checkpoint_steps`, and at the end, ranks agree and rank 0 saves."""
         plan, rank, device = self._plan, self._ranks.rank, self._device
-        model, optimizer, scaler, peers, clock = (
-            self._forward,
-            self.optimizer,
-            self._scaler,
-            self._peers,
-            perf_counter_ns,
-        )
-        dtype, losses, times = DTYPES[plan.precision], self.losses, self.times
+        model, optimizer, scaler, peers = self._forward, self.optimizer, self._scaler, self._peers
+        dtype, losses, mark = DTYPES[plan.precision], self.losses, clock.mark
         self.model.train()
         with closing(self.feed.batches()) as batches:  # type: ignore[type-var]  # a generator
             for step in range(self.first_step, plan.steps):
-                asked = clock()
+                mark()
                 images, labels = next(batches)
-                got = clock()
+                mark()
                 torch.manual_seed(plan.seed_at(rank, step))
                 x, y = self.prepare(images, labels)
                 with torch.autocast(device.type, dtype=dtype, enabled=plan.precision != "fp32"):
                     answers = model(x)
                     loss, logits = self.loss(answers, y)
-                scaler.scale(loss).backward()
-                computed = clock()
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's
+                mark()
                 peers.synchronize(optimizer)
-                met = clock()
+                mark()
                 for group in optimizer.param_groups:
                     group["lr"] = plan.learning_rate_at(step)
                 with peers.stepping(optimizer):
@@ -127,7 +122,7 @@ class Training:
                 optimizer.zero_grad()
                 losses[step, 0] = loss.detach()
                 losses[step, 1] = (logits.argmax(1) == y).float().mean()
-                times[step] = (asked, got, computed, met, clock())
+                mark()
                 if (step + 1) % (plan.checkpoint_steps or plan.steps) == 0 or step + 1 == plan.steps:
                     self.save(step + 1)
                 if (step + 1) % max(1, plan.steps // REPORTS) == 0:

@@ -12,14 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from ..loaders.evidence import Counter, RouteEvidence, background_rate, counter_for, judge, moved
+from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, moved
 from ..loaders.page_cache import cache_fraction
 from ..loaders.shards import ShardSet
-from ..results.record import Metric, Point, RankReport, new_run_id, not_measured
-from ..results.stats import summarise
+from ..results.record import new_run_id
 from ..storage_bench.choice import choose_engine
 from ..storage_bench.evidence import cold_scope_of, doubts, read_path
 from ..storage_bench.launch import launch_ranks, require_ranks
@@ -28,24 +24,14 @@ from . import saved
 from .command import TrainOutcome, TrainUsageError
 from .feed import check_data
 from .models import check_size, model_info
+from .plan import Source
 from .real_plan import Device, RealConfig, RealPlan, Scaling
+from .real_points import loss_curve, sentence_of, summarise_real
 from .train import TrainError
 
 RANK_MODULE = "iobench.training_bench.real"
-BLOCKS = 8
-CURVE_POINTS = 1000
-FINAL_SHARE = 0.1
 DEFAULT_BATCH = 32
-UNITS = {
-    "step_time_s": "s",
-    "data_wait_s": "s",
-    "compute_s": "s",
-    "sync_wait_s": "s",
-    "optimizer_s": "s",
-    "overhead_s": "s",
-    "data_stall_fraction": "fraction",
-    "images_per_s": "images/s",
-}
+SOURCES = ("direct", "staged", "synthetic")
 _TORCHRUN = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
 
 
@@ -103,8 +89,9 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
     finally:
         if plan.source == "staged":
             remove_stage(folder)
-    point = summarise_real(plan, results, evidence, folder)
-    best = results[0]
+    path = None if evidence is None else read_path(evidence, cold_scope=cold_scope_of(folder))
+    point = summarise_real(plan, results, path)
+    first = results[0]
     workload = {
         **plan.model_dump(mode="json", exclude={"data", "validate_on", "checkpoint_folder", "num_ranks", "threads"}),
         "accelerator": plan.device,
@@ -112,9 +99,9 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         "scaling": run.scaling,
         "global_batch": plan.global_batch,
         "engine_reason": reason,
-        "parameters": best["parameters"],
-        "first_step": best["first_step"],
-        "loss_curve": _curve(best["losses"]),
+        "parameters": first["parameters"],
+        "first_step": first["first_step"],
+        "loss_curve": loss_curve(first["losses"]),
     }
     invalid = evidence.invalid_reason() if evidence is not None else None
     return TrainOutcome(
@@ -124,7 +111,7 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         warnings=tuple(doubts(evidence)) if evidence is not None else (),
         invalid=(invalid,) if invalid else (),
         metrics=dict(point.metrics),
-        sentence=_sentence(plan, point, best),
+        sentence=sentence_of(plan, point, first),
     )
 
 
@@ -133,8 +120,9 @@ def make_plan(run: RealRun) -> RealPlan:
 
     Weak scaling gives each rank `batch_size` images a step, strong scaling shares them out.
     """
-    if run.source not in ("direct", "staged", "synthetic"):
-        raise TrainUsageError(f"--source {run.source}: choose direct, staged, synthetic")
+    if run.source not in SOURCES:
+        raise TrainUsageError(f"--source {run.source}: choose {', '.join(SOURCES)}")
+    source: Source = run.source  # type: ignore[assignment]  # checked above
     if run.resume and run.checkpoint is None:
         raise TrainUsageError("--resume needs --checkpoint DIR: the folder of the training that was interrupted")
     batch_size = _rank_batch(run)
@@ -154,7 +142,7 @@ def make_plan(run: RealRun) -> RealPlan:
         num_ranks=run.num_ranks,
         batch_size=batch_size,
         steps=run.steps,
-        source=run.source,  # type: ignore[arg-type]  # checked above
+        source=source,
         image_shape=shape,
         threads=max(1, len(os.sched_getaffinity(0)) // run.num_ranks),
         data=str(run.path.resolve()),
@@ -232,7 +220,7 @@ class _Watch:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
-        self._counter: Counter | None = counter_for(files) if files else None
+        self._counter: CounterSet | None = counter_for(files) if files else None
         if self._counter is not None:
             self._background = background_rate(self._counter) or 0.0
             self._resident = cache_fraction(files)
@@ -258,101 +246,3 @@ class _Watch:
             background_bytes=self._background * seconds,
             beside=went,
         )
-
-
-def summarise_real(
-    plan: RealPlan, results: Sequence[Mapping[str, Any]], evidence: RouteEvidence | None, folder: Path
-) -> Point:
-    """The one point: parts of a step that add up to it, averaged over ranks, and what the network learned."""
-    per_rank = [_blocks(result, plan) for result in results]
-    metrics: dict[str, Metric] = {}
-    for name, unit in UNITS.items():
-        table = np.array([rows[name] for rows in per_rank])
-        samples = table.sum(axis=0) if name == "images_per_s" else table.mean(axis=0)
-        metrics[name] = summarise(samples.tolist(), unit=unit, reason=_TOO_FEW)
-    return Point(
-        params={
-            "stage": "real",
-            "source": plan.source,
-            "num_ranks": plan.num_ranks,
-            "accelerator": plan.device,
-            "emulated": False,
-            "model": plan.model,
-            "precision": plan.precision,
-            "batch_size": plan.batch_size,
-            "labels": plan.labels,
-            "counted_steps": max(0, len(results[0]["steps_ns"]) - plan.drop_steps),
-        },
-        read_path=None if evidence is None else read_path(evidence, cold_scope=cold_scope_of(folder)),
-        metrics={**metrics, **_learned(plan, results[0])},
-        ranks=tuple(_report(result, rows) for result, rows in zip(results, per_rank, strict=True)),
-    )
-
-
-_TOO_FEW = "no step is left to count; raise --steps, or lower drop_steps"
-
-
-def _blocks(result: Mapping[str, Any], plan: RealPlan) -> dict[str, list[float]]:
-    """Each rank's figures by time block: stretches of counted steps."""
-    steps = np.array(result["steps_ns"], dtype=np.int64)[plan.drop_steps :]
-    pieces = [piece for piece in np.array_split(steps, min(BLOCKS, max(1, len(steps) // 2))) if len(piece)]
-    rows = [_figures(piece, plan) for piece in pieces]
-    return {name: [row[name] for row in rows] for name in UNITS}
-
-
-def _figures(steps: npt.NDArray[np.int64], plan: RealPlan) -> dict[str, float]:
-    """Means per step in seconds of rows (asked, got, computed, met, stepped); the parts add up to the step."""
-    wall = (steps[-1, 4] - steps[0, 0]) / 1e9 / len(steps)
-    wait, compute, sync, update = ((steps[:, i + 1] - steps[:, i]).mean() / 1e9 for i in range(4))
-    return {
-        "step_time_s": wall,
-        "data_wait_s": wait,
-        "compute_s": compute,
-        "sync_wait_s": sync,
-        "optimizer_s": update,
-        "overhead_s": wall - wait - compute - sync - update,
-        "data_stall_fraction": wait / wall,
-        "images_per_s": plan.batch_size / wall,
-    }
-
-
-def _learned(plan: RealPlan, result: Mapping[str, Any]) -> dict[str, Metric]:
-    """Loss and accuracy of the last tenth of the steps, and of the validation data."""
-    last = max(1, round(FINAL_SHARE * plan.steps))
-    loss, right = (float(np.mean(result[name][-last:])) for name in ("losses", "accuracies"))
-    seen = result["validation"]
-    reason = "no validation data were given (--validate)"
-    return {
-        "train_loss": summarise([loss], unit="nats"),
-        "train_accuracy": summarise([right], unit="fraction"),
-        "validation_loss": summarise([seen["loss"]], unit="nats") if seen else not_measured("nats", reason),
-        "validation_accuracy": (
-            summarise([seen["accuracy"]], unit="fraction") if seen else not_measured("fraction", reason)
-        ),
-    }
-
-
-def _report(result: Mapping[str, Any], rows: Mapping[str, Sequence[float]]) -> RankReport:
-    metrics = {name: summarise(rows[name], unit=unit, reason=_TOO_FEW) for name, unit in UNITS.items()}
-    return RankReport(
-        rank=result["rank"], local_rank=result["local_rank"], pid=result["pid"], host=result["host"], metrics=metrics
-    )
-
-
-def _curve(losses: Sequence[float]) -> dict[str, Any]:
-    """Mean losses of every `steps_per_point` steps: at most CURVE_POINTS of them."""
-    stride = -(-len(losses) // CURVE_POINTS)
-    means = [float(np.mean(losses[start : start + stride])) for start in range(0, len(losses), stride)]
-    return {"steps_per_point": stride, "losses": means}
-
-
-def _sentence(plan: RealPlan, point: Point, result: Mapping[str, Any]) -> str:
-    """`ResNet-18 on 2 cpu ranks, 300 steps of 64 images: loss 2.31 -> 0.05, accuracy 0.99; validation 0.98.`"""
-    seen = result["validation"]
-    ranks = f"{plan.num_ranks} {plan.device} rank{'s' if plan.num_ranks > 1 else ''}"
-    validation = f"; of {seen['num_images']:.0f} validation images {seen['accuracy']:.1%} are right" if seen else ""
-    return (
-        f"{model_info(plan.model).title} on {ranks}, {plan.steps} steps of {plan.global_batch} images: loss "
-        f"{result['losses'][0]:.3f} -> {point.metrics['train_loss'].value:.3f}, "
-        f"{point.metrics['train_accuracy'].value:.1%} of the last images right{validation}."
-    )

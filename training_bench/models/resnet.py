@@ -74,7 +74,7 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels = 64
+        channels, stages = 64, list[nn.Module]()
         for number, depth in enumerate(LAYERS[name]):
             width = 64 << number
             strides = (1 if number == 0 else 2, *(1,) * (depth - 1))
@@ -82,7 +82,8 @@ class ResNet(nn.Module):
             for stride in strides:
                 blocks.append(block(channels, width, stride))
                 channels = width * block.expansion
-            self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layers = nn.Sequential(*stages)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():
@@ -92,7 +93,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.layers(x)
         return self.fc(self.avgpool(x).flatten(1))  # type: ignore[no-any-return]
 
 

@@ -54,7 +54,7 @@ def network(seed: int) -> nn.Sequential:
 
 def trained(plan: RealPlan, ranks: Ranks, peers: Alone, seed: int) -> dict[str, Tensor]:
     run = Training(network(seed), Feed(plan, ranks.rank), plan=plan, ranks=ranks, peers=peers, device=CPU)
-    run.loop()
+    run.loop(run.new_clock())
     return run.model.state_dict()
 
 

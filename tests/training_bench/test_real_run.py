@@ -1,0 +1,156 @@
+"""What real training refuses before a rank starts, how steps become figures, and every precision on one rank."""
+
+import pytest
+import torch
+from torch import nn
+
+from iobench.storage_bench.ranks import SingleRank
+from iobench.training_bench import saved
+from iobench.training_bench.command import TrainUsageError
+from iobench.training_bench.feed import open_feed
+from iobench.training_bench.models import ModelError
+from iobench.training_bench.peers import Alone
+from iobench.training_bench.real import Training
+from iobench.training_bench.real_plan import RealConfig
+from iobench.training_bench.real_points import summarise_real
+from iobench.training_bench.real_run import RealRun, make_plan, refuse_torchrun, run_real
+
+CPU = torch.device("cpu")
+
+
+def make_run(path, *, model="resnet18", ranks=1, steps=4, config=None, **asked):
+    settings = RealConfig(**{"num_classes": 10, **(config or {})})
+    return RealRun(path=path, config=settings, model=model, device="cpu", num_ranks=ranks, steps=steps, **asked)
+
+
+def nowhere(*_):
+    """Shows nothing."""
+
+
+def test_weak_scaling_keeps_a_ranks_batch_and_strong_scaling_shares_it(page_set):
+    weak = make_plan(make_run(page_set.folder, ranks=2, batch_size=8))
+    strong = make_plan(make_run(page_set.folder, ranks=2, batch_size=8, scaling="strong"))
+    assert (weak.batch_size, weak.global_batch) == (8, 16)
+    assert (strong.batch_size, strong.global_batch) == (4, 8)
+    assert weak.learning_rate_at(0) == 2 * strong.learning_rate_at(0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"ranks": 3, "batch_size": 8, "scaling": "strong"}, "among 3 ranks, and it does not divide"),
+        ({"source": "nfs"}, "--source nfs: choose direct, staged, synthetic"),
+        ({"resume": True}, "--resume needs --checkpoint DIR"),
+        ({"config": {"crop": 36}}, "crop=36: the images are 35x35"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(page_set, asked, message):
+    with pytest.raises(TrainUsageError, match=message) as caught:
+        make_plan(make_run(page_set.folder, **asked))
+    assert caught.value.exit_status == 2
+
+
+def test_images_too_small_for_a_network_are_refused_with_the_size_it_needs(page_set):
+    with pytest.raises(ModelError, match="Inception-v3 needs images of at least 75x75, not 35x35"):
+        make_plan(make_run(page_set.folder, model="inception_v3"))
+    with pytest.raises(ModelError, match="at least 32x32, not 20x20"):
+        make_plan(make_run(page_set.folder, config={"crop": 20}))
+
+
+def test_validation_images_must_be_of_the_same_size(page_set, sector_set):
+    with pytest.raises(TrainUsageError, match=r"its images are not \(35, 35, 3\)"):
+        make_plan(make_run(page_set.folder, validate_on=sector_set.folder))
+
+
+def test_checkpoints_are_refused_among_data_and_beside_those_of_another_training(page_set, tmp_path):
+    with pytest.raises(TrainUsageError, match="would lie among the data"):
+        run_real(make_run(page_set.folder, checkpoint=page_set.folder / "saved"), show=nowhere)
+    (tmp_path / "step-00000004.pt").touch()
+    with pytest.raises(TrainUsageError, match="go on with --resume, or give another"):
+        run_real(make_run(page_set.folder, checkpoint=tmp_path), show=nowhere)
+
+
+def test_a_finished_training_is_not_gone_on_with(page_set, tmp_path):
+    run = make_run(page_set.folder, checkpoint=tmp_path, resume=True)
+    nothing = {"model": {}, "optimizer": {}, "scaler": {}, "feed": {}, "losses": torch.zeros(4, 2)}
+    saved.save(tmp_path, {"settings": make_plan(run).settings, "step": 4, **nothing})
+    with pytest.raises(TrainUsageError, match="all 4 steps were made"):
+        run_real(run, show=nowhere)
+
+
+def test_torchrun_is_told_by_its_environment():
+    refuse_torchrun({"WORLD_SIZE": "2", "RANK": "0"})  # others set these as well
+    with pytest.raises(TrainUsageError, match=r"started 2 copies .* --np 2` without torchrun"):
+        refuse_torchrun({"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"})
+
+
+def test_gpus_that_are_not_there_are_refused(page_set):
+    if torch.cuda.device_count():
+        pytest.skip("this host has a GPU")
+    run = RealRun(page_set.folder, RealConfig(), "resnet18", "cuda", num_ranks=1, steps=2)
+    with pytest.raises(ValueError, match="1 ranks on cuda need a GPU each; this host has 0"):
+        run_real(run, show=nowhere)
+
+
+def trained(page_set, *, steps=2, **config):
+    """A small network after its steps."""
+    plan = make_plan(make_run(page_set.folder, batch_size=8, steps=steps, config={"learning_rate": 1.0, **config}))
+    torch.set_num_threads(1)
+    torch.manual_seed(plan.seed)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 81, 10))
+    feed = open_feed(plan, rank=0, device=CPU)
+    run = Training(model, feed, plan=plan, ranks=SingleRank(), peers=Alone(), device=CPU)
+    run.loop(run.new_clock())
+    return run
+
+
+def test_channels_last_changes_the_layout_and_not_the_losses(page_set):
+    plain, last = trained(page_set), trained(page_set, channels_last=True)
+    assert last.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not plain.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last.losses[0, 0], plain.losses[0, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_begins_at_the_loss_of_full_precision_and_keeps_weights_in_full(page_set, precision):
+    full, reduced = trained(page_set), trained(page_set, precision=precision)
+    assert reduced.losses[0, 0] != full.losses[0, 0]
+    torch.testing.assert_close(reduced.losses[0, 0], full.losses[0, 0], rtol=0.03, atol=0.03)
+    assert {parameter.dtype for parameter in reduced.model.parameters()} == {torch.float32}
+    assert all(parameter.isfinite().all() for parameter in reduced.model.parameters())
+
+
+def test_shuffled_labels_are_the_batchs_own_in_another_order(page_set):
+    run = trained(page_set, labels="shuffled")
+    images, labels = next(open_feed(run._plan, rank=0, device=CPU).batches())
+    torch.manual_seed(1)
+    _, shuffled = run.prepare(images, labels)
+    assert sorted(shuffled.tolist()) == sorted(labels.tolist())
+    assert shuffled.tolist() != labels.tolist()
+
+
+def test_the_parts_of_a_step_add_up_over_ranks(page_set):
+    plan = make_plan(make_run(page_set.folder, ranks=2, batch_size=10, steps=4, config={"drop_steps": 2}))
+    # asked, got, computed, met, stepped; the two dropped steps are anything
+    steps = [[0, 9, 9, 9, 9], [9, 9, 9, 9, 9], [1000, 1100, 1400, 1500, 1550], [1600, 1600, 1900, 2100, 2200]]
+    learned = {"losses": [2.0, 1.0, 1.0, 0.5], "accuracies": [0.1, 0.2, 0.3, 0.75], "validation": None}
+    results = [
+        {"rank": rank, "local_rank": rank, "pid": 7 + rank, "host": "here", **learned}
+        | {"steps_ns": [[mark * 10**6 * scale for mark in row] for row in steps]}
+        for rank, scale in ((0, 1), (1, 2))
+    ]
+    point = summarise_real(plan, results, None)
+    # one block of two steps: 600 ms a step on rank 0, 1,200 on rank 1
+    assert point.metrics["gpu_data_wait_s"].value is None
+    means = {name: metric.value for name, metric in point.metrics.items()}
+    assert means["step_time_s"] == pytest.approx(0.9)
+    assert means["data_wait_s"] == pytest.approx(0.05 * 1.5)
+    assert means["compute_s"] == pytest.approx(0.3 * 1.5)
+    assert means["sync_wait_s"] == pytest.approx(0.15 * 1.5)
+    assert means["optimizer_s"] == pytest.approx(0.075 * 1.5)
+    assert means["overhead_s"] == pytest.approx(0.025 * 1.5)
+    assert means["data_stall_fraction"] == pytest.approx(0.05 / 0.6)
+    assert means["images_per_s"] == pytest.approx(10 / 0.6 + 10 / 1.2)
+    assert (means["train_loss"], means["train_accuracy"]) == (0.5, 0.75)
+    assert point.metrics["validation_accuracy"].reason == "no validation data were given (--validate)"
+    assert [report.pid for report in point.ranks] == [7, 8]
