@@ -208,5 +208,5 @@ def _metrics(
         metrics[name] = take(lasting, name, unit, "sustained reading was not asked for")
     metrics["gpu_data_wait_s"] = not_measured("s", "no GPU: accelerators are emulated")
     metrics["scaling_efficiency"] = not_measured("fraction", "qualify does not run the scaling grid")
-    metrics["joules_per_image"] = not_measured("J/image", "energy is not measured yet")
+    metrics["joules_per_image"] = take(best, "joules_per_image", "J/image", no_ranks)
     return metrics
