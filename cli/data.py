@@ -34,16 +34,25 @@ def doctor(
     from dataclasses import asdict
 
     from ..loaders.remote import shown_address
+    from ..results.environment import public_path
     from ..storage_bench.doctor import examine
 
     diagnosis = examine(path)
     if json:
-        findings = [asdict(finding) for finding in diagnosis.findings]
-        routes = [asdict(route) for route in diagnosis.routes]
-        print_json({"kind": "doctor", "path": shown_address(path), "findings": findings, "routes": routes})
+        shown = shown_address(path) if "://" in path else public_path(path)
+        findings = [_public(asdict(finding)) for finding in diagnosis.findings]
+        routes = [_public(asdict(route)) for route in diagnosis.routes]
+        print_json({"kind": "doctor", "path": shown, "findings": findings, "routes": routes})
     for group, found in groupby(diagnosis.findings, key=lambda finding: finding.group):
         _notes(group, [(row.name, row.available, row.seen, row.advice) for row in found])
     _notes("routes", [(row.name, row.available, row.reason, row.advice) for row in diagnosis.routes])
+
+
+def _public(row: Mapping[str, object]) -> dict[str, object]:
+    """What was seen as it may be shown to others: people paste it into tickets."""
+    from ..results.environment import public_text
+
+    return {name: public_text(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _notes(title: str, rows: list[tuple[str, bool | None, str, str]]) -> None:
