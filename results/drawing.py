@@ -135,30 +135,56 @@ def bars(
 
 
 def heat_map(
-    columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float | None]], *, x: str, unit: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A map of values and its layout; every field carries its value, and one without a value stays empty."""
-    texts = [["" if value is None else f"{value:.1f} {unit}" for value in row] for row in values]
-    trace = {
-        "type": "heatmap",
-        "x": [plain(column) for column in columns],
-        "y": [plain(row) for row in rows],
-        "z": [list(row) for row in values],
-        "text": texts,
-        "texttemplate": "%{text}",
-        "hoverinfo": "text",
-        "colorscale": "Cividis",
-        "reversescale": True,
-        "zmin": 0,
-        "xgap": 3,
-        "ygap": 3,
-        "showscale": False,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    *,
+    x: str,
+    unit: str,
+    full: float,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A map of values from 0 on and its layout: fields with their value in them, no field where there is no value.
+
+    The darkest field is the largest value, or `full` where all are below it.  Made of bars, one trace a column: plotly's own heat map is a bitmap, which the page's content policy forbids.
+    """
+    most = max([full, *(value for row in values for value in row if value is not None)])
+    traces = []
+    for place, column in enumerate(columns):
+        shades = [_shade(row[place], most) for row in values]
+        trace = {
+            "type": "bar",
+            "orientation": "h",
+            "name": plain(column),
+            "y": [plain(row) for row in rows],
+            "x": [1] * len(rows),
+            "marker": {"color": [fill for fill, _ in shades]},
+            "text": ["" if row[place] is None else f"{row[place]:.1f} {unit}" for row in values],
+            "textposition": "inside",
+            "insidetextanchor": "middle",
+            "textangle": 0,
+            "insidetextfont": {"color": [ink for _, ink in shades]},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
+        traces.append(trace)
+    layout = bar_chart(x, len(rows)) | {"barmode": "stack", "bargap": 0.06}
+    layout["xaxis"] |= {
+        "showgrid": False,
+        "range": [0, len(columns)],
+        "tickvals": [place + 0.5 for place in range(len(columns))],
+        "ticktext": [plain(column) for column in columns],
     }
-    layout = chart(x, "", height=AXES_HEIGHT + BAR_HEIGHT * len(rows))
-    layout["xaxis"] |= {"type": "category", "showgrid": False}
-    layout["yaxis"] |= {"type": "category", "showgrid": False, "autorange": "reversed", "ticklen": 6}
-    layout["yaxis"] |= {"tickcolor": "rgba(0,0,0,0)"}
-    return trace, layout
+    return traces, layout
+
+
+def _shade(value: float | None, most: float) -> tuple[str, str]:
+    """From light yellow for 0 to dark blue for the most, and the ink that is read on it."""
+    if value is None:
+        return "rgba(0,0,0,0)", INK
+    share = min(max(value / most, 0.0), 1.0)
+    light, dark = (253, 243, 204), (0, 59, 92)
+    mixed = (round(first + (last - first) * share) for first, last in zip(light, dark, strict=True))
+    return f"rgb({','.join(map(str, mixed))})", "#ffffff" if share > 0.5 else "#1b1f23"
 
 
 def line(
@@ -215,6 +241,20 @@ def error_bars(metrics: Sequence[Metric], *, factor: float = 1.0) -> dict[str, A
         "thickness": 1.2,
         "width": 4,
     }
+
+
+def keep_in_view(layout: dict[str, Any], traces: Iterable[dict[str, Any]], *, axis: str) -> str:
+    """Let wide intervals of few blocks leave the picture rather than flatten its values; says so if they do."""
+    shown = [trace for trace in traces if trace.get(axis)]
+    values = [value for trace in shown for value in trace[axis] if value is not None]
+    bars_of = [(trace[axis], trace[f"error_{axis}"]) for trace in shown if f"error_{axis}" in trace]
+    ends = [value + wide for at, error in bars_of for value, wide in zip(at, error["array"], strict=True) if value]
+    feet = [value - wide for at, error in bars_of for value, wide in zip(at, error["arrayminus"], strict=True) if value]
+    most = max(values, default=0)
+    if most <= 0 or (max(ends, default=0) <= 1.6 * most and min(feet, default=0) >= 0):
+        return ""
+    layout[f"{axis}axis"] |= {"range": [0, 1.25 * most]}
+    return "Intervals that leave the picture are in the table."
 
 
 def mark_height(layout: dict[str, Any], y: float, text: str) -> None:

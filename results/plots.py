@@ -32,6 +32,7 @@ from .drawing import (
     distinct,
     error_bars,
     flag_note,
+    keep_in_view,
     line,
     logarithmic,
     mark_height,
@@ -42,7 +43,7 @@ from .drawing import (
     write_beside,
 )
 from .limit_plots import energy_plot, percentile_plot, roofline_plot
-from .quantities import amount, binary_size, counted, number, percent, quantity, scale_for
+from .quantities import amount, binary_size, counted, number, percent, quantity, scale_for, sentences
 from .scaling_plots import scaling_plots
 from .step_plots import hop_plot, rank_plot
 from .tables import MOST_ROWS, Column, Table, flag_columns, out_of, point_columns, text_column, thinned
@@ -244,7 +245,9 @@ def _bar_plot(name: str, finding: str, points: Sequence[Point], names: Sequence[
     title = f"{finding.format(quantity(best.metrics[metric]))}: {differing_label(best, points)}"
     columns = (text_column("point", words), *point_columns(shown, names), *flag_columns(shown))
     table = Table("Points", columns, left_out=found - len(shown))
-    return Plot(name, title, (trace,), bar_chart(axis, len(shown)), table, note=flag_note(shown, mark=STARRED))
+    layout = bar_chart(axis, len(shown))
+    note = sentences(flag_note(shown, mark=STARRED), keep_in_view(layout, [trace], axis="x"))
+    return Plot(name, title, (trace,), layout, table, note=note)
 
 
 def _rate_plot(record: RunRecord, points: Sequence[Point], sweep: Sweep) -> Plot:
@@ -256,11 +259,11 @@ def _rate_plot(record: RunRecord, points: Sequence[Point], sweep: Sweep) -> Plot
         line(label, group, x=sweep.x, metric="read_gbps", colour=colour, symbol=symbol)
         for (label, group), colour, symbol in _sweep_lines(points, sweep)
     ]
-    _mark_demand(layout, record, [value_of(point, "read_gbps") or 0 for point in points])
     for knee in (point for point in points if "knee" in point.flags):
         write_at(layout, math.log10(sweep.x(knee)), value_of(knee, "read_gbps") or 0, "knee")
         title = f"{title}; the knee is at {point_label(knee)}"
-    note = flag_note(points, mark=OPEN_MARKERS)
+    note = sentences(flag_note(points, mark=OPEN_MARKERS), keep_in_view(layout, traces, axis="y"))
+    _mark_demand(layout, record, [value_of(point, "read_gbps") or 0 for point in points])
     return Plot(f"rates-{sweep.name}", title, tuple(traces), layout, _sweep_table(points), note=note)
 
 

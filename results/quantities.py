@@ -131,6 +131,11 @@ def counted(count: float, noun: str) -> str:
     return f"{count:g} {noun}" if count == 1 else f"{count:g} {noun}s"
 
 
+def sentences(*texts: str) -> str:
+    """Sentences in a row, empty ones left out."""
+    return " ".join(text for text in texts if text)
+
+
 def _singular(unit: str, value: float | None) -> str:
     return unit.removesuffix("s") if unit in COUNTS and value == 1 else unit
 

@@ -18,7 +18,8 @@ from . import plots, tables
 from .changes import change_tables
 from .quantities import amount, duration, interval_text, percent, quantity, scale_for, span_of_time, value_text
 from .record import write_whole
-from .wording import accelerator_name, fed_text, metric_label, shell_line, stage_of, title_of
+from .scaling_plots import scaling_plots
+from .wording import accelerator_name, fed_text, metric_label, points_of, shell_line, stage_of, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,10 +127,11 @@ def render(records: Sequence[RunRecord]) -> str:
     if not records:
         raise ReportError("a report needs at least one run; give a run's folder or its record.json")
     chapters = [chapter(record, name=f"run{place}") for place, record in enumerate(records)]
+    together = side_by_side(records)
+    shown = [(part.name, section) for part in chapters for section in part.sections]
     figures = {
-        f"{part.name}-{section.name}-{plot.name}": {"data": plot.traces, "layout": plot.layout}
-        for part in chapters
-        for section in part.sections
+        f"{prefix}-{section.name}-{plot.name}": {"data": plot.traces, "layout": plot.layout}
+        for prefix, section in ([("all", together)] if together else []) + shown
         for plot in section.plots
     }
     scripts = _scripts() if figures else []
@@ -142,11 +144,21 @@ def render(records: Sequence[RunRecord]) -> str:
     )
     return environment.get_template("report.html.j2").render(
         chapters=chapters,
+        together=together,
         figures=figures,
         policy=_policy(scripts),
         scripts=[Markup(text) for text in scripts],
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
     )
+
+
+def side_by_side(records: Sequence[RunRecord]) -> Section | None:
+    """The grids of several runs in the same axes; None where fewer than two of them have one."""
+    grids = [record for record in records if points_of(record, "scale")]
+    if len(grids) < 2:
+        return None
+    intro = f"The grids of {len(grids)} runs in the same axes. Only cells of one workload share a picture."
+    return Section("together", "Systems beside each other", intro=intro, plots=tuple(scaling_plots(grids)))
 
 
 def chapter(record: RunRecord, *, name: str) -> Chapter:

@@ -26,12 +26,13 @@ from .drawing import (
     error_bars,
     flag_note,
     heat_map,
+    keep_in_view,
     line,
     mark_height,
     value_of,
     whole_numbers,
 )
-from .quantities import percent, quantity
+from .quantities import percent, quantity, sentences
 from .tables import MOST_ROWS, Table, flag_columns, out_of, point_columns, text_column, thinned
 from .wording import about, accelerator_name, doubts, point_label, points_of, ranks_of, source_of, whole
 
@@ -48,6 +49,7 @@ COLUMNS = (
     "data_stall_fraction",
     "read_gbps",
 )
+STALLED = 0.1  # of the time waiting for data: drawn in full colour even where no cell waits longer
 OPEN_MARKERS = "Open markers are"
 
 
@@ -114,7 +116,8 @@ def _throughput(cells: Sequence[Cell], suffix: str) -> Plot | None:
     share = value_of(best.point, "scaling_efficiency")
     told = "" if share is None else f", {percent(share)} of the linear line"
     title = f"{quantity(best.point.metrics['images_per_s'])} with {_named(best)}{told}"
-    return Plot(f"throughput{suffix}", title, tuple(traces), layout, _table(cells), note=_note(cells))
+    note = sentences(_note(cells), keep_in_view(layout, traces, axis="y"))
+    return Plot(f"throughput{suffix}", title, tuple(traces), layout, _table(cells), note=note)
 
 
 def _efficiency(cells: Sequence[Cell], suffix: str) -> Plot | None:
@@ -129,7 +132,8 @@ def _efficiency(cells: Sequence[Cell], suffix: str) -> Plot | None:
     share = value_of(worst.point, "scaling_efficiency") or 0
     title = f"The least efficient cell keeps {percent(share)} of the linear line: {_named(worst)}"
     traces = tuple(_lines(cells, "scaling_efficiency"))
-    return Plot(f"efficiency{suffix}", title, traces, layout, _table(cells), note=_note(cells))
+    note = sentences(_note(cells), keep_in_view(layout, traces, axis="y"))
+    return Plot(f"efficiency{suffix}", title, traces, layout, _table(cells), note=note)
 
 
 def _stalls(cells: Sequence[Cell], suffix: str) -> Plot | None:
@@ -143,17 +147,20 @@ def _stalls(cells: Sequence[Cell], suffix: str) -> Plot | None:
     found = {(_row(cell), whole(cell.point.params.get("gpus_per_node"))): cell for cell in cells}
     values = [[_stall(found.get((row, column))) for column in across] for row in rows]
     accelerator = accelerator_name(cells[0].about)
-    trace, layout = heat_map(
+    traces, layout = heat_map(
         [str(column) for column in across],
         rows,
         [[None if value is None else value * 100 for value in line_] for line_ in values],
         x=f"ranks on each node, one per {accelerator}{_simulated(cells)}",
         unit="%",
+        full=STALLED * 100,
     )
     worst = max(cells, key=lambda cell: value_of(cell.point, "data_stall_fraction") or 0)
     stall = value_of(worst.point, "data_stall_fraction") or 0
     title = f"Waiting for data takes {percent(stall)} of the time at most: {_named(worst)}"
-    return Plot(f"stalls{suffix}", title, (trace,), layout, _table(cells), note=_note(cells, mark="Some cells are"))
+    return Plot(
+        f"stalls{suffix}", title, tuple(traces), layout, _table(cells), note=_note(cells, mark="Some cells are")
+    )
 
 
 def _bandwidth(cells: Sequence[Cell], suffix: str) -> Plot | None:
@@ -169,7 +176,8 @@ def _bandwidth(cells: Sequence[Cell], suffix: str) -> Plot | None:
     layout = bar_chart(axis, len(shown))
     best = max(cells, key=lambda cell: value_of(cell.point, "read_gbps") or 0)
     title = f"The storage gave up to {quantity(best.point.metrics['read_gbps'])}: {_named(best)}"
-    return Plot(f"bandwidth{suffix}", title, (trace,), layout, _table(cells), note=_note(cells, mark="* is"))
+    note = sentences(_note(cells, mark="* is"), keep_in_view(layout, [trace], axis="x"))
+    return Plot(f"bandwidth{suffix}", title, (trace,), layout, _table(cells), note=note)
 
 
 def _lines(cells: Sequence[Cell], metric: str) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from .drawing import (
     BLUE,
     GREY,
     MOST_BARS,
-    ORANGE,
     PURPLE,
     RED,
     SKY,
@@ -112,7 +111,10 @@ def rank_plot(record: RunRecord) -> Plot | None:
     where = point_label(point) if point else "the run"
     last, finding = _straggler(ranks, where)
     if last is not None:
-        _point_at(layout, last)
+        top = max(sum(_of(rank, part) or 0 for part in shown) for rank in ranks) * 1e3
+        layout["yaxis"] |= {"range": [0, 1.12 * top]}
+        place = {"x": last.rank, "y": top, "yanchor": "bottom", "yshift": 2, "showarrow": False}
+        layout["annotations"].append({"text": f"rank {last.rank}", **place})
     return Plot("ranks", finding, traces, layout, rank_table(where, ranks))
 
 
@@ -143,20 +145,8 @@ def _straggler(ranks: Sequence[RankReport], where: str) -> tuple[RankReport | No
         return None, f"No rank holds the others up: their own times differ by less than {percent(SAME)} ({where})"
     data = (_of(last, "data_wait_s") or 0) - min(_of(rank, "data_wait_s") or 0 for rank in ranks)
     why = "waiting for data" if data > late / 2 else "computing"
-    name = f"Rank {last.rank} on {last.host} is the last: {amount(late, 's')} of a step later than "
+    name = f"Rank {last.rank} on {last.host} is the last on average: {amount(late, 's')} of a step later than "
     return last, name + f"{'the middle one' if len(ranks) > 2 else 'the other'}, {why} ({where})"
-
-
-def _point_at(layout: dict[str, object], rank: RankReport) -> None:
-    place = {"x": rank.rank, "y": 1, "yref": "paper", "yanchor": "top", "showarrow": False}
-    marks = layout["annotations"]
-    if isinstance(marks, list):
-        marks.append({"text": f"rank {rank.rank}", **place})
-    shapes = layout["shapes"]
-    if isinstance(shapes, list):
-        style = {"color": ORANGE, "dash": "dot", "width": 1.5}
-        line = {"type": "line", "yref": "paper", "y0": 0, "y1": 0.93, "x0": rank.rank, "x1": rank.rank, "line": style}
-        shapes.append(line)
 
 
 def _rung(point: Point, points: Sequence[Point]) -> str:
