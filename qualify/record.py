@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..results.environment import collect, public_path, public_text
+from ..results.quantities import counted
 from ..results.record import Metric, Point, RunRecord, merge_warnings, new_run_id, not_measured, utc_now
 from ..results.verdict import (
     CopyChoice,
@@ -42,7 +43,7 @@ def make_record(
     paths = [None if point is None else point.read_path for point in (storage, best)]
     proof = proof_of(paths)
     terms = (
-        f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {accelerator.batch_size} {_sample_words(run)} "
+        f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {_sample_words(run)} "
         f"every {accelerator.step_time_s:g} s, AU at least {config.threshold:.2f}. "
         + " ".join(filter(None, (proof, scope_told(run.path))))
     )
@@ -98,10 +99,11 @@ def unfinished_record(
 
 
 def _sample_words(run: Run) -> str:
-    """`samples of 114660 bytes of resnet50 (scaled: 0.03 of its samples)`."""
+    """`400 samples of 114660 bytes of resnet50 (scaled: 0.03 of its samples)`."""
     label = f" of {run.data_label}" if run.data_label else ""
     about = "about " if run.layout is not None and run.layout.ragged else ""
-    return f"{'samples' if label else 'images'} of {about}{run.record_bytes} bytes{label}"
+    what = counted(run.accelerator.batch_size, "sample" if label else "image")
+    return f"{what} of {about}{run.record_bytes} bytes{label}"
 
 
 def _require_cold(run: Run) -> None:

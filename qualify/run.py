@@ -95,5 +95,6 @@ class Run:
         try:
             yield
         finally:
-            self.measured_s += perf_counter() - begin
-            self.beside_s += 0.0 if within_budget else perf_counter() - begin
+            took = perf_counter() - begin
+            self.measured_s += took
+            self.beside_s += 0.0 if within_budget else took

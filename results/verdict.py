@@ -216,7 +216,7 @@ def judge_lasting(drift: Metric, *, last: Metric, seconds: float, needed_gbps: f
     A fall has causes that this program cannot tell apart, and names: burst credits used up, a cache that is full or
     falls out, a device that heats up and slows down, or others that began to read.
     """
-    span = f"{seconds / 60:.0f} min"
+    span = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
     if drift.value is None or drift.ci95 is None:
         sentence = f"Whether the rate lasts is not known: {drift.reason}."
     elif drift.ci95[0] <= 0 <= drift.ci95[1]:

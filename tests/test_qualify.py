@@ -117,6 +117,21 @@ def test_the_record_says_what_was_asked_and_on_which_data(qualified):
     assert workload["dataset"]["shape"] == [64, 64, 3]
     assert workload["config"]["storage"]["blocks"] == 3
     assert workload["copy_or_not"]["sentence"]
+    assert workload["requirement"].startswith("feeds 1 emulated accelerators of 0.05 s/step running ResNet-50")
+    assert workload["target"].endswith("/data")
+
+
+@pytest.mark.horovod
+def test_the_search_and_what_was_predicted_are_beside_what_was_measured(qualified):
+    record = qualified[3]
+    tried = {trial["num_ranks"] for trial in record["workload"]["search"]}
+    assert tried
+    assert tried <= {1, 2}
+    for point in record["points"]:
+        if point["params"]["stage"] == "train" and point["params"]["source"] == "direct":
+            predicted = point["metrics"]["au_predicted"]
+            assert predicted["value"] is None or 0 < predicted["value"] <= 1
+            assert 0 < point["metrics"]["au_mlperf"]["value"] <= point["metrics"]["au_dlio"]["value"] <= 1
 
 
 @pytest.mark.horovod

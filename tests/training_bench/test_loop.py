@@ -8,6 +8,7 @@ from iobench.storage_bench.accelerators import Accelerator
 from iobench.storage_bench.ranks import SingleRank
 from iobench.training_bench.loop import main, measured_steps
 from iobench.training_bench.plan import Block, RankPlan
+from iobench.training_bench.search import Search
 
 STEP_S = 0.002
 
@@ -117,3 +118,18 @@ def test_a_damaged_shard_ends_the_run_with_its_error(copied, page_set):
         file.truncate(4096)
     with pytest.raises(ValueError, match=known.shards[0].name):
         run(plan)
+
+
+@pytest.mark.parametrize(("threshold", "fed"), [(0.01, True), (0.999_999, False)])
+def test_a_search_tries_short_blocks_that_are_no_rounds_and_then_runs_the_blocks_around_what_it_found(
+    page_set, threshold, fed
+):
+    plan = make_plan(page_set.folder, rounds=2)
+    far = [Block(source="direct", num_ranks=5, drop_steps=2, count_steps=5, limit_s=30.0)]
+    search = Search(high=1, threshold=threshold, drop_steps=1, count_steps=2)
+    result = run(plan.model_copy(update={"blocks": (*plan.blocks, *far), "search": search}))
+    (trial,) = result["trials"]
+    assert (trial["num_ranks"], trial["au_mlperf"] >= threshold) == (1, fed)
+    assert trial["delivered_bytes"] > 0
+    assert sorted((log["round"], log["block"]) for log in result["blocks"]) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert all(len(log["steps_ns"]) == 7 for log in result["blocks"])
