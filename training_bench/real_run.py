@@ -196,6 +196,7 @@ def _check_checkpoint(plan: RealPlan, folder: Path) -> None:
         raise TrainUsageError(
             f"{folder}: there are checkpoints of another training; go on with --resume, or give another --checkpoint"
         )
+    saved.check_writable(folder)
 
 
 def _launch(plan: RealPlan, show: Callable[[str, float, str], None]) -> list[dict[str, Any]]:

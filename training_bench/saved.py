@@ -58,6 +58,19 @@ def save(folder: Path, document: Mapping[str, Any]) -> Path:
     return path
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that no checkpoint can be written to, before a step is made."""
+    probe = folder / ".iobench-probe.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SavedError(
+            f"{folder}: no checkpoint can be written there ({error.strerror}); give another --checkpoint"
+        ) from error
+
+
 def last(folder: Path) -> Path:
     """The checkpoint of the highest step; SavedUsageError where there is none."""
     paths = found(folder)

@@ -73,7 +73,7 @@ class Runs:
         return (Path.touch, (self._path,))
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+@pytest.mark.parametrize("write", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, 2))])
 def test_a_file_that_would_run_something_is_refused_and_does_not_run(tmp_path, write):
     path, trace = tmp_path / "step-00000001.pt", tmp_path / "trace"
     write({"version": 1, **document(1), "feed": Runs(trace)}, path)
@@ -104,3 +104,12 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_leaves_nothing_half(small_d
     assert caught.value.exit_status == 4
     assert not list(small_disk.glob(".step*"))
     assert load(saved.last(small_disk))["step"] == 2
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SavedError, match=r"no checkpoint can be written there .*; give another --checkpoint") as caught:
+        saved.check_writable(tmp_path / "file" / "saved")
+    assert caught.value.exit_status == 4
+    saved.check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
