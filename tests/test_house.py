@@ -101,6 +101,7 @@ def test_the_packages_listed_for_installation_are_the_folders() -> None:
     }
     data = {
         ROOT / "configs" / "grids",
+        ROOT / "configs" / "validations",
         ROOT / "configs" / "presets",
         ROOT / "results" / "templates",
         ROOT / "results" / "schema",

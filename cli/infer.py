@@ -1,0 +1,133 @@
+"""Validation inference: `iobench infer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..terminal import Screen, figure, table
+from .journal import Journal
+from .options import ConfigFile, DataPath, EngineFlag, Json, LocalFolder, Out, Sets, app, local_folder
+from .scale import numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..results.record import Metric, Point
+
+
+@app.command()
+def infer(
+    path: DataPath,
+    np: Annotated[int | None, typer.Option("--np", min=1, max=256, help="ranks  [1]")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME,...", help="networks  [resnet50]")] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="h100, a100 or seconds per batch (emulated); cpu, cuda (measured)  [h100]")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="cpu, cuda: fp32, bf16 or fp16  [fp32]")] = None,
+    weights: Annotated[Path | None, typer.Option(help="cpu, cuda: checkpoint of iobench train  [random]")] = None,
+    batch_size: Annotated[str | None, typer.Option(metavar="N,...", help="images a batch, to sweep  [128]")] = None,
+    sources: Annotated[str | None, typer.Option(metavar="NAME,...", help="direct, staged, synthetic  [direct]")] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="batches of warm-up in each block  [10]")] = None,
+    batches: Annotated[int | None, typer.Option(min=1, help="batches that count, of each source  [400]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=64, help="threads that read ahead  [13]")] = None,
+    queue_depth: Annotated[int | None, typer.Option(min=1, help="batches read ahead, as memory allows  [32]")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="interleaved rounds  [4]")] = None,
+    latency_bound: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="find the highest rate of arrivals with p99 under this")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="time the rounds of a network may take  [600]")] = None,
+    preset: Annotated[str | None, typer.Option(help="hpe-validation, or five-models on two cores")] = None,
+    engine: EngineFlag = None,
+    local: LocalFolder = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Answer batches as in large-batch validation: throughput, latency, data wait, and how full the queue is."""
+    from ..configs import load as load_config
+    from ..training_bench.infer import InferRun, run_infer
+    from ..training_bench.infer_network import checkpoint_of
+    from ..training_bench.infer_plan import InferConfig
+    from ..training_bench.real_run import refuse_torchrun
+
+    refuse_torchrun()
+    flags = {
+        "num_ranks": np,
+        "models": _words(model),
+        "accelerator": accelerator,
+        "precision": precision,
+        "batch_sizes": numbers("--batch-size", batch_size),
+        "sources": _words(sources),
+        "warmup_batches": warmup,
+        "batches": batches,
+        "prefetch_threads": threads,
+        "queue_depth": queue_depth,
+        "rounds": rounds,
+        "latency_bound_s": latency_bound,
+        "seconds": seconds,
+        "engine": engine,
+    }
+    settings = load_config(InferConfig, preset=preset, folder="validations", file=config, sets=set_ or (), flags=flags)
+    journal = Journal("infer", path, out, json=json)
+    run = InferRun(
+        path=path,
+        config=settings,
+        local=local_folder(local),
+        weights=None if weights is None else checkpoint_of(weights),
+    )
+    with Screen() as screen:
+        outcome = run_infer(run, show=screen.show)
+    show_inference(outcome.points)
+    journal.finish(
+        workload=outcome.workload,
+        points=outcome.points,
+        metrics=outcome.metrics,
+        best=outcome.best,
+        warnings=outcome.warnings,
+        invalid=outcome.invalid,
+        sentence=outcome.sentence,
+    )
+
+
+def _words(text: str | None) -> list[str] | None:
+    return None if text is None else [word.strip() for word in text.split(",")]
+
+
+def show_inference(points: Sequence[Point]) -> None:
+    """One row for each network, batch size and source."""
+    first = points[0].params
+    kind = " (emulated)" if first["emulated"] else ""
+    scaled = ", step time scaled per image" if any(point.params["scaled"] for point in points) else ""
+    times = ("wait ms", "stall", "p50 ms", "p99 ms", "max ms")
+    table(
+        ("model", "batch", "source", "images/s", *times, "queue", "empty", ""),
+        [_row(point) for point in points],
+        title=f"Inference, {first['num_ranks']} x {first['accelerator']}{kind}{scaled} "
+        f"(mean and 95 % interval over time blocks)",
+    )
+
+
+def _row(point: Point) -> tuple[str, ...]:
+    metrics = point.metrics
+    return (
+        str(point.params["model"]),
+        str(point.params["batch_size"]),
+        str(point.params["source"]),
+        figure(metrics["images_per_s"], digits=1),
+        _milliseconds(metrics["data_wait_s"]),
+        figure(metrics["data_stall_fraction"], digits=3),
+        _milliseconds(metrics["latency_p50_s"]),
+        _milliseconds(metrics["latency_p99_s"]),
+        _milliseconds(metrics["latency_max_s"]),
+        figure(metrics["queue_batches"], digits=1),
+        figure(metrics["queue_empty_fraction"], digits=2),
+        ", ".join(point.flags),
+    )
+
+
+def _milliseconds(metric: Metric) -> str:
+    return "-" if metric.value is None else f"{metric.value * 1e3:.1f}"
