@@ -1,7 +1,7 @@
 # Every target sets up what it needs; a second call starts its work at once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test qualify test check bench types clean
+.PHONY: help setup setup-test qualify test check bench gallery types clean
 
 BIN := .venv/bin
 QUALIFY_PATH ?= ./iobench-data
@@ -37,6 +37,9 @@ bench: setup-test  ## the slow tests, and every script in tests/bench, in turn
 	    [ -e "$$script" ] || { echo "there is no script in tests/bench yet"; break; }; \
 	    echo "== $$script"; $(BIN)/python "$$script" || exit; \
 	done
+
+gallery: setup-test  ## pages of the reference runs in build/gallery, their pictures in docs/pictures (wants chromium)
+	@$(BIN)/python tests/gallery.py
 
 # mypy has to see the root folder as the package it is when installed.
 types:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 INK = "#555555"  # the page's style sheet sets it to the page's own ink
 BAR_HEIGHT = 36
 AXES_HEIGHT = 110
+PHONE_WIDTH = 40  # letters of an axis title that fit a narrow screen
+LABEL_WIDTH = 34  # of one of the two lines of a bar's label
 MOST_BARS = 48
 MOST_MARKS = 400  # of one line
 MOST_LINES = 12
@@ -74,7 +77,7 @@ def chart(x: str, y: str, *, height: int = 400) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "closest",
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-        "xaxis": axis | {"title": {"text": plain(x), "standoff": 12, "font": {"size": 13}}},
+        "xaxis": axis | {"title": {"text": _wrapped(x), "standoff": 12, "font": {"size": 13}}},
         "yaxis": axis | {"title": {"text": plain(y), "standoff": 12, "font": {"size": 13}}},
         "shapes": [],
         "annotations": [],
@@ -97,11 +100,22 @@ def logarithmic(values: Sequence[float]) -> dict[str, Any]:
 
 
 def distinct(labels: Sequence[str]) -> list[str]:
-    """Labels for bars, numbered where they repeat: plotly stacks bars of one label."""
+    """Labels for bars in at most two lines, numbered where they repeat: plotly stacks bars of one label."""
+    labels = [_two_lines(label) for label in labels]
     return [
         label if label not in labels[:place] else f"{label} ({labels[:place].count(label) + 1})"
         for place, label in enumerate(labels)
     ]
+
+
+def category(label: str) -> str:
+    """A label of `distinct` as plotly takes it."""
+    return plain(label).replace("\n", "<br>")
+
+
+def _two_lines(label: str) -> str:
+    star = " *" * label.endswith(" *")
+    return "\n".join(textwrap.wrap(label.removesuffix(" *"), LABEL_WIDTH, max_lines=2, placeholder=" …")) + star
 
 
 def bar_chart(x: str, num_bars: int) -> dict[str, Any]:
@@ -126,7 +140,7 @@ def bars(
         "type": "bar",
         "orientation": "h",
         "name": plain(name),
-        "y": [plain(label) for label in labels],
+        "y": [category(label) for label in labels],
         "x": [None if value is None else value * factor for value in values],
         "marker": {"color": colour},
         "hoverinfo": "text",
@@ -145,7 +159,8 @@ def heat_map(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A map of values from 0 on and its layout: fields with their value in them, no field where there is no value.
 
-    The darkest field is the largest value, or `full` where all are below it.  Made of bars, one trace a column: plotly's own heat map is a bitmap, which the page's content policy forbids.
+    The darkest field is the largest value, or `full` where all are below it.  Made of bars, one trace a column:
+    plotly's own heat map is a bitmap, which the page's content policy forbids.
     """
     most = max([full, *(value for row in values for value in row if value is not None)])
     traces = []
@@ -155,7 +170,7 @@ def heat_map(
             "type": "bar",
             "orientation": "h",
             "name": plain(column),
-            "y": [plain(row) for row in rows],
+            "y": [category(row) for row in rows],
             "x": [1] * len(rows),
             "marker": {"color": [fill for fill, _ in shades]},
             "text": ["" if row[place] is None else f"{row[place]:.1f} {unit}" for row in values],
@@ -175,6 +190,11 @@ def heat_map(
         "ticktext": [plain(column) for column in columns],
     }
     return traces, layout
+
+
+def _wrapped(text: str) -> str:
+    """An axis title in lines that a phone has room for."""
+    return "<br>".join(plain(line) for line in textwrap.wrap(text, PHONE_WIDTH, break_on_hyphens=False))
 
 
 def _shade(value: float | None, most: float) -> tuple[str, str]:
@@ -285,7 +305,7 @@ def write_at(layout: dict[str, Any], x: float, y: float, text: str) -> None:
 def write_beside(layout: dict[str, Any], labels: Sequence[str], ends: Sequence[float], texts: Sequence[str]) -> None:
     """Write a text at the end of each horizontal bar, and make room for it."""
     for label, end, text in zip(labels, ends, texts, strict=True):
-        place = {"x": end, "y": plain(label), "xanchor": "left", "xshift": 4, "showarrow": False}
+        place = {"x": end, "y": category(label), "xanchor": "left", "xshift": 4, "showarrow": False}
         layout["annotations"].append({"text": plain(text), **place})
     if any(texts):
         layout["xaxis"]["range"] = [0, max(ends) * 1.35]

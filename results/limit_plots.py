@@ -17,13 +17,13 @@ from .drawing import (
     Plot,
     bar_chart,
     bars,
+    category,
     chart,
     curve,
     distinct,
     error_bars,
     flag_note,
     logarithmic,
-    plain,
     value_of,
 )
 from .quantities import quantity
@@ -90,7 +90,7 @@ def roofline_plot(record: RunRecord) -> Plot | None:
     accelerator = accelerator_name(about(record, points[0]))
     layout = bar_chart(f"images per second, {accelerator} (logarithmic)", len(points))
     layout["xaxis"] |= {"type": "log"}
-    layout["yaxis"] |= {"categoryorder": "array", "categoryarray": [plain(label) for label in labels]}
+    layout["yaxis"] |= {"categoryorder": "array", "categoryarray": [category(label) for label in labels]}
     roofs = [point for point, is_measured in zip(points, measured, strict=True) if not is_measured]
     title = f"The roofs of {accelerator}, in images per second"
     if roofs:

@@ -58,7 +58,7 @@ METRIC_LABELS = {
     "data_wait_s": "data wait per step",
     "gpu_data_wait_s": "data wait per step on the GPU's timeline",
     "sync_wait_s": "sync wait per step",
-    "optimiser_s": "optimiser per step",
+    "optimizer_s": "optimiser per step",
     "overhead_s": "overhead per step",
     "data_stall_fraction": "share of time waiting for data",
     "train_loss": "loss of the last steps",
@@ -178,6 +178,8 @@ def doubts(point: Point) -> tuple[str, ...]:
 
 def differing_label(point: Point, points: Sequence[Point]) -> str:
     """A point's engine, and those of its parameters that differ among these points."""
+    if "label" in point.params and "heat" in point.params:  # a contest has named its own
+        return f"{point.params['heat']}: {point.params['label']}"
     words = [point_label(point) if "road" in point.params else str(point.params.get("engine", "the run"))]
     named = ("stage", "engine", "road", "version")
     for name, value in point.params.items():
