@@ -1,4 +1,4 @@
-"""What changed against the last good qualification of the same target with the same preset."""
+"""What changed against the last good qualification of the same target with the same preset and accelerators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..results.compare import CompareError, compare_headline
 from ..results.earlier import last_good
 from ..results.record import RunRecord, merge_warnings
 
-KEYS = ("target", "preset")
+KEYS = ("target", "preset", "model", "accelerator", "batch_size", "step_time_s", "au_threshold")
 
 
 def add_history(record: RunRecord, runs: Path) -> RunRecord:

@@ -157,10 +157,12 @@ def test_a_later_run_says_what_changed_since_the_last_good_one(qualified, tmp_pa
     assert "no difference" in history.sentence
     other = record.model_copy(update={"workload": {**record.workload, "target": "/elsewhere"}})
     assert add_history(other, tmp_path).history is None
-    unlike = record.model_copy(update={"workload": {**record.workload, "batch_size": 9}})
+    others = record.model_copy(update={"workload": {**record.workload, "batch_size": 9}})
+    assert (add_history(others, tmp_path).history, add_history(others, tmp_path).warnings) == (None, record.warnings)
+    unlike = record.model_copy(update={"workload": {**record.workload, "record_bytes": 9}})
     told = add_history(unlike, tmp_path)
     assert told.history is None
-    assert any("batch_size" in text for text in told.warnings)
+    assert any("record_bytes" in text for text in told.warnings)
 
 
 @pytest.mark.horovod
