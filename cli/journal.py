@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -137,6 +138,15 @@ class Journal:
         say(f"report: {self._folder / 'report.html'}")
         if self._json:
             print_json(record.model_dump(mode="json"))
+
+
+def require_writable(path: Path | None) -> None:
+    """Notice before anything is measured that a file cannot be written; raises OutputError."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: cannot be written; name a file in a folder that exists and is yours to write")
 
 
 class OutputError(OSError):

@@ -38,6 +38,9 @@ Shape = Annotated[str | None, typer.Option(metavar="H,W,C", help="of the images,
 Dtype = Annotated[str | None, typer.Option(help="of the pixels  [uint8, or what the shards say]")]
 ImageField = Annotated[str | None, typer.Option(help="feature that holds the image  [image/encoded]")]
 LabelField = Annotated[str | None, typer.Option(help="feature that holds the label, '' for none  [image/class/label]")]
+Trace = Annotated[
+    Path | None, typer.Option(metavar="FILE.json", help="what ran when, for ui.perfetto.dev; tracing costs a little")
+]
 LocalFolder = Annotated[Path | None, typer.Option("--local", help="where a local copy may go  [$IOBENCH_LOCAL, cache]")]
 EngineFlag = Annotated[
     str | None, typer.Option(help="auto, buffered, direct; for storage and load also mmap, kvikio; for load remote")

@@ -10,7 +10,7 @@ import typer
 
 from ..terminal import Screen, say
 from .folders import measure_checkpoints, measure_names
-from .journal import Journal
+from .journal import Journal, require_writable
 from .options import (
     ENVIRONMENT,
     ConfigFile,
@@ -24,9 +24,12 @@ from .options import (
     Out,
     Sets,
     Shape,
+    Trace,
     app,
     data_source,
 )
+
+TRACED = "every read was noted for a trace, which costs time: measure without --trace to compare"
 
 
 @app.command()
@@ -114,6 +117,7 @@ def load(
     dtype: Dtype = None,
     image_field: ImageField = None,
     label_field: LabelField = None,
+    trace: Trace = None,
     config: ConfigFile = None,
     set_: Sets = None,
     out: Out = None,
@@ -121,7 +125,10 @@ def load(
 ) -> None:
     """What the loader delivers by itself: images/s, GB/s and CPU seconds per GB; with --peers beside other loaders."""
     from ..configs import load as load_config
+    from ..loaders.traced import Recorder
+    from ..results.record import write_whole
     from ..storage_bench.load import LoadConfig, measure_load
+    from ..storage_bench.tracing import trace_of_load
 
     flags = {
         "engine": engine,
@@ -134,15 +141,23 @@ def load(
     samples = {"shape": shape, "dtype": dtype, "image_field": image_field, "label_field": label_field}
     path = data_source(source)
     if peers is not None:
-        _refuse_for_peers(path, samples)
+        _refuse_for_peers(path, {**samples, "trace": None if trace is None else str(trace)})
         _load_beside(Path(source), {**flags, "peers": peers}, config, set_, out, json=json)
         return
     settings = load_config(LoadConfig, file=config, sets=set_ or (), flags={**flags, **samples})
+    require_writable(trace)
+    recorder = None if trace is None else Recorder()
     journal = Journal("load", path, out, json=json)
     with Screen() as screen:
         result = measure_load(
-            path, settings, on_block=lambda done, total, rate: screen.show("load", done / total, f"{rate:.0f} images/s")
+            path,
+            settings,
+            on_block=lambda done, total, rate: screen.show("load", done / total, f"{rate:.0f} images/s"),
+            recorder=recorder,
         )
+    if trace is not None and recorder is not None:
+        write_whole(trace, trace_of_load(recorder))
+        say(f"trace: {trace}  (open it in ui.perfetto.dev)")
     journal.finish(
         workload={
             **settings.model_dump(mode="json"),
@@ -154,7 +169,7 @@ def load(
         points=[result.point],
         metrics=result.point.metrics,
         best=result.point,
-        warnings=result.warnings,
+        warnings=(*result.warnings, *([TRACED] if trace is not None else [])),
         invalid=[result.invalid] if result.invalid else [],
     )
     if result.chosen["rates"]:

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from ..loaders.engines import EngineName, open_reader
 from ..loaders.evidence import RouteEvidence, background_rate, judge, moved, process_read_bytes
+from ..loaders.mapped import MappedReader
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
 from ..loaders.probe import Suggestion, suggest
@@ -24,6 +25,7 @@ from ..loaders.readers import BufferedReader, DirectReader, Reader
 from ..loaders.remote import RemotePath, ShardPath
 from ..loaders.route import by_own_counters, counter_of, own_counters
 from ..loaders.shards import ShardSet, open_index
+from ..loaders.traced import Recorder, TracedReader
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import summarise
 from .accelerators import touch
@@ -68,14 +70,21 @@ class LoadResult:
 
 
 def measure_load(
-    path: Path | str, config: LoadConfig, *, on_block: Callable[[int, int, float], None] | None = None
+    path: Path | str,
+    config: LoadConfig,
+    *,
+    on_block: Callable[[int, int, float], None] | None = None,
+    recorder: Recorder | None = None,
 ) -> LoadResult:
     """Measure images/s of the loader on a path or an address; raises what opening and reading the shards raises.
 
-    Objects on a server are in no page cache here: they are read cold, as far as this client goes.
+    Objects on a server are in no page cache here: they are read cold, as far as this client goes.  A `recorder` gets
+    every read, wait for a batch, and touch of one; engine mmap shows it no reads, which the kernel makes.
     """
     paths, index = open_index(path, **config.sample_options())
     reader, reason = _open_reader(config, paths[0])
+    if recorder is not None and not isinstance(reader, MappedReader):
+        reader = TracedReader(reader, recorder)
     cold = config.page_cache == "cold"
     total_bytes = sum(stamp.size_bytes for stamp in index.stamps)
     if not cold:
@@ -98,11 +107,14 @@ def measure_load(
         way_out="use a smaller --batch-size, fewer --num-workers or a smaller prefetch_factor",
     )
     loader = _new_loader(shards, config, chosen, batch_size)
+    if recorder is not None:
+        recorder.clear()  # of the probe's reads
+    batches = _endless(loader) if recorder is None else _noted(loader, recorder)
     probed_bytes, own_before = reader.delivered_bytes, own_counters(reader)
     before, mine, cpu_before = counter.snapshot(), process_read_bytes(), time.process_time()
     begin = perf_counter()
     try:
-        blocks = list(_time_blocks(loader, config, on_block))
+        blocks = list(_time_blocks(batches, config, on_block))
         own = {name: count - own_before.get(name, 0) for name, count in own_counters(reader).items()}
     finally:
         shards.close()
@@ -171,10 +183,9 @@ def _open_reader(config: LoadConfig, sample: ShardPath) -> tuple[Reader, str]:
 
 
 def _time_blocks(
-    loader: DataLoader[Any], config: LoadConfig, on_block: Callable[[int, int, float], None] | None
+    batches: Iterator[Any], config: LoadConfig, on_block: Callable[[int, int, float], None] | None
 ) -> Iterator[tuple[int, float, float]]:
     """(images, seconds, seconds waited) of each time block; the first half second is ramp-up and not counted."""
-    batches = _endless(loader)
     ramp_until = perf_counter() + min(0.5, config.seconds)
     while perf_counter() < ramp_until:
         touch(next(batches))
@@ -212,6 +223,18 @@ def _endless(loader: DataLoader[Any]) -> Iterator[Any]:
                 yield [sample.numpy() for sample in images]
             else:
                 yield images.permute(0, 2, 3, 1).numpy()
+
+
+def _noted(loader: DataLoader[Any], recorder: Recorder) -> Iterator[Any]:
+    """The batches of `_endless`, with every wait for one and what was done with it until the next was asked for."""
+    batches = _endless(loader)
+    while True:
+        asked = perf_counter_ns()
+        batch = next(batches)
+        recorder.add("wait for a batch", asked)
+        got = perf_counter_ns()
+        yield batch
+        recorder.add("touch the batch", got)
 
 
 def _metrics(

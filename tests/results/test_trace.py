@@ -1,0 +1,81 @@
+"""Traces, held to the rules of the trace event format."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iobench.results.trace import Process, Span, Track, trace_text
+
+
+def require_valid(text):
+    """What the format asks of an object with complete events; returns the events that are not metadata."""
+    document = json.loads(text)
+    events = document["traceEvents"]
+    named = {(event["pid"], event["tid"]) for event in events if event["name"] == "thread_name"}
+    processes = {event["pid"] for event in events if event["name"] == "process_name"}
+    spans = [event for event in events if event["ph"] == "X"]
+    for event in events:
+        assert event["ph"] in ("M", "X")
+        assert isinstance(event["name"], str)
+        assert isinstance(event["pid"], int)
+        assert isinstance(event["tid"], int)
+    for event in spans:
+        assert event["ts"] >= 0
+        assert event["dur"] >= 0
+        assert (event["pid"], event["tid"]) in named
+        assert event["pid"] in processes
+    for track in named:
+        require_nested([event for event in spans if (event["pid"], event["tid"]) == track])
+    return spans
+
+
+def require_nested(events):
+    """On a track an event is over before the next begins, or the next lies inside it; to the format's nanosecond."""
+    open_ = []
+    for event in sorted(events, key=lambda event: (event["ts"], -event["dur"])):
+        while open_ and open_[-1] <= event["ts"] + 1e-3:
+            open_.pop()
+        assert not open_ or event["ts"] + event["dur"] <= open_[-1] + 1e-3
+        open_.append(event["ts"] + event["dur"])
+
+
+def test_a_trace_is_the_one_written_by_hand():
+    spans = [Span("wait", 5_000, 6_500), Span("read", 8_000, 9_000, {"bytes": 4})]
+    whole = {"cat": "iobench", "ph": "X", "pid": 7, "tid": 1}
+    assert json.loads(trace_text([Process(7, "rank 0", [Track("steps", spans)])], dropped=2)) == {
+        "displayTimeUnit": "ms",
+        "otherData": {"made_by": "iobench", "dropped_spans": "2"},
+        "traceEvents": [
+            {"name": "process_name", "ph": "M", "pid": 7, "tid": 0, "args": {"name": "rank 0"}},
+            {"name": "thread_name", "ph": "M", "pid": 7, "tid": 1, "args": {"name": "steps"}},
+            {"name": "thread_sort_index", "ph": "M", "pid": 7, "tid": 1, "args": {"sort_index": 1}},
+            {"name": "wait", "ts": 0.0, "dur": 1.5, **whole},
+            {"name": "read", "ts": 3.0, "dur": 1.0, "args": {"bytes": 4}, **whole},
+        ],
+    }
+
+
+def spans_between(times):
+    """One span from the first to the second time, one from the third to the fourth, and so on."""
+    ordered = sorted(times)
+    return [Span("span", start, end) for start, end in zip(ordered[::2], ordered[1::2], strict=False)]
+
+
+tracks = st.lists(st.lists(st.integers(0, 10**12), max_size=8, unique=True), max_size=3)
+
+
+@given(st.lists(tracks, max_size=3), st.text(max_size=20))
+def test_any_spans_make_a_valid_trace(processes, name):
+    made = [
+        Process(pid, name, [Track(name, spans_between(times)) for times in tracks])
+        for pid, tracks in enumerate(processes)
+    ]
+    spans = require_valid(trace_text(made))
+    assert len(spans) == sum(len(times) // 2 for tracks in processes for times in tracks)
+    if spans:
+        assert min(event["ts"] for event in spans) == 0
+
+
+def test_no_spans_make_an_empty_trace():
+    assert require_valid(trace_text([])) == []

@@ -1,0 +1,86 @@
+"""`--trace`: a file with every read, wait and step, within bounds; and nothing of it where it is not asked for."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from iobench.cli import run
+from iobench.loaders.buffers import Buffer
+from iobench.loaders.readers import DirectReader
+from iobench.loaders.traced import Recorder, TracedReader
+from iobench.results.record import read_record
+
+
+@pytest.fixture
+def iobench(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*words):
+        capfd.readouterr()
+        status = run([str(word) for word in words])
+        return status, capfd.readouterr().err
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def events_of(path):
+    events = json.loads(Path(path).read_text())["traceEvents"]
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    return [(names[event["tid"]], event) for event in events if event["ph"] == "X"]
+
+
+LOAD = ("--engine", "buffered", "--batch-size", "4", "--seconds", "0.05", "--set", "blocks=2")
+
+
+def test_a_trace_of_the_loader_has_every_read_in_its_thread_and_every_wait_of_the_loop(iobench, page_set):
+    words = ("--num-workers", "2", "--shuffle", "records", "--trace", "t.json", "--out", "run")
+    status, err = iobench("load", page_set.folder, *LOAD, *words)
+    assert status == 0, err
+    assert "ui.perfetto.dev" in err
+    spans = events_of("t.json")
+    record = read_record(Path("run"))
+    in_threads = [event for track, event in spans if track.startswith("iobench-reader-")]
+    delivered = sum(event["args"]["bytes"] for event in in_threads)
+    assert delivered >= record.points[0].read_path.delivered_bytes  # what was under way at the end came later
+    assert {track for track, _ in spans} == {"the loop", "iobench-reader-0", "iobench-reader-1"}
+    assert {event["name"] for track, event in spans if track == "the loop"} == {"wait for a batch", "touch the batch"}
+    assert any("trace" in warning for warning in record.warnings)
+
+
+def test_without_a_trace_no_reader_is_in_the_way(iobench, page_set, monkeypatch):
+    monkeypatch.setattr(TracedReader, "__init__", lambda *_: pytest.fail("a reader was traced"))
+    assert iobench("load", page_set.folder, *LOAD, "--num-workers", "1")[0] == 0
+    assert [path.name for path in Path().iterdir()] == ["iobench-runs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (("--trace", "nosuch/t.json"), 4, "nosuch/t.json"),
+        (("--trace", "."), 4, "cannot be written"),
+        (("--trace", "t.json", "--peers", "torch"), 2, "--trace: not with --peers"),
+    ],
+)
+def test_a_trace_that_cannot_be_made_is_refused_before_anything_is_measured(iobench, page_set, words, status, told):
+    done, err = iobench("load", page_set.folder, *words)
+    assert done == status
+    assert told in err
+    assert not list(Path().iterdir())
+
+
+def test_spans_beyond_the_bound_are_counted_and_not_kept(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(4096))
+    recorder = Recorder(limit=3)
+    reader = TracedReader(DirectReader(), recorder)
+    memory = Buffer(4096).memory
+    for _ in range(5):
+        assert reader.read(tmp_path / "file", 0, memory) == 4096
+    reader.close()
+    assert (len(recorder.spans), recorder.dropped, reader.delivered_bytes) == (3, 2, 5 * 4096)
+    assert all(span.end_ns >= span.start_ns and span.num_bytes == 4096 for span in recorder.spans)
