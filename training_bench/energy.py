@@ -67,9 +67,12 @@ class EnergyCounters:
         return known if known and len(known) == len(moved) else None
 
 
-def energy_counters(*, gpus: Sequence[int] = (), root: Path = POWERCAP) -> EnergyCounters:
-    """The counters of this host's packages, and of these GPUs where any are named."""
-    found, why = _rapl(root)
+def energy_counters(*, packages: bool = True, gpus: Sequence[int] = (), root: Path = POWERCAP) -> EnergyCounters:
+    """The counters of this host's packages, and of these GPUs where any are named.
+
+    GPUs are numbered as NVML does, which is not this process's numbering where CUDA_VISIBLE_DEVICES is set.
+    """
+    found, why = _rapl(root) if packages else ([], [])
     for gpu in gpus:
         counter = _nvml(gpu)
         if isinstance(counter, EnergyCounter):
@@ -157,7 +160,17 @@ class EnergyMeter:
         seconds = time.perf_counter() - self._begin
         joules = self._counters.since(self._before, seconds) if self._counters.counters else None
         reason = self._counters.reason or f"a counter may have wrapped more than once in {seconds:.0f} s"
-        return {"seconds": seconds, "joules": joules, "reason": None if joules else reason}
+        left_out = f"without what is not counted: {self._counters.reason}" if self._counters.reason else None
+        return {"seconds": seconds, "joules": joules, "reason": left_out if joules else reason}
+
+
+def block_energy(told: Sequence[Mapping[str, Any] | None], *, images: int) -> tuple[BlockEnergy, str | None]:
+    """What EnergyMeters told of one block, all of them or nothing; and why it is nothing, or what it leaves out."""
+    read = [each for each in told if each is not None]
+    whole = read and all(each["joules"] is not None for each in read)
+    joules = sum(sum(each["joules"].values()) for each in read) if whole else None
+    seconds = max((each["seconds"] for each in read), default=0.0)
+    return BlockEnergy(joules, seconds, images), next((each["reason"] for each in read if each["reason"]), None)
 
 
 def energy_metrics(
@@ -165,7 +178,7 @@ def energy_metrics(
 ) -> dict[str, Metric]:
     """Energy per image, of it what the machines take when idle, power, and images per joule (which is images/s/W).
 
-    `idle_w` is one host's.  All are null with `reason` where a block was not counted.
+    `idle_w` is one host's.  All are null with `reason` where a block was not counted; else it says what is left out.
     """
     counted = [(block.joules, block) for block in blocks if block.joules and block.images]
     if not counted or len(counted) != len(blocks):
@@ -177,6 +190,7 @@ def energy_metrics(
         "idle_joules_per_image": [(idle_w or 0.0) * num_hosts * block.seconds / block.images for _, block in counted],
     }
     found = {name: summarise(samples[name], unit=unit) for name, unit in UNITS.items()}
+    found = {name: metric.model_copy(update={"reason": reason}) for name, metric in found.items()}
     if idle_w is None:
         found["idle_joules_per_image"] = not_measured("J/image", "idle power was not measured")
     return found

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..results.record import Metric, Point, RankReport, ReadPath, not_measured
 from ..results.stats import summarise
+from .energy import block_energy, energy_metrics
 from .models import model_info
 from .real_plan import RealPlan
 from .summary import find_straggler
@@ -58,9 +59,16 @@ def summarise_real(plan: RealPlan, results: Sequence[Mapping[str, Any]], path: R
             "counted_steps": len(counted[0]),
         },
         read_path=path,
-        metrics={**metrics, **_learned(plan, results[0])},
+        metrics={**metrics, **_energy(plan, results), **_learned(plan, results[0])},
         ranks=tuple(_report(result, rows) for result, rows in zip(results, per_rank, strict=True)),
     )
+
+
+def _energy(plan: RealPlan, results: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
+    """Of the whole loop as one block, dropped steps included: counters are too coarse for a step."""
+    images = plan.batch_size * sum(len(result["steps_ns"]) for result in results)
+    taken, reason = block_energy([result.get("energy") for result in results], images=images)
+    return energy_metrics([taken], idle_w=None, reason=reason)
 
 
 def _stream(result: Mapping[str, Any], plan: RealPlan) -> Times | None:

@@ -21,7 +21,7 @@ from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from ..storage_bench.evidence import cold_scope_of, read_path
-from .energy import BlockEnergy, energy_metrics
+from .energy import BlockEnergy, block_energy, energy_metrics
 from .plan import Block, RankPlan, Rung, Source
 from .timeline import EMULATED_PARTS, Times, Waiting, step_parts, straggler, waiting
 
@@ -179,10 +179,9 @@ def _add_counters(pile: _Pile, logs: Mapping[int, dict[str, Any]]) -> None:
 def _add_energy(pile: _Pile, logs: Mapping[int, dict[str, Any]], *, images: int) -> None:
     """What the block took on the hosts of its ranks, dropped steps included, as the first rank of each host read it."""
     told = [log["energy"] for log in logs.values() if log.get("energy") is not None]
-    whole = told and all(each["joules"] is not None for each in told)
-    joules = sum(sum(each["joules"].values()) for each in told) if whole else None
-    pile.energy.append(BlockEnergy(joules, max((each["seconds"] for each in told), default=0.0), images))
-    pile.energy_reason = next((each["reason"] for each in told if each["reason"]), pile.energy_reason)
+    taken, reason = block_energy(told, images=images)
+    pile.energy.append(taken)
+    pile.energy_reason = reason or pile.energy_reason
     pile.num_hosts = max(1, len(told))
 
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from iobench.training_bench.energy import BlockEnergy, EnergyMeter, energy_counters, energy_metrics, idle_watts
+from iobench.training_bench.energy import (
+    BlockEnergy,
+    EnergyMeter,
+    block_energy,
+    energy_counters,
+    energy_metrics,
+    idle_watts,
+)
 
 
 @pytest.fixture
@@ -83,3 +90,24 @@ def test_one_block_that_was_not_counted_leaves_all_without_a_figure():
     blocks = [BlockEnergy(100.0, 2.0, 200), BlockEnergy(None, 3.0, 200)]
     found = energy_metrics(blocks, idle_w=20.0, reason="no counter")
     assert all((metric.value, metric.reason) == (None, "no counter") for metric in found.values())
+
+
+def test_what_counts_stands_though_something_else_does_not_count_and_says_so(powercap):
+    counters = energy_counters(root=powercap, gpus=(99,))  # no machine has so many
+    assert "GPU 99" in counters.reason
+    meter = EnergyMeter(counters)
+    meter.start()
+    (powercap / "intel-rapl:0" / "energy_uj").write_text("4000000")
+    taken, reason = block_energy([meter.stop(), None], images=10)
+    assert taken.joules == pytest.approx(3, abs=1e-6)
+    found = energy_metrics([taken], idle_w=None, reason=reason)
+    assert found["joules_per_image"].value == pytest.approx(0.3)
+    assert "without what is not counted: GPU 99" in found["joules_per_image"].reason
+
+
+def test_one_rank_that_counted_nothing_leaves_the_block_without_a_figure():
+    told = [
+        {"seconds": 1.0, "joules": {"package": 3.0}, "reason": None},
+        {"seconds": 1.0, "joules": None, "reason": "no RAPL"},
+    ]
+    assert block_energy(told, images=10) == (BlockEnergy(None, 1.0, 10), "no RAPL")
