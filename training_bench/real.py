@@ -21,6 +21,7 @@ from ..loaders.evidence import process_read_bytes
 from ..storage_bench.launch import rank_main
 from ..storage_bench.ranks import Ranks
 from . import saved
+from .energy import EnergyMeter, energy_counters
 from .feed import Feed, open_feed
 from .models import build_model, model_info
 from .peers import Alone, HorovodPeers
@@ -46,8 +47,10 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         run = Training(model, feed, plan=plan, ranks=ranks, peers=peers, device=device)
         if plan.resume:
             run.resume()
-        clock = run.new_clock()
+        clock, energy = run.new_clock(), _energy_meter(ranks, device)
+        energy.start()
         run.loop(clock)
+        taken = energy.stop()
         validation = run.validate()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     own_after = process_read_bytes()
@@ -57,6 +60,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "stream_ns": clock.times.tolist() if isinstance(clock, StreamClock) else None,
         "losses": run.losses[:, 0].tolist(),
         "accuracies": run.losses[:, 1].tolist(),
+        "energy": taken,
         "validation": validation,
         **{
             name: getattr(feed, name) + (validation or {}).get(name, 0) for name in ("delivered_bytes", "payload_bytes")
@@ -65,6 +69,13 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "peak_rss_bytes": peak,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
     }
+
+
+def _energy_meter(ranks: Ranks, device: torch.device) -> EnergyMeter:
+    """Each rank reads its GPU, and one of each host the host's packages."""
+    if device.type == "cuda":
+        return EnergyMeter(energy_counters(packages=ranks.local_rank == 0, gpus=(ranks.local_rank,)))
+    return EnergyMeter(energy_counters() if ranks.local_rank == 0 else None)
 
 
 class Training:
