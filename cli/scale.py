@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..terminal import Screen, figure, table
+from ..terminal import Screen, figure, say, table
 from .journal import Journal
 from .options import ConfigFile, DataPath, EngineFlag, Json, LocalFolder, Out, Sets, app, local_folder
 
@@ -52,6 +52,7 @@ def scale(
 ) -> None:
     """Run a grid of nodes x accelerators x sources: how a job scales, and which cell is limited first."""
     from ..configs import load as load_config
+    from ..results.environment import public_path
     from ..training_bench.scaling import ScaleConfig, check_grid, run_grid
     from ..training_bench.scaling_journal import GridJournal
     from ..training_bench.scaling_points import grid_outcome
@@ -75,12 +76,19 @@ def scale(
     given = hosts_given(hosts, hostfile)
     check_grid(path, settings, given)
     journal = Journal("scale", path, out, json=json)
-    begun = {"path": str(path.resolve()), "hosts": [host.name for host in given], **settings.model_dump(mode="json")}
+    begun = {
+        "path": public_path(str(path.resolve())),
+        "hosts": [host.name for host in given],
+        **settings.model_dump(mode="json"),
+    }
     cells = GridJournal(journal.folder, begun, resume=resume)
-    with Screen() as screen:
-        grid = run_grid(
-            path, settings, cells, local=local_folder(local), show=screen.show, hosts=given, ssh=shlex.split(ssh)
-        )
+    place, words = local_folder(local), shlex.split(ssh)
+    try:
+        with Screen() as screen:
+            grid = run_grid(path, settings, cells, local=place, show=screen.show, hosts=given, ssh=words)
+    except KeyboardInterrupt:
+        say(f"{len(cells.trials)} trials are kept; go on: the same command with --out {journal.folder} --resume")
+        raise
     outcome = grid_outcome(grid)
     show_grid(outcome.points)
     journal.finish(

@@ -44,6 +44,8 @@ _PASSED_ON = re.compile(
     r"(PATH|HOME|USER|LANG|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH)$|"
     r"(LC_|XDG_|PYTHON|OMP_|MKL_|OPENBLAS_|HOROVOD_|IOBENCH_|CUDA_|NVIDIA_|NCCL_|KVIKIO_|CUFILE_)\w+$"
 )
+# Where ssh finds its agent and its tickets; ranks on other hosts get neither.
+_FOR_SSH = ("SSH_AUTH_SOCK", "KRB5CCNAME")
 _SLOT = re.compile(r"HOROVOD_(LOCAL_|CROSS_)?(RANK|SIZE)$|HOROVOD_(HOSTNAME|GLOO_RENDEZVOUS_\w+)$")
 
 
@@ -99,7 +101,10 @@ def launch_ranks(
     placed = {"hosts": [[host.name, host.slots] for host in hosts], "ssh": list(ssh), "limit_s": timeout_s}
     _prepare(folder, {"num_ranks": num_ranks, "emulated": emulated, "config": dict(config), **placed})
     with _interrupts() as interrupts:
-        guard = _start_guard(folder, module, num_ranks, _environment(num_ranks, emulated=emulated, more=environment))
+        told = _environment(num_ranks, emulated=emulated, more=environment)
+        if hosts:
+            told |= {name: os.environ[name] for name in _FOR_SSH if name in os.environ}
+        guard = _start_guard(folder, module, num_ranks, told)
         try:
             _watch(guard, folder, num_ranks, timeout_s, interrupts, on_progress)
         finally:

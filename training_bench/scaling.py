@@ -165,7 +165,7 @@ def order_of(config: ScaleConfig, repetition: int) -> list[Layout]:
     return [layouts[which] for which in shuffled.tolist()]
 
 
-def seen_by(trials: Sequence[Trial], source: str) -> list[Seen]:
+def seen_by(trials: Sequence[Trial], source: Source) -> list[Seen]:
     """What the trials so far say about larger cells of a source."""
     return [
         Seen(

@@ -62,7 +62,8 @@ class GridRun:
 def run_trial(run: GridRun, layout: Layout, repetition: int) -> dict[Source, SourceTrial]:
     """Launch the layout's ranks and run every source; raises what `launch_ranks` and `check_memory` raise."""
     plan, phases = make_trial_plan(run, layout, repetition)
-    check_memory(plan)
+    here = layout.gpus_per_node if run.hosts else layout.num_ranks
+    check_memory(plan.model_copy(update={"num_ranks": here}))
     counters = {str(source): counter_for([folder]) for source, folder in run.folders.items()}
     rates = {counter: background_rate(counter) or 0.0 for counter in set(counters.values())}
     with tempfile.TemporaryDirectory(prefix="iobench-ranks-") as folder:
@@ -125,7 +126,7 @@ class _Phases:
     ) -> None:
         self._run, self._plan = run, plan
         self._points: dict[Phase, list[Point]] = {}
-        self._invalid: dict[Source, str] = {}
+        self._invalid: dict[str, str] = {}
         for phase in dict.fromkeys(phases):
             logs = [_only(result, {n for n, each in enumerate(phases) if each == phase}) for result in results]
             points, invalid = summarise_ranks(plan, run.accelerator, logs, counters=counters, background_bps=background)
