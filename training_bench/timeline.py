@@ -31,6 +31,7 @@ EMULATED_PARTS = ("data_wait_s", "compute_s", "sync_wait_s")
 TRAINING_PARTS = ("data_wait_s", "compute_s", "sync_wait_s", "optimizer_s")
 OVERHEAD = "overhead_s"
 NUM_EMPTY_PAIRS = 33
+KEPT_EVENTS = 4096
 
 
 class TimelineError(ValueError):
@@ -88,16 +89,21 @@ class Event(Protocol):
 class StreamClock:
     """The host's timeline and the compute stream's, from events at the same marks.
 
-    Nothing is waited for inside the loop: the events are there before it begins, and are read after it.
+    Nothing is waited for inside the loop.  The events are there before it begins and go round; before one is used again
+    it is read, which waits for nothing, since the host is never KEPT_EVENTS marks ahead of the device.  Each is read
+    against the one before it: an event's float holds a millisecond after hours as well, but no microseconds.
     """
 
     def __init__(
         self, num_steps: int, parts: Sequence[str], *, new_event: Callable[[], Event], stream: Callable[[], Any]
     ) -> None:
         self.host = StepClock(num_steps, parts)
+        self._width = len(parts) + 1
         self._stream = stream
-        self._events = [new_event() for _ in range(num_steps * (len(parts) + 1))]
+        self._gaps_ns: Times = np.zeros(num_steps * self._width, dtype=np.int64)  # from the mark before to this one
+        self._events = [new_event() for _ in range(min(len(self._gaps_ns), KEPT_EVENTS))]
         self._at = 0
+        self._read = 1  # marks up to here have their gap; the first has none
         self._empty_ns = _empty_pair_ns(new_event, stream())
 
     @classmethod
@@ -110,9 +116,19 @@ class StreamClock:
 
     def mark(self) -> int:
         """The loop is here, and the stream will be once it has done what it was given; returns the host's time."""
-        self._events[self._at].record(self._stream())
+        kept = len(self._events)
+        if self._at >= kept:
+            self._read_gap(self._at - kept + 1)
+        self._events[self._at % kept].record(self._stream())
         self._at += 1
         return self.host.mark()
+
+    def _read_gap(self, mark: int) -> None:
+        """The time from the mark before `mark` to it, once the device has passed both."""
+        before, event = self._events[(mark - 1) % len(self._events)], self._events[mark % len(self._events)]
+        event.synchronize()
+        self._gaps_ns[mark] = round(before.elapsed_time(event) * 1e6)
+        self._read = mark + 1
 
     @property
     def times(self) -> Times:
@@ -120,14 +136,10 @@ class StreamClock:
 
         The wait for data is less by what an empty pair of events shows; the time it is less by counts as compute.
         """
-        width = self.host._times.shape[1]
-        count = self._at // width * width
-        if not count:
-            return np.zeros((0, width), dtype=np.int64)
-        first = self._events[0]
-        self._events[count - 1].synchronize()
-        rows = np.array([first.elapsed_time(event) * 1e6 for event in self._events[:count]], dtype=np.int64)
-        rows = rows.reshape(-1, width)
+        for mark in range(self._read, self._at):
+            self._read_gap(mark)
+        count = self._at // self._width * self._width
+        rows = np.cumsum(self._gaps_ns[:count]).reshape(-1, self._width)
         rows[:, 1] = np.maximum(rows[:, 1] - self._empty_ns, rows[:, 0])
         return rows
 

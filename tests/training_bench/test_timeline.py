@@ -169,6 +169,29 @@ def test_the_compute_stream_has_a_table_of_its_own_that_adds_up():
     assert len(clock.host.times) == 2
 
 
+def test_events_go_round_in_a_long_loop_and_no_time_is_lost(monkeypatch):
+    monkeypatch.setattr("iobench.training_bench.timeline.KEPT_EVENTS", 6)
+    stream = Stream()
+    made = []
+
+    def new_event():
+        made.append(Event())
+        return made[-1]
+
+    clock = StreamClock(50, EMULATED_PARTS, new_event=new_event, stream=lambda: stream)
+    passed_ms = []
+    for step in range(50):
+        for part in range(4):
+            stream.now_ms += 1.0 + step + part
+            clock.mark()
+            passed_ms.append(stream.now_ms)
+    assert len(made) == 6 + 2 * 33
+    expected = (np.array(passed_ms).reshape(50, 4) - passed_ms[0]) * 1e6
+    expected[:, 1] -= 5_000  # an empty pair
+    assert clock.times == pytest.approx(expected, abs=1)
+    assert (clock.times == np.array(clock.times)).all(), "looking twice changes nothing"
+
+
 def test_a_stream_that_never_waits_shows_no_wait():
     stream = Stream()
     clock = StreamClock(1, EMULATED_PARTS, new_event=Event, stream=lambda: stream)
