@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..terminal import Screen, say
-from .journal import Journal, command_line, print_json
+from .journal import Journal, command_line, print_json, require_writable
 from .options import (
     DONE,
     INVALID,
@@ -20,6 +20,7 @@ from .options import (
     LocalFolder,
     Out,
     Sets,
+    Trace,
     app,
     local_folder,
 )
@@ -53,6 +54,7 @@ def train(
     checkpoint: Annotated[Path | None, typer.Option(help="cpu, cuda: folder of checkpoints")] = None,
     checkpoint_steps: Annotated[int | None, typer.Option(min=1, help="steps between them  [one at the end]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
+    trace: Trace = None,
     config: ConfigFile = None,
     set_: Sets = None,
     out: Out = None,
@@ -60,17 +62,20 @@ def train(
 ) -> None:
     """Run ranks that compute on batches from one source: emulated beside a synthetic control, or a real training."""
     from ..configs import load as load_config
+    from ..results.record import write_whole
     from ..storage_bench.emulate import WORKLOADS
     from ..training_bench.command import run_train
     from ..training_bench.real_run import refuse_torchrun
     from ..training_bench.roofs import with_roofline
+    from ..training_bench.tracing import trace_of_ranks
     from ..training_bench.train import TrainConfig
 
     refuse_torchrun()
+    require_writable(trace)
     if accelerator in ("cpu", "cuda"):
-        if find_max or au_threshold or seconds or hops:
+        if find_max or au_threshold or seconds or hops or trace:
             raise typer.BadParameter(
-                "--find-max, --au-threshold, --hops and --seconds are of emulated accelerators; "
+                "--find-max, --au-threshold, --hops, --seconds and --trace are of emulated accelerators; "
                 "give --steps to a real training"
             )
         _train_really(
@@ -123,6 +128,9 @@ def train(
         workload = {**settings.model_dump(mode="json"), **outcome.workload}
         if roofline:
             outcome = with_roofline(outcome, path, workload, show=screen.show)
+    if trace is not None:
+        write_whole(trace, trace_of_ranks(outcome.logs, outcome.block_labels))
+        say(f"trace: {trace}  (open it in ui.perfetto.dev)")
     journal.finish(
         workload=workload,
         points=outcome.points,

@@ -84,3 +84,16 @@ def test_spans_beyond_the_bound_are_counted_and_not_kept(tmp_path):
     reader.close()
     assert (len(recorder.spans), recorder.dropped, reader.delivered_bytes) == (3, 2, 5 * 4096)
     assert all(span.end_ns >= span.start_ns and span.num_bytes == 4096 for span in recorder.spans)
+
+
+def test_a_trace_of_a_rank_has_its_blocks_steps_and_what_they_waited_for(iobench, page_set):
+    words = ("--np", "1", "--accelerator", "0.002", "--batch-size", "4", "--steps", "4", "--seconds", "5")
+    status, err = iobench("train", page_set.folder, *words, "--trace", "t.json", "--out", "run")
+    assert status in (0, 3), err
+    spans = events_of("t.json")
+    names = [event["name"] for _, event in spans]
+    assert {track for track, _ in spans} == {"steps"}
+    assert {"direct, 1 ranks, round 0", "synthetic, 1 ranks, round 0", "step 0", "data wait", "compute"} <= set(names)
+    assert names.count("compute") == names.count("data wait") == sum(name.startswith("step ") for name in names)
+    computed = [event["dur"] for _, event in spans if event["name"] == "compute"]
+    assert min(computed) >= 1990  # two milliseconds in microseconds: slept, and so never less

@@ -36,6 +36,8 @@ class TrainOutcome:
     invalid: tuple[str, ...]
     metrics: dict[str, Metric]
     sentence: str = ""
+    logs: tuple[dict[str, Any], ...] = ()
+    block_labels: tuple[str, ...] = ()
 
 
 class TrainUsageError(TrainError):
@@ -141,6 +143,8 @@ def run_train(
         invalid=tuple(text for _, text in result.invalid),
         metrics=metrics,
         sentence=told_of if fed is None else _sentence(result, fed, find_max or 0.0, chosen.label),
+        logs=result.logs,
+        block_labels=result.block_labels,
     )
 
 

@@ -105,7 +105,10 @@ class TrainRun:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Points of every cell and its control, what the ranks held, and how long the blocks took."""
+    """Points of every cell and its control, what the ranks held, and how long the blocks took.
+
+    `logs` are the ranks' own, step by step, and `block_labels` what the blocks that they name are.
+    """
 
     points: list[Point]
     peak_rss_bytes: int
@@ -115,6 +118,8 @@ class TrainResult:
     invalid: tuple[tuple[Source | Rung, str], ...]
     warnings: tuple[str, ...]
     trials: tuple[dict[str, Any], ...] = ()
+    logs: tuple[dict[str, Any], ...] = ()
+    block_labels: tuple[str, ...] = ()
 
 
 def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
@@ -149,6 +154,8 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
         invalid=invalid,
         warnings=_warnings(plan, rounds, run.config.rounds),
         trials=tuple({name: trial[name] for name in ("num_ranks", "au_mlperf")} for trial in results[0]["trials"]),
+        logs=tuple(results),
+        block_labels=tuple(f"{block.source}, {block.num_ranks} ranks" for block in plan.blocks),
     )
 
 

@@ -1,0 +1,65 @@
+"""What every rank did when, as a trace of the marks that the ranks have logged anyway: it costs a run nothing.
+
+process  rank 0 on node1, pid 4711
+  track  |------------------------- direct, 2 ranks, round 0 ---------------------------|
+         |---- step 0 ----------------------------------||---- step 1 ---- ...
+         |- data wait -||--- compute ---||- sync wait -|
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from ..results.trace import Process, Span, Track, trace_text
+
+MAX_STEPS = 20_000  # of all ranks: five spans each
+PARTS = ("data wait", "compute", "sync wait")
+
+
+def trace_of_ranks(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
+    """The trace of a launch as JSON: `results` as the ranks gave them, `labels` what each of the plan's blocks is.
+
+    Hosts have clocks of their own: each begins with its own first step.  Of long runs every rank's first blocks are
+    kept, and what was not is counted.
+    """
+    room, dropped = MAX_STEPS // max(1, len(results)), 0
+    pids = Counter(result["pid"] for result in results)
+    begun = _begun(results)
+    processes = []
+    for result in results:
+        spans: list[Span] = []
+        left = room
+        for log in result["blocks"]:
+            steps = [[mark - begun[result["host"]] for mark in marks] for marks in log["steps_ns"]]
+            if len(steps) <= left:
+                left -= len(steps)
+                spans += _of_block(f"{labels[log['block']]}, round {log['round']}", steps)
+            else:
+                left, dropped = 0, dropped + len(steps) * (len(PARTS) + 1) + 1
+        unique = result["pid"] if pids[result["pid"]] == 1 else result["rank"] + 1
+        processes.append(Process(unique, f"rank {result['rank']} on {result['host']}", [Track("steps", spans)]))
+    return trace_text(processes, dropped=dropped)
+
+
+def _begun(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The first mark of each host."""
+    found: dict[str, int] = {}
+    for result in results:
+        first = min((log["steps_ns"][0][0] for log in result["blocks"] if log["steps_ns"]), default=0)
+        found[result["host"]] = min(found.get(result["host"], first), first)
+    return found
+
+
+def _of_block(name: str, steps: Sequence[Sequence[int]]) -> Iterator[Span]:
+    """The block, its steps, and the parts of each; a step ends where the next one begins."""
+    if not steps:
+        return
+    ends = [later[0] for _, later in pairwise(steps)] + [steps[-1][-1]]
+    yield Span(name, steps[0][0], ends[-1])
+    for number, (marks, end) in enumerate(zip(steps, ends, strict=True)):
+        yield Span(f"step {number}", marks[0], end)
+        for part, (start, stop) in zip(PARTS, pairwise(marks), strict=True):
+            yield Span(part, start, stop)
