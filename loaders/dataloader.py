@@ -98,6 +98,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._begun = False
         self._pending: State | None = None
         self._pool: BufferPool | None = None
+        self._image_pool: BufferPool | None = None
         self._watch: RouteWatch | None = None
         self._reader_threads: ReaderThreads | None = None  # those of persistent workers
         # Whoever rebuilds a loader from its attributes gives torch's default by name.
@@ -134,7 +135,14 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process begins its own epochs; buffers and counters stay here."""
-        own = {"_pool": None, "_watch": None, "_begun": False, "_reader_threads": None, "_iterator": None}
+        own = {
+            "_pool": None,
+            "_image_pool": None,
+            "_watch": None,
+            "_begun": False,
+            "_reader_threads": None,
+            "_iterator": None,
+        }
         return {name: value for name, value in {**self.__dict__, **own}.items() if name != "_place"}
 
     def check_worker_number_rationality(self) -> None:
@@ -201,6 +209,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         stated = getattr(self._index_sampler, "batch_size", 1)
         size = stated if isinstance(stated, int) else 1  # the pool grows to larger batches
         self._pool = self._pool or shards.new_pool(size, depth=max(1, depth))
+        self._image_pool = self._image_pool or BufferPool(0, num_free_kept=max(1, depth) + 2)
         self._watch = self._watch or RouteWatch(shards)
         kept = self._reader_threads if self._reader_threads is not None and self._reader_threads.usable else None
         init_fn = self.worker_init_fn if kept is None else None
@@ -220,6 +229,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 timeout_s=self.timeout,
                 on_thread_start=on_start,
                 threads=kept,
+                epoch=self.epoch,
+                image_pool=self._image_pool,
             )
 
     # --- evidence

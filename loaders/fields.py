@@ -21,6 +21,7 @@ DTYPES = ("uint8", "int8", "uint16", "int16", "int32", "int64", "float16", "floa
 NO_LABEL = -1
 
 _MAGICS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"RIFF": "WebP", b"II*\0": "TIFF", b"BM": "BMP"}
+_CODECS = {"JPEG": "jpeg", "PNG": "png"}
 
 Shape = tuple[int, int, int]
 
@@ -120,6 +121,15 @@ def parse_record(payload: memoryview, wanted: Wanted, *, where: str, first: Firs
     return Parsed(features, at, length, shape, _label(features, wanted.fields.label, where))
 
 
+def codec_of(payload: memoryview, wanted: Wanted, *, where: str) -> str | None:
+    """The codec of a record's image, where it is one that is decoded and no raw pixels are asked for; else None."""
+    image = walk_example(payload, where=where).get(wanted.fields.image)
+    if wanted != Wanted(wanted.fields) or image is None or image.kind != "bytes" or len(image.spans) != 1:
+        return None
+    at, length = image.spans[0]
+    return _CODECS.get(_encoding(payload[at : at + length]) or "")
+
+
 def is_dlio(features: Mapping[str, Feature]) -> bool:
     """Whether a record is as DLIO, and so MLPerf Storage, writes them: `image`, some bytes, and `size`, a number."""
     kinds = {name: feature.kind for name, feature in features.items()}
@@ -184,8 +194,8 @@ def _encoding(pixels: memoryview) -> str | None:
 
 def _encoded(kind: str, where: str) -> LayoutError:
     return LayoutError(
-        f"{where}: holds a {kind} image; there is no decoder for encoded images here yet, only raw pixels are read: "
-        f"decode the images once and write them raw, or take their bytes as they are with fields=Fields(opaque=True)"
+        f"{where}: holds a {kind} image where raw pixels were expected; sets of JPEG or PNG images throughout are "
+        f"decoded: leave shape and dtype out, or take their bytes as they are with fields=Fields(opaque=True)"
     )
 
 

@@ -66,8 +66,9 @@ def build(
     offsets = np.concatenate([shard.payload_offsets for shard in found])
     if proof.wanted.fields.opaque:
         extents = Extents(offsets, np.concatenate([shard.payload_bytes for shard in found]))
-        reason = f"opaque samples of {extents.said}, each proven on its record's bytes"
-        return _ragged(stamps, sizes, labels, extents, reason)
+        what = "opaque samples" if proof.codec is None else f"encoded images ({proof.codec})"
+        reason = f"{what} of {extents.said}, each proven on its record's bytes"
+        return _ragged(stamps, sizes, labels, extents, reason, codec=proof.codec)
     layout, reason = _common_layout(found, paths, proof.first.shape, wanted.dtype)
     if layout.stride_bytes is not None:
         return ShardIndex(layout, stamps, sizes, first_records_of(sizes), labels, None, reason)
@@ -124,8 +125,10 @@ def _ragged(
     labels: npt.NDArray[np.int64],
     extents: Extents,
     reason: str,
+    *,
+    codec: str | None = None,
 ) -> ShardIndex:
-    layout = RecordLayout(None, 0, (), extents.dtype, extents.mean_bytes)
+    layout = RecordLayout(None, 0, (), extents.dtype, extents.mean_bytes, codec)
     return ShardIndex(layout, stamps, sizes, first_records_of(sizes), labels, None, reason, extents=extents)
 
 

@@ -19,12 +19,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .fields import DLIO_FIELDS, NO_LABEL, First, LayoutError, Parsed, Shape, Wanted, is_dlio, parse_record
+from .fields import (
+    DLIO_FIELDS,
+    NO_LABEL,
+    First,
+    LayoutError,
+    Parsed,
+    Shape,
+    Wanted,
+    codec_of,
+    is_dlio,
+    parse_record,
+)
 from .read_errors import failed
 from .remote import ShardPath
 from .tfrecord import FRAMING_BYTES, HEAD_BYTES, Feature, Frames, TFRecordError, walk_example
@@ -82,12 +94,14 @@ class _Edges(NamedTuple):
 class LayoutProof:
     """Proves one shard after the other; what was learnt of one holds for the next.
 
-    `first` is the first record's shape (H, W, C), which the images of all others must have too.
+    `first` is the first record's shape (H, W, C), which the images of all others must have too.  Where that record's
+    image is encoded, `codec` names how, and all are taken as opaque samples.
     """
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.first: First | None = None
+        self.codec: str | None = None
         self._spellings: dict[int, list[_Spelling]] = {}
 
     def prove(self, fd: int, frames: Frames, *, path: ShardPath) -> ShardLayout:
@@ -119,8 +133,16 @@ class LayoutProof:
         read_exactly(fd, payload, HEAD_BYTES, path)
         if self.wanted == Wanted() and is_dlio(walk_example(payload, where=f"{path}: record 0")):
             self.wanted = Wanted(DLIO_FIELDS)
-        shape = parse_record(payload, self.wanted, where=f"{path}: record 0").shape
-        return First(shape, f"record 0 of {path.name}")
+        where = f"{path}: record 0"
+        try:
+            parsed = parse_record(payload, self.wanted, where=where)
+        except LayoutError:
+            self.codec = codec_of(payload, self.wanted, where=where)
+            if self.codec is None:
+                raise
+            self.wanted = Wanted(replace(self.wanted.fields, opaque=True))
+            parsed = parse_record(payload, self.wanted, where=where)
+        return First(parsed.shape, f"record 0 of {path.name}")
 
     def _prove_part(self, fd: int, edges: _Edges, found: ShardLayout, start: int, path: ShardPath) -> None:
         """Compare with the spellings that are known; parse what is left in file order, and compare with that."""

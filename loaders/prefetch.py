@@ -16,31 +16,38 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from .augment import uniforms
 from .buffers import Buffer, BufferPool
 from .decode import buffer_bytes, place_batch, view_geometry
+from .decoding import Decoding, ImageBatch, ImageError, SkippedImage
 from .index import ShardIndex
 from .mapped import MappedReader, Mapping
 from .placement import Placement, Reads
 from .plan import Indices, batch_runs
 from .ragged import Arrays, sample_views
-from .reader_threads import PendingBatch, ReaderThreads, carry_out
+from .reader_threads import PendingBatch, ReaderThreads, work_off
 from .readers import READ_BYTES, Reader, read_bytes_of
 from .remote import ShardPath
 
 JOIN_TIMEOUT_S = 2.0
+MAX_NAMED = 1000  # of images that were left out
 DEFAULT_READ_BYTES = READ_BYTES
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a loader has read so far."""
+    """What a loader has read so far.
+
+    `read_s`, `decode_s` and `augment_s` are seconds that threads spent there, added up over threads; what lies in hops
+    that a set does not have is 0.  `skipped` names the first MAX_NAMED images of those that were left out.
+    """
 
     num_batches: int = 0
     num_records: int = 0
@@ -48,6 +55,11 @@ class Tally:
     delivered_bytes: int = 0
     payload_bytes: int = 0
     copied_bytes: int = 0
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    augment_s: float = 0.0
+    num_skipped: int = 0
+    skipped: list[SkippedImage] = field(default_factory=list)
 
 
 class Source(Protocol):
@@ -64,6 +76,14 @@ class Source(Protocol):
     @property
     def reader(self) -> Reader:
         """What reads them."""
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """How encoded images become samples; None where batches are what was read."""
+
+    @property
+    def seed(self) -> int:
+        """What the order, and every sample's own numbers, are drawn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +114,12 @@ class Prefetcher:
         timeout_s: float = 0.0,
         on_thread_start: Callable[[int], None] | None = None,
         threads: ReaderThreads | None = None,
+        epoch: int = 0,
+        image_pool: BufferPool | None = None,
     ) -> None:
         self._source = source
+        self._epoch = epoch
+        self._image_pool = image_pool or BufferPool(0, num_free_kept=depth + 2)
         self._batches = batches
         self._pool = pool
         self._tally = tally
@@ -145,6 +169,8 @@ class Prefetcher:
             done = not self._threads.alive or batch.gate.acquire(timeout=max(0.0, deadline - monotonic()))
             if done and batch.buffer is not None:  # a buffer some thread may still write to is left to it
                 self._pool.release(batch.buffer)
+            if done and batch.images is not None and batch.images.output is not None:
+                self._image_pool.release(batch.images.output)
         if not self._lent:
             self._threads.join(deadline)
 
@@ -191,6 +217,8 @@ class Prefetcher:
             buffer = self._pool.acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment))
         tasks = _tasks(placement.reads) if len(self._threads) else [placement.reads]
         batch = PendingBatch(records, buffer, mapping, placement, len(tasks), self._left)
+        if self._source.decoding is not None:
+            batch.images = self._images(self._source.decoding, batch)
         batch.gate.acquire()
         if len(self._threads):
             self._threads.submit(batch, tasks)
@@ -206,7 +234,9 @@ class Prefetcher:
 
     def _wait(self, batch: PendingBatch) -> None:
         if not len(self._threads):
-            batch.finish(carry_out(self._source.reader, self._source.paths, batch, batch.placement.reads), None)
+            reader, paths = self._source.reader, self._source.paths
+            for part in work_off(reader, paths, batch, batch.placement.reads, own_thread=False):
+                work_off(reader, paths, batch, part, own_thread=False)
         if not batch.gate.acquire(timeout=self._timeout_s or -1):
             raise RuntimeError(f"no batch within {self._timeout_s} s: the storage hangs or is too slow; raise timeout=")
         batch.gate.release()  # it stays open
@@ -219,6 +249,9 @@ class Prefetcher:
         tally.delivered_bytes += batch.delivered
         tally.payload_bytes += placement.payload_bytes
         tally.copied_bytes += sum(move.length for move in placement.moves)
+        tally.read_s += batch.read_ns / 1e9
+        if batch.images is not None:
+            return self._hand_out_images(batch, batch.images)
         if placement.places is not None:
             return self._hand_out_views(batch)
         shape, strides, offset = view_geometry(index.layout, len(batch.records), placement.first_record)
@@ -232,16 +265,66 @@ class Prefetcher:
         return RawBatch(images, batch.records, batch.ready_ns)
 
     def _hand_out_views(self, batch: PendingBatch) -> RawBatch:
-        extents, places = self._source.index.extents, batch.placement.places
-        assert extents is not None  # the index has these where a placement has places
-        assert places is not None
+        memory = None
         if batch.buffer is not None:
             size = batch.placement.size_bytes
             memory = self._pool.hand_out(batch.buffer, shape=(size,), dtype=np.uint8, strides=(1,), offset=0)
-        else:
+        return RawBatch(self._views(batch, memory), batch.records, batch.ready_ns)
+
+    def _views(self, batch: PendingBatch, memory: npt.NDArray[np.uint8] | None) -> Arrays:
+        """The samples of a batch in `memory`, or in the mapping that they are seen in."""
+        extents, places = self._source.index.extents, batch.placement.places
+        assert extents is not None  # the index has these where a placement has places
+        assert places is not None
+        if memory is None:
             assert batch.mapping is not None  # a batch has the one or the other
             memory = np.frombuffer(batch.mapping.memory, np.uint8)
-        return RawBatch(sample_views(memory, batch.records, places, extents), batch.records, batch.ready_ns)
+        return sample_views(memory, batch.records, places, extents)
+
+    def _images(self, decoding: Decoding, batch: PendingBatch) -> ImageBatch:
+        """What reader threads make of a batch once it is read, and where to."""
+        records, transform = batch.records, decoding.transform
+        memory = None if batch.buffer is None else np.frombuffer(batch.buffer.memory, np.uint8)
+        samples = self._views(batch, memory)
+        if transform is None:
+            return ImageBatch(decoding, records, samples, (), None, self._place)
+        numbers = uniforms(self._source.seed, self._epoch, records, transform.num_numbers).tolist()
+        output = self._image_pool.acquire(decoding.output_bytes(len(records)))
+        return ImageBatch(decoding, records, samples, numbers, output, self._place)
+
+    def _place(self, record: int) -> str:
+        """Where a sample lies, as errors say it."""
+        index = self._source.index
+        shard = int(np.searchsorted(index.first_records, record, side="right")) - 1
+        assert index.extents is not None  # encoded images differ in size
+        number, offset = record - int(index.first_records[shard]), int(index.extents.offsets[record])
+        return f"{self._source.paths[shard]}: record {number} (byte {offset})"
+
+    def _hand_out_images(self, batch: PendingBatch, images: ImageBatch) -> RawBatch:
+        tally = self._tally
+        tally.decode_s += images.decode_ns / 1e9
+        tally.augment_s += images.augment_ns / 1e9
+        kept, records = images.kept, batch.records
+        if images.broken:
+            tally.num_skipped += len(images.broken)
+            named = (SkippedImage(int(records[slot]), images.broken[slot]) for slot in sorted(images.broken))
+            tally.skipped += list(named)[: MAX_NAMED - len(tally.skipped)]
+            records = records[kept]
+            if not len(records):
+                raise ImageError(f"{tally.skipped[-1].reason}; nor can any other of its batch, so none is left of it")
+        if batch.buffer is not None:
+            self._pool.release(batch.buffer)
+        transform = images.decoding.transform
+        if transform is None or images.output is None:
+            return RawBatch([images.images[slot] for slot in kept.tolist()], records, batch.ready_ns)
+        if images.broken:
+            images.close_gaps(kept)
+        (height, width, channels), item = transform.shape, transform.dtype.itemsize
+        shape = (len(records), height, width, channels)
+        strides = (height * width * channels * item, width * channels * item, channels * item, item)
+        # numpy has no bfloat16: elements go out as whole numbers of their size, which the tensor sees as what they are
+        pixels = self._image_pool.hand_out(images.output, shape=shape, dtype=f"u{item}", strides=strides, offset=0)
+        return RawBatch(pixels, records, batch.ready_ns)
 
 
 def _tasks(reads: Reads) -> list[Reads]:

@@ -1,6 +1,7 @@
 """Reader threads: they carry out the reads of batches, a few at a time, until they are told to end.
 
     Prefetcher --(batch, some of its reads)--> queue --> a thread reads; the last of a batch moves, and opens its gate
+                                                 ^-- (batch, some of its images) --'  or has its images decoded first
 
 Threads serve one epoch, or with persistent workers one after another: what an epoch has queued when it is left is
 counted as done without being read.  They hold no reference to their ReaderThreads: dropping it ends them.
@@ -12,12 +13,13 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter_ns
 
 import numpy as np
 
 from .buffers import Buffer
+from .decoding import ImageBatch, Part
 from .mapped import Mapping
 from .placement import Placement, Reads
 from .plan import Indices
@@ -33,7 +35,8 @@ class EpochLeftError(Exception):
 class PendingBatch:
     """A batch on its way, into `buffer` or seen in `mapping`; `gate` is held until the last task is done.
 
-    `left` is set when its epoch is left; `ready_ns` is when the gate was opened, by perf_counter_ns.
+    `left` is set when its epoch is left; `ready_ns` is when the gate was opened, by perf_counter_ns.  Where there are
+    `images` these are decoded after the last read, before the gate opens.
     """
 
     records: Indices
@@ -47,26 +50,43 @@ class PendingBatch:
     delivered: int = 0
     error: BaseException | None = None
     ready_ns: int = 0
+    images: ImageBatch | None = None
+    read_ns: int = 0
+    decoding: bool = False
 
-    def finish(self, delivered: int, error: BaseException | None) -> None:
-        """Count one task as done; the last one moves what could not be read in place, and opens the gate."""
+    def finish(self, delivered: int, error: BaseException | None, *, read_ns: int = 0) -> Sequence[Part]:
+        """Count one task as done; the last one moves what could not be read in place, and opens the gate.
+
+        Where there are images, the last read gives the parts to decode instead, each of which is then a task.
+        """
         with self.lock:
             self.delivered += delivered
+            self.read_ns += read_ns
             self.error = self.error or error
             self.remaining -= 1
             last = self.remaining == 0
-        if last:
-            try:
-                if self.error is None and self.buffer is not None:
+        if not last:
+            return ()
+        opens = True
+        try:
+            if self.error is None and not self.decoding:
+                if self.buffer is not None:
                     _move(self.buffer, self.placement)
-            except BaseException as failure:  # raised again in the caller's next()
-                self.error = failure
-            finally:
+                if self.images is not None:
+                    parts = self.images.parts
+                    self.decoding, self.remaining, opens = True, len(parts), False
+                    return parts
+        except BaseException as failure:  # raised again in the caller's next()
+            self.error = failure
+        finally:
+            if opens:
                 self.ready_ns = perf_counter_ns()
                 self.gate.release()
+        return ()
 
 
-_Task = tuple[PendingBatch, Reads]
+Work = Reads | Part
+_Task = tuple[PendingBatch, Work]
 
 
 class ReaderThreads:
@@ -140,18 +160,49 @@ def _serve(
     except BaseException as error:  # raised again in the caller's next(), as are all below
         start_error = error
     while (task := queue.get()) is not None:
-        batch, reads = task
+        batch, work = task
         try:
             if batch.left.is_set():
                 raise EpochLeftError
             if start_error is not None:
                 raise start_error
-            delivered = carry_out(reader, paths, batch, reads)
+            parts = work_off(reader, paths, batch, work, own_thread=True)
         except BaseException as error:
             batch.finish(0, error)
+            parts = ()
+        for part in parts:
+            queue.put((batch, part))
+        del task, batch, work, parts
+    _give_up(queue)
+
+
+def _give_up(queue: SimpleQueue[_Task | None]) -> None:
+    """Count what was queued after the end was, as parts of a batch may be, as done; others' ends are left to them."""
+    ends = 0
+    while True:
+        try:
+            task = queue.get_nowait()
+        except Empty:
+            break
+        if task is None:
+            ends += 1
         else:
-            batch.finish(delivered, None)
-        del task, batch
+            task[0].finish(0, EpochLeftError())
+    for _ in range(ends):
+        queue.put(None)
+
+
+def work_off(
+    reader: Reader, paths: Sequence[ShardPath], batch: PendingBatch, work: Work, *, own_thread: bool
+) -> Sequence[Part]:
+    """Do a task of a batch and count it as done; returns what is to be done next.  Raises before it is counted."""
+    if isinstance(work, Part):
+        assert batch.images is not None  # whose part it is
+        batch.images.run(work, own_thread=own_thread)
+        return batch.finish(0, None)
+    begun = perf_counter_ns()
+    delivered = carry_out(reader, paths, batch, work)
+    return batch.finish(delivered, None, read_ns=perf_counter_ns() - begun)
 
 
 def carry_out(reader: Reader, paths: Sequence[ShardPath], batch: PendingBatch, reads: Reads) -> int:

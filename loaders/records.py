@@ -39,7 +39,8 @@ class RecordLayout:
 
     Where records do not lie at one stride it is None, `payload_offset` is 0, and the index has `payload_offsets`; where
     samples need not have one size, its `extents`, and `mean_bytes` stands for a sample's bytes wherever room is
-    estimated.  `shape` is then (): there is none that all have.
+    estimated.  `shape` is then (): there is none that all have.  `codec` says that samples are encoded images, and how
+    the first one is.
     """
 
     stride_bytes: int | None
@@ -47,6 +48,7 @@ class RecordLayout:
     shape: tuple[int, ...]
     dtype: str
     mean_bytes: int | None = None
+    codec: str | None = None
 
     @property
     def ragged(self) -> bool:

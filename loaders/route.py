@@ -81,6 +81,15 @@ def refuse_route(route: Route | None, *, engine: str) -> None:
     raise RouteRefusedError(f"require_route={route!r} is not possible: {reason}")
 
 
+def refuse_encoded(route: Route | None, *, codec: str, name: str) -> None:
+    """Raise RouteRefusedError where `route` ends in GPU memory: encoded images are parsed by the host."""
+    if route in DEVICE_ROUTES:
+        raise RouteRefusedError(
+            f"require_route={route!r} is not possible: {name} holds encoded images ({codec}), which decoders parse in "
+            f"host memory; write the images raw once, at one size, or leave require_route out"
+        )
+
+
 class RouteWatch:
     """The counters of one loader, read when it is made and again whenever evidence is asked for."""
 

@@ -16,6 +16,8 @@ import numpy as np
 from .buffers import BufferPool
 from .compressed import plain_shards
 from .decode import buffer_bytes
+from .decoders import DecoderName, open_decoder
+from .decoding import Decoding, OnError
 from .discovery import ShardSource, find_shards
 from .engines import EngineName, open_reader
 from .evidence import Route
@@ -26,7 +28,8 @@ from .prefetch import Prefetcher, RawBatch, Tally
 from .ragged import pool_bytes
 from .readers import Reader
 from .remote import ShardPath, local_files
-from .route import refuse_route
+from .route import refuse_encoded, refuse_route
+from .transforms import ImageTransform, TransformError
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +46,7 @@ class ShardSet(_Samples):
     """A map-style data set over shards: `len(s)`, `s[i] -> (image CHW uint8, int)`, `s.__getitems__(list)`.
 
     Where samples differ in size (`index.extents`), `s[i]` is (tensor, int) and a batch (list of tensors, labels).
+    Encoded images (`index.layout.codec`) are decoded; an ImageTransform makes them samples of one size, and a batch.
 
     Open one with `ShardSet.open`.  A plain torch DataLoader works on it; iobench's takes the fast road, and holds the
     bytes to `require_route` at the end of each epoch (RouteError).
@@ -59,14 +63,17 @@ class ShardSet(_Samples):
         rank: int = 0,
         world_size: int = 1,
         require_route: Route | None = None,
-        transform: Callable[[Any], Any] | None = None,
+        transform: Callable[[Any], Any] | ImageTransform | None = None,
         engine_reason: str = "handed in",
+        decoder: DecoderName = "auto",
+        on_error: OnError = "raise",
     ) -> None:
         if shuffle_mode not in SHUFFLE_MODES:
             raise ValueError(f"shuffle_mode {shuffle_mode!r} is not one of {', '.join(SHUFFLE_MODES)}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
         refuse_route(require_route, engine=reader.engine)
+        self.decoding = _decoding(index, transform, decoder, on_error, require_route)
         self.paths: Sequence[ShardPath] = tuple(paths)
         self.index = index
         self.reader: Reader = reader
@@ -76,7 +83,7 @@ class ShardSet(_Samples):
         self.rank = rank
         self.world_size = world_size
         self.require_route = require_route
-        self.transform = transform
+        self.transform = None if isinstance(transform, ImageTransform) else transform
         self.block_records = max(1, BLOCK_BYTES // index.layout.slot_bytes)
 
     @classmethod
@@ -90,7 +97,9 @@ class ShardSet(_Samples):
         rank: int = 0,
         world_size: int = 1,
         require_route: Route | None = None,
-        transform: Callable[[Any], Any] | None = None,
+        decoder: DecoderName = "auto",
+        transform: Callable[[Any], Any] | ImageTransform | None = None,
+        on_error: OnError = "raise",
         fields: Fields | None = None,
         shape: Shape | None = None,
         dtype: str | None = None,
@@ -100,7 +109,9 @@ class ShardSet(_Samples):
         Or of an S3 prefix (s3://bucket/prefix), one object's address (s3://bucket/key, https://host/file.tfrecord), or
         a list of such: `auto` reads them with kvikio where a CUDA driver is, else with `remote`, which needs none.
 
-        `transform` takes a batch of images (B, C, H, W) and runs once per batch.  `fields` names the features of
+        `transform` takes a batch of images (B, C, H, W) and runs once per batch; of `loaders.transforms` it works on
+        each encoded image, in the reader threads.  Of images that cannot be decoded the first is an ImageError, or with
+        `on_error="skip"` they are left out, and told in the loader's `tally`.  `fields` names the features of
         TFRecords where they are not TensorFlow's own; `shape` (H, W, C) is needed where the shards do not say it, and
         `dtype` is that of the pixels, uint8 unless given or said by dataset.json.  Raises ShardSetError,
         ShardFormatError, LayoutError, TensorShardError, CompressedShardError or TFRecordError with the file and the
@@ -125,6 +136,8 @@ class ShardSet(_Samples):
             require_route=require_route,
             transform=transform,
             engine_reason=reason,
+            decoder=decoder,
+            on_error=on_error,
         )
 
     def __len__(self) -> int:
@@ -150,8 +163,16 @@ class ShardSet(_Samples):
         return np.where(numbers < 0, numbers + len(self), numbers)
 
     def read_batch(self, records: Indices) -> RawBatch:
-        """Read these records now, in this thread."""
-        return next(self.prefetch(iter([records]), batch_size=len(records), num_threads=0, depth=1))
+        """Read these records now, in this thread.
+
+        There is no epoch here: what a transform draws comes from torch's generator, as it does in torch's own loader.
+        """
+        epoch = 0
+        if self.decoding is not None and self.decoding.draws:
+            import torch
+
+            epoch = int(torch.randint(1 << 62, ()))
+        return next(self.prefetch(iter([records]), batch_size=len(records), num_threads=0, depth=1, epoch=epoch))
 
     def prefetch(
         self,
@@ -164,8 +185,9 @@ class ShardSet(_Samples):
         tally: Tally | None = None,
         timeout_s: float = 0.0,
         on_thread_start: Callable[[int], None] | None = None,
+        epoch: int = 0,
     ) -> Prefetcher:
-        """Read `batches` of record numbers ahead with `num_threads` threads."""
+        """Read `batches` of record numbers ahead with `num_threads` threads; samples are drawn as `epoch` has them."""
         return Prefetcher(
             self,
             batches,
@@ -175,6 +197,7 @@ class ShardSet(_Samples):
             depth=depth,
             timeout_s=timeout_s,
             on_thread_start=on_thread_start,
+            epoch=epoch,
         )
 
     def new_pool(self, batch_size: int, *, depth: int) -> BufferPool:
@@ -194,7 +217,11 @@ class ShardSet(_Samples):
         import torch
 
         images: torch.Tensor | list[torch.Tensor]
-        if isinstance(batch.images, list):
+        if self.decoding is not None and isinstance(batch.images, list):
+            images = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in batch.images]
+        elif self.decoding is not None and self.decoding.transform is not None:
+            images = torch.from_numpy(batch.images).view(self.decoding.transform.dtype).permute(0, 3, 1, 2)
+        elif isinstance(batch.images, list):
             images = [torch.from_numpy(sample) for sample in batch.images]
         else:
             images = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
@@ -209,6 +236,27 @@ class ShardSet(_Samples):
     def close(self) -> None:
         """Close the files."""
         self.reader.close()
+
+
+def _decoding(
+    index: ShardIndex,
+    transform: Callable[[Any], Any] | ImageTransform | None,
+    decoder: DecoderName,
+    on_error: OnError,
+    require_route: Route | None,
+) -> Decoding | None:
+    """How the set's images become samples; None where they are no encoded ones."""
+    of_images = transform if isinstance(transform, ImageTransform) else None
+    if index.layout.codec is None:
+        if of_images is not None:
+            raise TransformError(
+                f"transform {type(transform).__name__} takes encoded images, and {index.stamps[0].name} holds other "
+                f"samples ({index.layout_reason}); give a function of a batch (B, C, H, W)"
+            )
+        return None
+    refuse_encoded(require_route, codec=index.layout.codec, name=index.stamps[0].name)
+    found, reason = open_decoder(decoder)
+    return Decoding(found, reason, of_images, on_error)
 
 
 def open_index(

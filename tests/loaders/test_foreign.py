@@ -255,9 +255,13 @@ def test_encoded_images_are_told_from_raw_ones(tmp_path, images):
     features["image/encoded"].bytes_list.value[:] = [b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(300)]
     payload = example_pb2.Example(features=example_pb2.Features(feature=features)).SerializeToString()
     (tmp_path / "a.tfrecord").write_bytes(frame(payload))
-    for options in ({}, {"shape": SHAPE}):
-        with pytest.raises(LayoutError, match="holds a JPEG image; there is no decoder for encoded images here yet"):
-            ShardSet.open(tmp_path, **options)
+    with pytest.raises(
+        LayoutError, match=r"holds a JPEG image where raw pixels were expected; .* leave shape and dtype"
+    ):
+        ShardSet.open(tmp_path, shape=SHAPE)
+    found = ShardSet.open(tmp_path).index
+    assert found.layout.codec == "jpeg"
+    assert "encoded images (jpeg)" in found.layout_reason
 
 
 def compress(folder: Path, kind: str) -> None:

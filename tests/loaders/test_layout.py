@@ -216,9 +216,8 @@ def test_an_image_of_other_bytes_than_the_shape_given_is_named(path, size):
             {"image__height": 40},
             r"'image/encoded' has 60 bytes, not the 600 of 40 x 5 x 3 uint8; give the right dtype=",
         ),
-        ({"image__encoded": b"\xff\xd8\xff\xe0" + bytes(30)}, "holds a JPEG image; there is no decoder"),
-        ({"image__encoded": b"\x89PNG\r\n\x1a\n" + bytes(30)}, "holds a PNG image; there is no decoder"),
-        ({"image__encoded": b"\xff\xd8\xff\xe0" + bytes(30), "image__channels": None}, "holds a JPEG image"),
+        ({"image__encoded": b"GIF89a" + bytes(30)}, "holds a GIF image where raw pixels were expected"),
+        ({"image__encoded": b"BM" + bytes(30), "image__channels": None}, "holds a BMP image"),
     ],
 )
 @pytest.mark.parametrize("number", [0, 3])
@@ -229,6 +228,18 @@ def test_a_record_that_is_no_raw_image_is_told_apart(path, changed, message, num
     assert caught.value.exit_status == 4
     if number and "give the right" not in message:
         assert "its image is" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("start", "codec"), [(b"\xff\xd8\xff\xe0", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png")])
+@pytest.mark.parametrize("channels", [3, None])
+def test_encoded_images_are_told_by_the_first_record_and_raw_pixels_stay_raw(path, start, codec, channels):
+    encoded = record(image__encoded=start + bytes(30), image__channels=channels)
+    proof = LayoutProof(Wanted())
+    found = prove(path, [encoded, record(image__encoded=start + bytes(77), image__channels=channels)], proof=proof)
+    assert proof.codec == codec
+    assert found.payload_bytes.tolist() == [len(start) + 30, len(start) + 77]
+    with pytest.raises(LayoutError, match=f"record 1 .*holds a {codec.upper()} image where raw pixels were expected"):
+        prove(path, [record(image__encoded=start + PIXELS[len(start) :]), encoded])
 
 
 def test_two_labels_in_one_list_are_no_label(path):

@@ -1,0 +1,169 @@
+"""Decoders: the bytes of an encoded image -> pixels, uint8 (height, width, 3), upright and RGB.
+
+    simplejpeg   libjpeg-turbo, for baseline and progressive JPEG in grey or YCbCr: nearly all there is
+    Pillow       what is left: CMYK, Exif-rotated, PNG, and what libjpeg-turbo has doubts of
+
+One decoder serves all reader threads; `scratch` is memory of the thread that calls.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from .jpeg import UPRIGHT, orientation_of
+
+DecoderName = Literal["auto", "simplejpeg"]
+MAX_PIXELS = 178_956_970  # what Pillow takes for a decompression bomb: nothing is allocated on a header's word beyond
+
+Bytes = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
+Scratch = Callable[[int], Bytes]  # at least so many bytes; overwritten by the next image
+
+_PLAIN = ("YCbCr", "Gray")  # colour spaces whose way to RGB is one and the same everywhere
+_ELSEWHERE = {
+    "dali": "it decodes on its own threads, as a whole pipeline: compare with it by --peers dali",
+    "nvimgcodec": "it decodes in GPU memory, which batches do not lie in here",
+}
+
+
+class DecoderError(ValueError):
+    """A decoder that is not known, or not to be used here."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class DecoderMissingError(DecoderError):
+    """The package of a decoder is not installed."""
+
+    exit_status: ClassVar[int] = 4
+
+
+class BrokenImageError(ValueError):
+    """Bytes that are no whole image; the message says why."""
+
+    exit_status: ClassVar[int] = 4
+
+
+class Header(NamedTuple):
+    """Height and width of an image, upright; `plain` where the fast decoder takes it."""
+
+    height: int
+    width: int
+    plain: bool
+
+
+class Decoder(Protocol):
+    """Makes pixels of encoded images, in many threads at once."""
+
+    @property
+    def name(self) -> str:
+        """As records say it."""
+
+    def header(self, data: Bytes) -> Header:
+        """What the image says of itself; BrokenImageError where that cannot be read."""
+
+    def decode(self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1) -> Pixels:
+        """Its pixels (height, width, 3), each side divided by `shrink` (1, 2, 4 or 8), rounded up, where it is plain.
+
+        They lie in `scratch`, or without one in memory of their own.  BrokenImageError where bytes are missing.
+        """
+
+
+class SimpleJpegDecoder:
+    """simplejpeg, with Pillow for what is no plain JPEG; both let the interpreter go while they decode."""
+
+    name = "simplejpeg"
+
+    def __init__(self) -> None:
+        import simplejpeg
+
+        self._header: Any = simplejpeg.decode_jpeg_header
+        self._decode: Any = simplejpeg.decode_jpeg
+
+    def header(self, data: Bytes) -> Header:
+        """See Decoder."""
+        view = data.data
+        if bytes(view[:3]) == b"\xff\xd8\xff" and orientation_of(view) == UPRIGHT:
+            try:
+                height, width, colours, _ = self._header(view, strict=False)
+            except ValueError:  # Pillow says what is wrong
+                height = width = 0
+                colours = ""
+            if colours in _PLAIN and 0 < height * width <= MAX_PIXELS:
+                return Header(height, width, True)
+        with _opened(data) as image:
+            turned = image.getexif().get(0x0112, UPRIGHT) in range(5, 9)
+            width, height = reversed(image.size) if turned else image.size
+            return Header(height, width, False)
+
+    def decode(self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1) -> Pixels:
+        """See Decoder."""
+        if header.plain:
+            height, width = -(-header.height // shrink), -(-header.width // shrink)
+            least = {} if shrink == 1 else {"min_height": height, "min_width": width, "min_factor": shrink}
+            buffer = None if scratch is None else scratch(height * width * 3)
+            try:
+                pixels: Pixels = self._decode(data.data, colorspace="RGB", buffer=buffer, **least)
+            except ValueError:  # libjpeg-turbo has doubts; whether these are the image's end Pillow decides
+                return shrunk(_by_pillow(data), shrink)
+            return pixels
+        return _by_pillow(data)
+
+
+def open_decoder(name: str) -> tuple[Decoder, str]:
+    """The decoder of this name, and why it is the one; DecoderError or DecoderMissingError, with the way out."""
+    if name in _ELSEWHERE:
+        raise DecoderError(f"decoder {name!r}: {_ELSEWHERE[name]}; use auto or simplejpeg")
+    if name not in get_args(DecoderName):
+        raise DecoderError(f"decoder {name!r} is not one of {', '.join(get_args(DecoderName))}")
+    for package, title in (("simplejpeg", "simplejpeg"), ("PIL", "pillow")):
+        if find_spec(package) is None:
+            raise DecoderMissingError(f"decoder {name}: {title} is not installed; pip install {title}")
+    reason = (
+        "asked for" if name != "auto" else "auto: simplejpeg, because images are decoded by threads of the CPU here"
+    )
+    return SimpleJpegDecoder(), reason
+
+
+def shrunk(pixels: Pixels, factor: int) -> Pixels:
+    """Means of squares of `factor` x `factor` pixels, as a scaled decode gives; at the edges of what there is."""
+    if factor == 1:
+        return pixels
+    height, width, _ = pixels.shape
+    padded = np.pad(pixels, ((0, -height % factor), (0, -width % factor), (0, 0)), mode="edge")
+    cells = padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor, 3)
+    means: Pixels = (cells.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
+    return means
+
+
+def _by_pillow(data: Bytes) -> Pixels:
+    from PIL import ImageOps
+
+    with _opened(data) as image:
+        try:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
+            raise BrokenImageError(_words(error)) from error
+        return np.array(upright)
+
+
+def _opened(data: Bytes) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(io.BytesIO(data))  # type: ignore[arg-type]  # any buffer will do
+    except UnidentifiedImageError:
+        start = bytes(data[:4])
+        raise BrokenImageError(f"no image that is known (it starts with {start!r})") from None
+    except Exception as error:
+        raise BrokenImageError(_words(error)) from error
+
+
+def _words(error: Exception) -> str:
+    return f"{error}" or type(error).__name__

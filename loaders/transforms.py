@@ -1,0 +1,219 @@
+"""Transforms that belong to a set of encoded images: every batch comes out with one size, normalised.
+
+    ShardSet.open("imagenet/", transform=transforms.ImageNetTrain(size=224, dtype=torch.bfloat16))
+
+    pixels (H, W, 3) -> piece -> resized, uint8 -> turned over? -> (x / 255 - mean) / std -> the batch's own memory
+
+Resizing is bilinear with antialiasing, in uint8, as Pillow's.  Reader threads do all of it, image by image, right after
+the decode; the numbers of a sample are a function of (seed, epoch, record) alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from .augment import CROP_NUMBERS, Crop, centre, random_resized_crop, shorter_side
+from .decoders import MAX_PIXELS, BrokenImageError, Pixels
+
+if TYPE_CHECKING:
+    import torch
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+DTYPES = ("float32", "bfloat16", "float16", "uint8")
+MAX_SIZE = 4096
+MAX_SHRINK = 8
+
+Scratch = Callable[[int, "torch.dtype"], "torch.Tensor"]  # so many elements at least, of the thread that calls
+
+
+class TransformError(ValueError):
+    """A transform that is asked for what it cannot do."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class Cut(NamedTuple):
+    """Which piece of an image becomes the sample: `piece` of it, resized to `resized`, and of that `window`."""
+
+    piece: Crop
+    resized: tuple[int, int]
+    window: Crop
+    flip: bool = False
+
+    @property
+    def shrink(self) -> int:
+        """By how much a decode may shrink the image so that it still has all the pixels the resize asks for."""
+        least = min(self.piece.height / self.resized[0], self.piece.width / self.resized[1])
+        return next(factor for factor in (8, 4, 2, 1) if least >= factor or factor == 1)
+
+
+@runtime_checkable
+class ImageTransform(Protocol):
+    """What makes samples of one size of images of any, one at a time, in many threads at once."""
+
+    @property
+    def num_numbers(self) -> int:
+        """How many uniform numbers a sample takes."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a sample."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of a sample's elements."""
+
+    @property
+    def scaled_decoding(self) -> bool:
+        """Whether the decoder may shrink an image by 2, 4 or 8 where the piece is that much larger than the sample."""
+
+    def cut(self, height: int, width: int, numbers: Sequence[float]) -> Cut:
+        """The piece of an image of this size; `numbers` are its own, in [0, 1)."""
+
+    def write(self, pixels: Pixels, cut: Cut, target: torch.Tensor, scratch: Scratch) -> None:
+        """Make the sample of the image's `pixels`, which may be shrunk, in `target` (height, width, 3)."""
+
+
+class _Normalised:
+    """What both transforms share: resize, window, flip and normalise, into a place of the batch."""
+
+    def __init__(
+        self,
+        size: int,
+        dtype: torch.dtype | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        scaled_decoding: bool,
+    ) -> None:
+        import torch
+
+        if not 1 <= size <= MAX_SIZE:
+            raise TransformError(f"size {size} is not a number of pixels from 1 to {MAX_SIZE}")
+        if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
+            raise TransformError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise TransformError(f"mean {tuple(mean)} and std {tuple(std)} are not three numbers each, std above 0")
+        self.size = size
+        self.shape = (size, size, 3)
+        self.dtype: torch.dtype = dtype or torch.float32
+        self.scaled_decoding = scaled_decoding
+        # float64 first, so that the two factors are the nearest float32 to what they should be
+        scale, shift = 1 / (255 * np.array(std, np.float64)), -np.array(mean, np.float64) / np.array(std, np.float64)
+        self._scale = torch.from_numpy(np.tile(scale.astype(np.float32), size))
+        self._shift = torch.from_numpy(np.tile(shift.astype(np.float32), size))
+
+    def write(self, pixels: Pixels, cut: Cut, target: torch.Tensor, scratch: Scratch) -> None:
+        """See ImageTransform."""
+        import torch
+
+        resized = _resized(pixels, cut, scratch)
+        top, left, height, width = cut.window
+        window = resized[top : top + height, left : left + width]
+        if cut.flip:
+            window = window.flip(1)
+        if self.dtype == torch.uint8:
+            target.copy_(window)
+            return
+        rows = target.view(height, width * 3)
+        exact = (
+            rows if self.dtype == torch.float32 else scratch(rows.numel(), torch.float32)[: rows.numel()].view_as(rows)
+        )
+        exact.view(height, width, 3).copy_(window)
+        torch.addcmul(self._shift, exact, self._scale, out=exact)
+        if exact is not rows:
+            rows.copy_(exact)
+
+
+class ImageNetTrain(_Normalised):
+    """RandomResizedCrop to `size` x `size`, a horizontal flip with probability `flip`, normalise.
+
+    Samples are (3, size, size) of `dtype` (float32 unless given, or bfloat16, float16; uint8 is not normalised).
+    `scaled_decoding` lets the decoder shrink images whose piece is at least twice the sample's size: fewer pixels are
+    made, by means of squares instead of the antialiased resize.
+    """
+
+    num_numbers = CROP_NUMBERS + 1
+
+    def __init__(
+        self,
+        size: int = 224,
+        *,
+        dtype: torch.dtype | None = None,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        scaled_decoding: bool = True,
+    ) -> None:
+        if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1] < math.inf or not 0 <= flip <= 1:
+            raise TransformError(
+                f"scale {scale}, ratio {ratio}, flip {flip}: scale must rise within 0 to 1, ratio be above 0 and rise, "
+                f"flip be a probability"
+            )
+        super().__init__(size, dtype, mean, std, scaled_decoding)
+        self._scales, self._ratios, self._flip = scale, ratio, flip
+
+    def cut(self, height: int, width: int, numbers: Sequence[float]) -> Cut:
+        """See ImageTransform."""
+        piece = random_resized_crop(height, width, numbers, scale=self._scales, ratio=self._ratios)
+        whole = Crop(0, 0, self.size, self.size)
+        return Cut(piece, (self.size, self.size), whole, numbers[CROP_NUMBERS] < self._flip)
+
+
+class ImageNetValidation(_Normalised):
+    """Resize the shorter side to `resize`, cut `size` x `size` out of the middle, normalise."""
+
+    num_numbers = 0
+
+    def __init__(
+        self,
+        size: int = 224,
+        *,
+        resize: int = 256,
+        dtype: torch.dtype | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        scaled_decoding: bool = True,
+    ) -> None:
+        if not size <= resize <= MAX_SIZE:
+            raise TransformError(f"resize {resize} is not from size {size} to {MAX_SIZE}: what is cut must fit into it")
+        super().__init__(size, dtype, mean, std, scaled_decoding)
+        self._resize = resize
+
+    def cut(self, height: int, width: int, numbers: Sequence[float]) -> Cut:  # noqa: ARG002  # it draws none
+        """See ImageTransform."""
+        resized = shorter_side(height, width, self._resize)
+        if math.prod(resized) > MAX_PIXELS:
+            raise BrokenImageError(f"{height} x {width} pixels become {resized[0]} x {resized[1]}, which is too many")
+        return Cut(Crop(0, 0, height, width), resized, centre(*resized, self.size))
+
+
+def shrunk_crop(crop: Crop, factor: int, height: int, width: int) -> Crop:
+    """The piece in an image that was shrunk to height x width: at the nearest whole pixels, and inside."""
+    top, left = round(crop.top / factor), round(crop.left / factor)
+    high, wide = max(1, round(crop.height / factor)), max(1, round(crop.width / factor))
+    return Crop(min(top, height - high), min(left, width - wide), high, wide)
+
+
+def _resized(pixels: Pixels, cut: Cut, scratch: Scratch) -> torch.Tensor:
+    """The piece of `pixels` at its new size, uint8 (height, width, 3)."""
+    import torch
+
+    top, left, height, width = cut.piece
+    piece: Any = torch.from_numpy(pixels)[top : top + height, left : left + width]
+    if (height, width) == cut.resized:
+        return piece  # type: ignore[no-any-return]
+    high, wide = cut.resized
+    size = high * wide * 3
+    resized = scratch(size, torch.uint8)[:size].view(1, high, wide, 3)
+    # with an output in channels-last order its fast way for three interleaved channels is taken, and nothing allocated
+    torch.ops.aten._upsample_bilinear2d_aa.out(
+        piece.permute(2, 0, 1)[None], [high, wide], False, None, None, out=resized.permute(0, 3, 1, 2)
+    )
+    return resized[0]
