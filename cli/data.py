@@ -18,7 +18,7 @@ from .options import DataSource, Dtype, ImageField, Json, LabelField, Shape, app
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from ..storage_bench.generate import Generate, GenerateSamples
+    from ..storage_bench.generate import Generate, GenerateJpeg, GenerateSamples
 
 SEEN_WORDS = {True: "yes", False: "no", None: "?"}
 NAME_WIDTH = 20
@@ -72,10 +72,10 @@ def generate(
     images: Annotated[
         int | None, typer.Option(help="how many images or samples (6144, or all of a workload's)")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="pixels of each side (300)")] = None,
+    size: Annotated[int | None, typer.Option(help="pixels of each side (300); JPEGs have ImageNet's sides")] = None,
     images_per_shard: Annotated[int | None, typer.Option(help="images in a file (256, or as a workload has)")] = None,
     seed: Annotated[int, typer.Option(help="what the pixels are drawn from")] = 0,
-    format: Annotated[str | None, typer.Option(help="tfrecord or tensors")] = None,  # noqa: A002  # the option's name
+    format: Annotated[str | None, typer.Option(help="tfrecord, tensors or tfrecord-jpeg")] = None,  # noqa: A002  # the option's name
     workload: Annotated[str | None, typer.Option(help="MLPerf's samples: resnet50, unet3d or cosmoflow")] = None,
     scale: Annotated[float | None, typer.Option(help="share of the workload's samples, 0.001 for a thousandth")] = None,
     record_bytes: Annotated[
@@ -87,7 +87,7 @@ def generate(
     """Write shards with known, incompressible content: images, or the samples of an MLPerf Storage workload."""
     from ..storage_bench.generate import generate as write
 
-    wanted: Generate | GenerateSamples
+    wanted: Generate | GenerateSamples | GenerateJpeg
     if workload is not None:
         _refuse_beside("--workload", {"--size": size, "--format": format})
         wanted = _workload_settings(workload, images, scale, record_bytes, images_per_shard, seed)
@@ -118,13 +118,20 @@ def _refuse_beside(option: str | None, others: Mapping[str, object]) -> None:
             raise typer.BadParameter(f"{name} {rule}")
 
 
-def _image_settings(given: Mapping[str, object]) -> Generate:
+def _image_settings(given: Mapping[str, object]) -> Generate | GenerateJpeg:
     from pydantic import ValidationError
 
-    from ..storage_bench.generate import Generate
+    from ..storage_bench.generate import Generate, GenerateJpeg
 
+    encoded = given.get("format") == "tfrecord-jpeg"
+    if encoded and "size" in given:
+        raise typer.BadParameter(
+            "--size has no meaning beside --format tfrecord-jpeg: its images have ImageNet's sides"
+        )
+    if (named := given.get("format", "tfrecord")) not in ("tfrecord", "tensors", "tfrecord-jpeg"):
+        raise typer.BadParameter(f"--format {named}: choose tfrecord, tensors or tfrecord-jpeg")
     try:
-        return Generate.model_validate({"num_images": 6144, **given})
+        return (GenerateJpeg if encoded else Generate).model_validate({"num_images": 6144, **given})
     except ValidationError as error:
         raise _first_wrong(error) from None
 

@@ -3,6 +3,7 @@
     Generate           images of one size     pixels.py   -> forms.py         -> image_shards.py  .tfrecord, .tensors
     GenerateSamples    opaque samples         samples.py  -> sample_forms.py  -> sample_shards.py .tfrecord, .npz
                        (MLPerf's workloads)
+    GenerateJpeg       JPEG images            jpeg_images.py                   -> jpeg_shards.py   .tfrecord
     folder   train-00000-of-00008.tfrecord ...  dataset.json            folder.py: whole, or as it was before
 
 Threads make data some way ahead; the caller's thread hashes them in order while one more writes, past the page cache
@@ -17,6 +18,7 @@ from .dataset import (
     Dataset,
     Generate,
     GenerateError,
+    GenerateJpeg,
     GenerateSamples,
     GenerateUsageError,
     ShardFile,
@@ -24,6 +26,7 @@ from .dataset import (
     read_dataset,
 )
 from .image_shards import record_bytes
+from .jpeg_images import jpeg_image, jpeg_label, label_of_image
 from .pixels import label_of_pixels, sample_label, sample_pixels
 from .samples import sample_bytes_of, sample_sizes
 from .write import find_dataset, generate, total_bytes
@@ -34,12 +37,16 @@ __all__ = [
     "Dataset",
     "Generate",
     "GenerateError",
+    "GenerateJpeg",
     "GenerateSamples",
     "GenerateUsageError",
     "ShardFile",
     "WorkloadData",
     "find_dataset",
     "generate",
+    "jpeg_image",
+    "jpeg_label",
+    "label_of_image",
     "label_of_pixels",
     "read_dataset",
     "record_bytes",

@@ -87,6 +87,15 @@ class GenerateSamples(Model):
         return self
 
 
+class GenerateJpeg(Model):
+    """JPEG images to generate: sides and sizes are ImageNet's, `images_per_shard` of them in a TFRecord shard."""
+
+    num_images: int = Field(gt=0, lt=10**12)
+    images_per_shard: int = Field(default=256, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    format: Literal["tfrecord-jpeg"] = "tfrecord-jpeg"
+
+
 class ShardFile(Model):
     """One shard as it was written, and the digest of its bytes."""
 
@@ -99,7 +108,7 @@ class ShardFile(Model):
 class Dataset(Model):
     """What dataset.json says about the folder it lies in; without `shape` its samples are bytes of unequal number."""
 
-    format: FormatName | Literal["npz"]
+    format: FormatName | Literal["npz", "tfrecord-jpeg"]
     shape: tuple[int, int, int] | None
     dtype: Literal["uint8"]
     num_images: int

@@ -64,7 +64,7 @@ def write_sample_shards(
             first, stop = shard * config.images_per_shard, min((shard + 1) * config.images_per_shard, config.num_images)
             made.append(temporary(folder, name))
             with ShardWriter(made[-1], pool) as writer:
-                stream = _Stream(writer)
+                stream = RecordStream(writer)
                 for index in range(first, stop):
                     for data in _sample(config, index, pieces):
                         done += stream.write(data)
@@ -133,7 +133,7 @@ def _make(seed: int, unit: list[_Piece], stop: Event) -> list[Bytes]:
     return [piece_bytes(seed, *piece) for piece in unit if not stop.is_set()]
 
 
-class _Stream:
+class RecordStream:
     """Bytes of any number, one behind the other, handed to a writer in page-aligned buffers; two take turns."""
 
     def __init__(self, writer: ShardWriter) -> None:

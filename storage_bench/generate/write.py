@@ -13,6 +13,7 @@ from .dataset import (
     Dataset,
     Generate,
     GenerateError,
+    GenerateJpeg,
     GenerateSamples,
     GenerateUsageError,
     ShardFile,
@@ -20,10 +21,11 @@ from .dataset import (
 )
 from .folder import Progress, check_space, prepared, put_in_place, replaceable
 from .image_shards import record_bytes, write_image_shards
+from .jpeg_shards import expected_bytes, write_jpeg_shards
 from .sample_shards import data_bytes, write_sample_shards
 from .samples import least_bytes
 
-Config = Generate | GenerateSamples
+Config = Generate | GenerateSamples | GenerateJpeg
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -68,14 +70,16 @@ def describe(config: Config, shards: tuple[ShardFile, ...]) -> Dataset:
         generator=GENERATOR,
         shards=shards,
     )
-    if isinstance(config, Generate):
+    if not isinstance(config, GenerateSamples):
         return described
     of_samples = {name: getattr(config, name) for name in ("sample_bytes", "sample_bytes_sd", "workload")}
     return described.model_copy(update=of_samples)
 
 
 def total_bytes(config: Config) -> int:
-    """What the shards take on the disk."""
+    """What the shards take on the disk; of JPEG images about that."""
+    if isinstance(config, GenerateJpeg):
+        return expected_bytes(config)
     return config.num_images * record_bytes(config) if isinstance(config, Generate) else data_bytes(config)
 
 
@@ -114,6 +118,8 @@ def _write(folder: Path, config: Config, replaced: list[Path], progress: Progres
     with put_in_place(folder, replaced) as (made, publish):
         if isinstance(config, Generate):
             shards = tuple(write_image_shards(folder, config, made, progress, num_threads))
+        elif isinstance(config, GenerateJpeg):
+            shards = tuple(write_jpeg_shards(folder, config, made, progress, num_threads))
         else:
             shards = tuple(write_sample_shards(folder, config, made, progress, num_threads))
         dataset = describe(config, shards)
