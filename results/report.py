@@ -263,10 +263,11 @@ def _basis(verdict: Verdict) -> str:
 
 def _history_section(record: RunRecord) -> Section:
     """What changed since the last good run, where there is one."""
+    heading = "What changed" if record.kind == "compare" else "Since the last good run"
     if record.history is None:
-        return Section("history", "Since the last good run")
+        return Section("history", heading)
     found = change_tables(record.history)
-    return Section("history", "Since the last good run", intro=record.history.sentence, tables=tuple(found))
+    return Section("history", heading, intro=record.history.sentence, tables=tuple(found))
 
 
 def _copy_section(record: RunRecord, drawn: tuple[Plot, ...]) -> Section:
