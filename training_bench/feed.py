@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from ..loaders.batches import PlannedBatches
+from ..loaders.evidence import counter_for
 from ..loaders.plan import Indices, Share
 from ..loaders.shards import ShardSet
 
@@ -38,6 +39,9 @@ class Feed(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
+
+    def counters(self) -> dict[str, int]:
+        """How far all counters of what is read are, whoever reads."""
 
     @property
     def delivered_bytes(self) -> int:
@@ -69,6 +73,7 @@ class ShardFeed:
 
         assert plan.data is not None
         self._shards = ShardSet.open(plan.data, engine=plan.engine, shuffle_mode=plan.shuffle, seed=plan.seed)
+        self._counter = counter_for(self._shards.files)
         sampler = StepBatches(
             self._shards, plan.batch_size, shuffle=True, drop_last=True, rank=rank, world_size=plan.num_ranks
         )
@@ -92,6 +97,10 @@ class ShardFeed:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; ResumeError where it is a place in another order."""
         self._loader.load_state_dict(state)
+
+    def counters(self) -> dict[str, int]:
+        """Of the devices under the shards."""
+        return self._counter.snapshot()
 
     @property
     def delivered_bytes(self) -> int:
@@ -132,6 +141,10 @@ class SyntheticFeed:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to go to."""
         del state
+
+    def counters(self) -> dict[str, int]:
+        """Nothing is read."""
+        return {}
 
 
 def open_feed(plan: RealPlan, *, rank: int, device: Any) -> Feed:

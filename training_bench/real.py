@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..loaders.evidence import process_read_bytes
+from ..loaders.evidence import moved, process_read_bytes
 from ..storage_bench.launch import rank_main
 from ..storage_bench.ranks import Ranks
 from . import saved
@@ -39,7 +39,6 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
     device = torch.device("cuda", ranks.local_rank) if plan.device == "cuda" else torch.device("cpu")
-    own = process_read_bytes()
     peers = Alone() if ranks.size == 1 else HorovodPeers()
     model = build_model(plan.model, num_classes=plan.num_classes, aux_heads=plan.aux_heads)
     feed = open_feed(plan, rank=ranks.rank, device=device)
@@ -48,12 +47,15 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         if plan.resume:
             run.resume()
         clock, energy = run.new_clock(), _energy_meter(ranks, device)
+        before, own = feed.counters(), process_read_bytes()
+        ranks.barrier()  # nobody reads before all have looked at the counters, and none looks before all have read
         energy.start()
         run.loop(clock)
         taken = energy.stop()
+        ranks.barrier()
+        went, own_after = moved(before, feed.counters()), process_read_bytes()
         validation = run.validate()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    own_after = process_read_bytes()
     return {
         "first_step": run.first_step,
         "steps_ns": (clock.host if isinstance(clock, StreamClock) else clock).times.tolist(),
@@ -62,9 +64,9 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "accuracies": run.losses[:, 1].tolist(),
         "energy": taken,
         "validation": validation,
-        **{
-            name: getattr(feed, name) + (validation or {}).get(name, 0) for name in ("delivered_bytes", "payload_bytes")
-        },
+        "delivered_bytes": feed.delivered_bytes,
+        "payload_bytes": feed.payload_bytes,
+        "counters": went,
         "process_bytes": None if own is None or own_after is None else own_after - own,
         "peak_rss_bytes": peak,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
@@ -216,12 +218,12 @@ class Pixels:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks, peers: Alone) -> dict[str, float]:
-    """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank; and what that read."""
+    """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank."""
     from ..loaders.dataloader import DataLoader
     from ..loaders.shards import ShardSet
 
     assert plan.validate_on is not None
-    shards = ShardSet.open(plan.validate_on, engine=plan.engine, rank=ranks.rank, world_size=ranks.size)
+    shards = ShardSet.open(plan.validate_on, rank=ranks.rank, world_size=ranks.size)
     loader: DataLoader[Any] = DataLoader(shards, batch_size=plan.batch_size, num_workers=plan.reader_threads)
     sums = torch.zeros(3, dtype=torch.float64)
     model.eval()
@@ -231,8 +233,7 @@ def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks,
         sums[1] += (logits.argmax(1) == labels).sum()
         sums[2] += len(labels)
     loss, right, count = peers.mean(sums, "validation").tolist()
-    read = {"delivered_bytes": shards.reader.delivered_bytes, "payload_bytes": loader.tally.payload_bytes}
-    return {"loss": loss / count, "accuracy": right / count, "num_images": len(shards), **read}
+    return {"loss": loss / count, "accuracy": right / count, "num_images": len(shards)}
 
 
 if __name__ == "__main__":

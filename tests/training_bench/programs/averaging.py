@@ -41,6 +41,9 @@ class Feed:
     def state_dict(self) -> dict[str, Any]:
         return {}
 
+    def counters(self) -> dict[str, int]:
+        return {}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         del state
 
