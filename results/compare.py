@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from .directions import UNKNOWN, UP, direction_of
 from .quantities import COUNTS
 from .record import (
     Change,
@@ -39,21 +40,6 @@ ALIKE = (
     "format",
     "operation",
     "destination",
-)
-HIGHER_IS_BETTER = ("read_", "write_", "images_per_s", "au_", "gpus_fed_", "scaling_efficiency", "hosts_fed_")
-LOWER_IS_BETTER = (
-    "latency_",
-    "step_time_s",
-    "data_wait_s",
-    "gpu_data_wait_s",
-    "sync_wait_s",
-    "overhead_s",
-    "data_stall_fraction",
-    "stage_time_s",
-    "break_even_epochs",
-    "cpu_seconds_per_gb",
-    "peak_rss_bytes",
-    "joules_per_image",
 )
 OUTCOMES_OF_A_POINT = ("counted_steps", "version")  # parameters that say what came out, not what was asked
 PASSING = ("free_bytes",)  # of the environment, and different in every run
@@ -256,10 +242,9 @@ def _range(metric: Metric) -> tuple[float, float]:
 
 
 def _word(name: str, *, is_more: bool) -> Finding:
-    if name.startswith(LOWER_IS_BETTER):
-        return "worse" if is_more else "better"
-    if name.startswith(HIGHER_IS_BETTER):
-        return "better" if is_more else "worse"
+    way = direction_of(name)
+    if way != UNKNOWN:
+        return "better" if is_more is (way == UP) else "worse"
     return "higher" if is_more else "lower"
 
 
