@@ -30,7 +30,7 @@ INK = "#555555"  # the page's style sheet sets it to the page's own ink
 BAR_HEIGHT = 36
 AXES_HEIGHT = 110
 PHONE_WIDTH = 40  # letters of an axis title that fit a narrow screen
-LABEL_WIDTH = 34  # of one of the two lines of a bar's label
+LABEL_WIDTH = 32  # of one of the two lines of a bar's label, and of a title beside such labels
 MOST_BARS = 48
 MOST_MARKS = 400  # of one line
 MOST_LINES = 12
@@ -59,8 +59,8 @@ def value_of(point: Point, metric: str) -> float | None:
     return None if found is None else found.value
 
 
-def chart(x: str, y: str, *, height: int = 400) -> dict[str, Any]:
-    """The layout of a picture with these axis titles."""
+def chart(x: str, y: str, *, height: int = 400, width: int = PHONE_WIDTH) -> dict[str, Any]:
+    """The layout of a picture with these axis titles; the lower one in lines of `width` letters."""
     axis = {
         "automargin": True,
         "zeroline": False,
@@ -77,7 +77,7 @@ def chart(x: str, y: str, *, height: int = 400) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "closest",
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-        "xaxis": axis | {"title": {"text": _wrapped(x), "standoff": 12, "font": {"size": 13}}},
+        "xaxis": axis | {"title": {"text": _wrapped(x, width), "standoff": 12, "font": {"size": 13}}},
         "yaxis": axis | {"title": {"text": plain(y), "standoff": 12, "font": {"size": 13}}},
         "shapes": [],
         "annotations": [],
@@ -120,7 +120,7 @@ def _two_lines(label: str) -> str:
 
 def bar_chart(x: str, num_bars: int) -> dict[str, Any]:
     """The layout of horizontal bars, the first on top."""
-    layout = chart(x, "", height=AXES_HEIGHT + BAR_HEIGHT * num_bars)
+    layout = chart(x, "", height=AXES_HEIGHT + BAR_HEIGHT * num_bars, width=LABEL_WIDTH)
     layout["yaxis"] |= {
         "autorange": "reversed",
         "type": "category",
@@ -192,9 +192,8 @@ def heat_map(
     return traces, layout
 
 
-def _wrapped(text: str) -> str:
-    """An axis title in lines that a phone has room for."""
-    return "<br>".join(plain(line) for line in textwrap.wrap(text, PHONE_WIDTH, break_on_hyphens=False))
+def _wrapped(text: str, width: int) -> str:
+    return "<br>".join(plain(line) for line in textwrap.wrap(text, width, break_on_hyphens=False))
 
 
 def _shade(value: float | None, most: float) -> tuple[str, str]:

@@ -162,7 +162,7 @@ def supply_plot(record: RunRecord) -> Plot | None:
     needs = {f"{u:.2f}": u * demand for u in (1.0, threshold)}
     traces = [line("storage gives, cold", points, x=_readers, metric="read_gbps", colour=BLUE)]
     for (u, need), dash in zip(needs.items(), ("solid", "dash"), strict=False):
-        name = f"needed for AU {u} ({accelerator})"
+        name = f"needed for AU {u}"
         traces.append(curve(name, reach, [need * readers for readers in reach], colour=RED, dash=dash))
     layout = chart(f"readers, one per {accelerator}", "read rate, GB/s")
     layout["xaxis"] |= whole_numbers(reach)

@@ -307,6 +307,87 @@ def qualified() -> RunRecord:
     return qualify_record()
 
 
+def grid_points(speed: float) -> list[Point]:
+    """A grid of 1 and 2 nodes with 1 and 2 ranks each, that stalls more the larger it is."""
+    found = []
+    for nodes, gpus, source in [(n, g, s) for n in (1, 2) for g in (1, 2) for s in ("synthetic", "direct")]:
+        stall = 0.0 if source == "synthetic" else 0.05 * nodes * gpus
+        rate = 100 * speed * nodes * gpus * (1 - stall)
+        bare = {"stage": "scale", "source": source, "nodes": nodes, "gpus_per_node": gpus, "workload": "train"}
+        about = {"num_ranks": nodes * gpus, "accelerator": "h100", "emulated": True, "nodes_simulated": True}
+        metrics = {
+            "images_per_s": measured(rate, "images/s"),
+            "scaling_efficiency": measured(1 - stall, "fraction"),
+            "data_stall_fraction": measured(stall, "fraction"),
+            "read_gbps": not_measured("GB/s", "synthetic batches are not read")
+            if source == "synthetic"
+            else measured(rate * RECORD_BYTES / 1e9, "GB/s"),
+        }
+        found.append(Point(params=bare | about, metrics=metrics))
+    return found
+
+
+def hop_points() -> list[Point]:
+    """A ladder whose last rung is dear, and one rung that was not run."""
+    shared = {"stage": "hop", "num_ranks": 2, "accelerator": "h100", "emulated": True}
+    steps = {"synthetic": (0.224, None), "host": (0.23, 0.006), "direct": (0.3, 0.07)}
+    found = [
+        Point(
+            params=shared | {"hop": hop},
+            metrics={
+                "step_time_s": measured(step, "s"),
+                "hop_cost_s": not_measured("s", "the first rung") if cost is None else measured(cost, "s"),
+            },
+        )
+        for hop, (step, cost) in steps.items()
+    ]
+    missing = {"step_time_s": not_measured("s", "no page cache"), "hop_cost_s": not_measured("s", "no page cache")}
+    return [*found, Point(params=shared | {"hop": "warm"}, metrics=missing)]
+
+
+def limit_points() -> list[Point]:
+    """Roofs with a measured model under them, energies, and reads with all percentiles."""
+    percentiles = {"p50": 900.0, "p90": 1400.0, "p99": 2900.0, "p99_9": 8000.0, "max": 9100.0}
+    read = storage_point(0.5, threads=4, access="random", block_size=1 << 20, flags=["knee"])
+    metrics = {f"latency_{name}_us": measured(value, "us") for name, value in percentiles.items()}
+    roofs = {"compute": 4000.0, "storage bandwidth": 1500.0, "measured": 1380.0}
+    return [
+        read.model_copy(update={"metrics": read.metrics | metrics}),
+        *(
+            Point(
+                params={"stage": "roofline", "model": "resnet50", "roof": roof},
+                metrics={"images_per_s": measured(rate, "images/s")},
+            )
+            for roof, rate in roofs.items()
+        ),
+        Point(
+            params={"stage": "infer", "source": "direct", "num_ranks": 1},
+            metrics={
+                "joules_per_image": measured(0.21, "J/image"),
+                "idle_joules_per_image": measured(0.05, "J/image"),
+            },
+        ),
+    ]
+
+
+@pytest.fixture
+def grid() -> Callable[..., RunRecord]:
+    """A record of a grid on a host of this name, so many times as fast."""
+
+    def run(host: str = "node1", speed: float = 1.0) -> RunRecord:
+        update = {"kind": "scale", "verdict": None, "points": tuple(grid_points(speed)), "run_id": f"run-{host}"}
+        return qualify_record().model_copy(update=update | {"environment": {"host": host}, "metrics": {}})
+
+    return run
+
+
+@pytest.fixture
+def everything(qualified: RunRecord) -> RunRecord:
+    """The record of the main job with every other kind of point added, so that the page has all its pictures."""
+    added = (*grid_points(1.0), *hop_points(), *limit_points())
+    return qualified.model_copy(update={"points": (*qualified.points, *added)})
+
+
 @pytest.fixture
 def only() -> Callable[..., RunRecord]:
     """Cut the qualify record down to what a single bench writes."""

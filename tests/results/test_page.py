@@ -1,0 +1,114 @@
+"""The page in a real browser: every picture is drawn, nothing is logged, nothing is asked for, everybody can read it."""
+
+import importlib.util
+import time
+from pathlib import Path
+
+import pytest
+
+from iobench.results.record import RankReport, RunRecord, read_record, write_record
+from iobench.results.report import render, write_report
+
+ROOT = Path(__file__).resolve().parents[2]
+AXE = ROOT / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+AXE_CALL = """axe.run().then(found => found.violations
+    .filter(each => ["serious", "critical"].includes(each.impact))
+    .map(each => each.id + ": " + each.nodes[0].html.slice(0, 200)))"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    spec = importlib.util.spec_from_file_location("browser", ROOT / "tests" / "browser.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.CHROMIUM is None:
+        pytest.skip("no chromium is installed (Debian: chromium)")
+    with module.chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def page(everything, grid, tmp_path):
+    """A page with every picture there is, of three runs."""
+    path = tmp_path / "report.html"
+    write_report([everything, grid("old"), grid("new", 2.0)], path)
+    return path
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_browser_draws_every_picture_logs_nothing_and_asks_for_nothing(browser, page, width):
+    browser.open(page, width=width)
+    drawn = browser.ask("[...document.querySelectorAll('.plot')].map(plot => plot.querySelectorAll('path').length)")
+    assert len(drawn) == 14 + 4 * 3
+    assert all(drawn)
+    assert browser.logged == []
+    assert browser.asked == []
+    assert browser.ask("document.documentElement.scrollWidth") == width
+
+
+def test_the_driver_sees_what_a_page_logs_and_asks_for(browser, tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('oh')</script>")
+    browser.open(page)
+    assert browser.asked == ["http://127.0.0.1:9/x.png"]
+    assert any("oh" in line for line in browser.logged)
+
+
+def test_letters_and_lines_follow_the_theme(browser, page):
+    ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+    paper = "getComputedStyle(document.body).backgroundColor"
+    browser.open(page)
+    light = browser.ask(ink), browser.ask(paper)
+    browser.open(page, dark=True)
+    dark = browser.ask(ink), browser.ask(paper)
+    assert light != dark
+    assert light[0] != light[1]
+    assert dark[0] != dark[1]
+
+
+def test_headings_go_down_one_level_at_a_time(browser, page):
+    browser.open(page)
+    levels = browser.ask("[...document.querySelectorAll('h1,h2,h3')].map(each => +each.tagName[1])")
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (1400, True), (390, False), (390, True)])
+def test_axe_finds_nothing_serious(browser, page, width, dark):
+    if not AXE.exists():
+        pytest.skip("no axe-core: npm install --prefix build/axe axe-core@4.14.1")
+    browser.open(page, width=width, dark=dark)
+    browser.ask(AXE.read_text(encoding="utf-8") + "; 0")
+    assert browser.ask(AXE_CALL) == []
+    browser.ask("document.querySelector('.plot').removeAttribute('aria-label')")
+    assert any("role-img-alt" in each for each in browser.ask(AXE_CALL))  # it does look
+
+
+def large(record: RunRecord) -> RunRecord:
+    """10,000 points of all kinds, and 512 ranks in one of them."""
+    points = [point.model_copy(update={"ranks": ()}) for point in record.points if point.params["stage"] != "stage"]
+    many = [points[place % len(points)] for place in range(9_999)]
+    trained = next(point for point in record.points if point.ranks)
+    first = trained.ranks[0]
+    ranks = tuple(
+        RankReport(rank=k, local_rank=k % 8, pid=k, host=f"n{k // 8}", metrics=first.metrics) for k in range(512)
+    )
+    return record.model_copy(update={"points": (*many, trained.model_copy(update={"ranks": ranks}))})
+
+
+def test_a_large_record_stays_a_page_that_can_be_mailed_and_says_what_it_left_out(everything, tmp_path):
+    record = large(everything)
+    assert (len(record.points), len(record.points[-1].ranks)) == (10_000, 512)
+    text = render([record])
+    assert len(text.encode()) < 10e6
+    assert "at equal distances; the others are in the record" in text
+
+
+@pytest.mark.slow
+def test_a_large_record_is_rendered_in_five_seconds(everything, tmp_path):
+    write_record(large(everything), tmp_path)
+    record = read_record(tmp_path)
+    start = time.process_time()
+    render([record])
+    assert time.process_time() - start < 5
