@@ -44,7 +44,7 @@ from .rank_process import (
     write_json,
 )
 
-POLL_S = 0.05
+POLL_S = 0.1  # seldom enough not to be seen beside the ranks
 STOPPED_FOR_S = 2.0
 APPENDED = (".log", ".jsonl")
 LOG_BYTES = 1 << 20

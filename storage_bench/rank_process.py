@@ -59,6 +59,7 @@ def fork_rank(rank: int, folder: Path, module: str, others: list[Waiting]) -> Wa
 def _be_rank(rank: int, folder: Path, module: str, pipe: int, launcher: int) -> int:
     die_with(launcher, signal.SIGKILL)
     name_process(f"iobench-rank{rank}")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever our parent does on it, a rank ends
     log = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)

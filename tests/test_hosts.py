@@ -43,6 +43,11 @@ class SshHosts:
 
     ssh: tuple[str, ...]
     mark: str
+    scratch: Path
+
+    def are_clean(self) -> bool:
+        """Whether no process and no file is left on the hosts."""
+        return not self.processes() and not any(self.scratch.iterdir())
 
     def processes(self) -> dict[int, str]:
         """Pid and command line of all living processes that were started on the hosts."""
@@ -69,10 +74,11 @@ def ssh_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHosts]:
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     Path("/run/sshd").mkdir(exist_ok=True)
+    (folder / "scratch").mkdir()
     (folder / "config").write_text("Host 127.0.0.9\n  Port 9\n")  # where nobody listens
     servers = [_start(server, folder, address, mark) for address in ADDRESSES]
     try:
-        yield SshHosts(("ssh", "-F", str(folder / "config")), mark)
+        yield SshHosts(("ssh", "-F", str(folder / "config")), mark, folder / "scratch")
     finally:
         for each in servers:
             each.terminate()
@@ -94,7 +100,7 @@ def _start(server: str, folder: Path, address: str, mark: str) -> subprocess.Pop
         "KbdInteractiveAuthentication": "no",
         "UsePAM": "no",
         "PermitRootLogin": "yes",
-        "SetEnv": f"{mark}=1 PYTHONPATH={PROGRAMS}",
+        "SetEnv": f"{mark}=1 PYTHONPATH={PROGRAMS} TMPDIR={folder / 'scratch'}",
     }
     file = folder / f"sshd-{address}"
     file.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
@@ -120,10 +126,6 @@ def _wait_until(condition: Callable[[], bool], *, within_s: float = 20.0) -> boo
     return met
 
 
-def _scratch_folders() -> set[Path]:
-    return set(Path(os.environ.get("TMPDIR", "/tmp")).glob("iobench-ranks-*"))
-
-
 TWO = tuple(HostSlots(address, 1) for address in ADDRESSES)
 
 
@@ -132,7 +134,7 @@ def test_ranks_on_two_hosts_meet_and_give_their_results_in_rank_order(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("IOBENCH_OWN", "goes along")
-    before, reports = _scratch_folders(), []
+    reports: list[dict[str, Any]] = []
     results = launch_ranks(
         "rank_hello",
         {"word": "ü"},
@@ -149,8 +151,7 @@ def test_ranks_on_two_hosts_meet_and_give_their_results_in_rank_order(
     assert reports == [{"ranks": 2}, {"word": "ü"}]
     assert all(result["environment"]["IOBENCH_OWN"] == "goes along" for result in results)
     assert all(SECRET not in json.dumps(result) for result in results)
-    assert _wait_until(lambda: not ssh_hosts.processes()), ssh_hosts.processes()
-    assert _scratch_folders() <= before
+    assert _wait_until(ssh_hosts.are_clean), ssh_hosts.processes()
 
 
 @pytest.mark.parametrize(("hosts", "num_ranks"), [("127.0.0.3:1", 1), ("localhost:1,127.0.0.2:2", 3)])
@@ -173,13 +174,11 @@ def test_one_rank_elsewhere_and_hosts_beside_this_one(
 
 def test_a_killed_rank_is_named_with_its_host_and_nothing_stays_there(ssh_hosts: SshHosts, tmp_path: Path) -> None:
     launcher = _start_launch(tmp_path / "run", ssh_hosts)
-    before = _scratch_folders()
     rank = json.loads((tmp_path / "run/rank-1.pid").read_text())
     os.kill(rank["pid"], signal.SIGKILL)
     said, _ = launcher.communicate(timeout=60)
     assert f"rank 1 (pid {rank['pid']} on 127.0.0.3) was killed by SIGKILL" in said
-    assert _wait_until(lambda: not ssh_hosts.processes()), ssh_hosts.processes()
-    assert _scratch_folders() < before
+    assert _wait_until(ssh_hosts.are_clean), ssh_hosts.processes()
 
 
 @pytest.mark.parametrize(
@@ -187,25 +186,22 @@ def test_a_killed_rank_is_named_with_its_host_and_nothing_stays_there(ssh_hosts:
     ["launch", pytest.param("guard", marks=pytest.mark.slow), pytest.param("keeper", marks=pytest.mark.slow), "agent"],
 )
 def test_nothing_stays_on_any_host_whoever_is_killed(ssh_hosts: SshHosts, tmp_path: Path, victim: str) -> None:
-    before = _scratch_folders()
     launcher = _start_launch(tmp_path / "run", ssh_hosts)
     lines = list(ssh_hosts.processes().values())
     assert len(lines) >= 6  # keeper, agent and rank on both
+    assert len(list(ssh_hosts.scratch.iterdir())) == 2
     assert not any(SECRET in line for line in lines)
     pid = launcher.pid if victim == "launch" else _named(f"iobench-{victim}", launcher.pid, ssh_hosts)
     os.kill(pid, signal.SIGKILL)
     launcher.communicate(timeout=60)
-    assert _wait_until(lambda: not ssh_hosts.processes()), ssh_hosts.processes()
-    assert _wait_until(lambda: _scratch_folders() <= before)
+    assert _wait_until(ssh_hosts.are_clean), ssh_hosts.processes()
 
 
 def test_an_interrupt_leaves_nothing_on_any_host(ssh_hosts: SshHosts, tmp_path: Path) -> None:
-    before = _scratch_folders()
     launcher = _start_launch(tmp_path / "run", ssh_hosts)
     launcher.send_signal(signal.SIGINT)
     launcher.communicate(timeout=60)
-    assert _wait_until(lambda: not ssh_hosts.processes()), ssh_hosts.processes()
-    assert _wait_until(lambda: _scratch_folders() <= before)
+    assert _wait_until(ssh_hosts.are_clean), ssh_hosts.processes()
 
 
 def test_a_host_that_cannot_be_reached_is_named(ssh_hosts: SshHosts, tmp_path: Path) -> None:
