@@ -167,7 +167,7 @@ def show_points(points: Sequence[Point]) -> None:
     trains = [point for point in points if point.params["stage"] == "train"]
     if trains:
         table(
-            ("source", "ranks", "step ms", "compute", "data wait", "sync wait", "other", "images/s", "AU", ""),
+            ("source", "ranks", "step ms", "compute", "data wait", "sync wait", "other", "images/s", "AU", "predicted", ""),
             [_train_row(point) for point in trains],
             title=f"Ranks on {trains[0].params['accelerator']}"
             + (" (emulated)" if trains[0].params["emulated"] else ""),
@@ -415,6 +415,7 @@ def _train_row(point: Point) -> tuple[str, ...]:
         milliseconds("overhead_s"),
         figure(metrics["images_per_s"], digits=0),
         figure(metrics["au_mlperf"]),
+        figure(metrics.get("au_predicted")),
         " ".join(point.flags),
     )
 
