@@ -167,7 +167,19 @@ def show_points(points: Sequence[Point]) -> None:
     trains = [point for point in points if point.params["stage"] == "train"]
     if trains:
         table(
-            ("source", "ranks", "step ms", "compute", "data wait", "sync wait", "other", "images/s", "AU", "predicted", ""),
+            (
+                "source",
+                "ranks",
+                "step ms",
+                "compute",
+                "data wait",
+                "sync wait",
+                "other",
+                "images/s",
+                "AU",
+                "predicted",
+                "",
+            ),
             [_train_row(point) for point in trains],
             title=f"Ranks on {trains[0].params['accelerator']}"
             + (" (emulated)" if trains[0].params["emulated"] else ""),
