@@ -183,9 +183,9 @@ def sweep_plots(record: RunRecord) -> list[Plot]:
     """The device's rate and latency, once over block size and once over reads in flight, as far as each was swept."""
     supply = _replayed(record) if isinstance(record.workload.get("demand_gbps"), int | float) else []
     points = [p for p in points_of(record, "storage") if value_of(p, "read_gbps") is not None and p not in supply]
-    drawn: list[Plot | None] = []
+    drawn, swept = list[Plot | None](), _sweeps_of(points)
     for sweep in SWEEPS:
-        mine = [point for point in points if _sweep_of(point, points) is sweep]
+        mine = [point for point in points if swept[point.params.get("access")] is sweep]
         if len({sweep.x(point) for point in mine}) > 1:
             drawn += [_rate_plot(record, mine, sweep), _latency_plot(mine, sweep)]
         elif mine:
@@ -299,10 +299,14 @@ def _latency_plot(points: Sequence[Point], sweep: Sweep) -> Plot | None:
     return Plot(f"latencies-{sweep.name}", title, tuple(traces), layout, _sweep_table(points), note=note)
 
 
-def _sweep_of(point: Point, points: Sequence[Point]) -> Sweep:
-    """What was swept for this point's kind of access: the parameter that took more values."""
-    same = [other for other in points if other.params.get("access") == point.params.get("access")]
-    return max(SWEEPS, key=lambda sweep: len({sweep.x(other) for other in same}))
+def _sweeps_of(points: Sequence[Point]) -> dict[object, Sweep]:
+    """What was swept for each kind of access: the parameter that took more values."""
+    kinds: dict[object, list[Point]] = {}
+    for point in points:
+        kinds.setdefault(point.params.get("access"), []).append(point)
+    return {
+        kind: max(SWEEPS, key=lambda sweep: len({sweep.x(point) for point in same})) for kind, same in kinds.items()
+    }
 
 
 def _sweep_lines(points: Sequence[Point], sweep: Sweep) -> Iterable[tuple[tuple[str, list[Point]], str, str]]:

@@ -21,7 +21,17 @@ from .drawing import (
     write_beside,
 )
 from .quantities import amount, counted, percent
-from .tables import MOST_RANKS, Table, flag_columns, metric_column, out_of, point_columns, text_column, thinned
+from .tables import (
+    MOST_RANKS,
+    MOST_ROWS,
+    Table,
+    flag_columns,
+    metric_column,
+    out_of,
+    point_columns,
+    text_column,
+    thinned,
+)
 from .wording import (
     HOP_WORDS,
     about,
@@ -71,9 +81,10 @@ def hop_plot(record: RunRecord) -> Plot | None:
     layout = bar_chart(f"ms per step, {accelerator}", len(points))
     write_beside(layout, labels, steps, [_added_words(point) for point in points])
     names = ("step_time_s", "hop_cost_s", "hop_cost_fraction", "data_stall_fraction", "images_per_s")
-    every = points_of(record, "hop")
+    found = points_of(record, "hop")
+    every = thinned(found, MOST_ROWS)
     rungs = text_column("batches from", [_rung(point, every) for point in every])
-    table = Table("Hops", (rungs, *point_columns(every, names), *flag_columns(every)))
+    table = Table("Hops", (rungs, *point_columns(every, names), *flag_columns(every)), left_out=out_of(found, every))
     return Plot("hops", _hop_finding(points, accelerator), traces, layout, table, note=flag_note(points, mark="* is"))
 
 

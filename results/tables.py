@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-MOST_ROWS = 250  # of one table; the record has them all
+MOST_ROWS = 200  # of one table; the record has them all
 MOST_RANKS = 512
 MOST_RANK_TABLES = 4
 COUNTER_CLASSES = {
