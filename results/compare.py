@@ -64,6 +64,8 @@ def compare(base: RunRecord, candidate: RunRecord) -> Comparison:
     require_alike(base, candidate)
     changes = _changes(base.metrics, candidate.metrics)
     for ours, theirs in _shared_points(base, candidate):
+        if (ours.metrics, theirs.metrics) == (base.metrics, candidate.metrics):
+            continue  # the best point of both runs, whose figures are the runs' own
         where = f"{stage_of(base, ours)}: {point_label(ours)}"
         found = _changes(ours.metrics, theirs.metrics, where=where)
         doubt = ", ".join(_doubts(ours, "base") + _doubts(theirs, "candidate"))

@@ -132,6 +132,39 @@ def test_every_metric_both_have_and_every_point_they_share_is_compared():
     assert (comparison.base_run_id, comparison.base_outcome) == ("base", "pass")
 
 
+def test_the_best_point_of_both_runs_is_told_of_once():
+    base, candidate = storage_point(2, 2.0), storage_point(2, 1.0)
+    comparison = compare(
+        run(metrics=base.metrics, points=[base]), run("now", metrics=candidate.metrics, points=[candidate])
+    )
+    assert [(change.name, change.where) for change in comparison.changes] == [("read_gbps", "")]
+
+
+def test_a_sweep_that_went_further_is_compared_where_both_went():
+    near, far = storage_point(2, 2.0), storage_point(8, 4.0)
+    base = run(points=[near], access=["shard-replay"], page_cache="cold")
+    comparison = compare(base, run("now", points=[near, far], access=["random", "shard-replay"], page_cache="cold"))
+    assert [change.where for change in comparison.changes] == ["storage: shard-replay, 2 threads"]
+    with pytest.raises(CompareError, match="access is"):
+        compare(base, run("now", points=[near], access=["random"]))
+    with pytest.raises(CompareError, match="share no metric and no point"):
+        compare(base, run("now", points=[far], access=["shard-replay"]))
+
+
+def test_a_point_at_its_benchmarks_limit_says_so_beside_its_ratio():
+    limited = ranks_point(3, 0.9, flags=("harness_limited",))
+    changes = compare(run(points=[ranks_point(3, 0.9)]), run("now", points=[limited])).changes
+    assert all("candidate point is harness limited" in change.reason for change in changes)
+
+
+def test_so_many_figures_that_some_differ_by_chance_are_said_to():
+    points = [storage_point(threads, 2.0) for threads in range(1, 26)]
+    slower = [storage_point(threads, 1.0) for threads in range(1, 26)]
+    sentence = compare(run(points=points), run("now", points=slower)).sentence
+    assert "and 19 more" in sentence
+    assert "25 of 25 figures differ; about 1 would by chance" in sentence
+
+
 def test_steps_that_were_counted_do_not_make_another_point():
     comparison = compare(
         run(points=[ranks_point(3, 0.9, steps=20)]), run("now", points=[ranks_point(3, 0.9, steps=12)])

@@ -76,15 +76,13 @@ RUN = """\
 """
 
 COMPARISON = """\
-Since 2026-11-01T10:00:00+00:00 (r1): images_per_s worse: x 0.900 (0.888 to 0.913); \
-images_per_s (load: direct, shuffle off, 2 workers) worse: x 0.900 (0.888 to 0.913).
+Since 2026-11-01T10:00:00+00:00 (r1): images_per_s worse: x 0.900 (0.888 to 0.913).
 
-**What changed (2)**
+**What changed (1)**
 
 | figure | then | now | now / then | finding |
 | --- | ---: | ---: | ---: | --- |
 | image rate | 2,000 images/s | 1,800 images/s | 0.900 (0.888 to 0.913) | worse |
-| image rate, load: direct, shuffle off, 2 workers | 2,000 images/s | 1,800 images/s | 0.900 (0.888 to 0.913) | worse |
 
 **1 difference in the machine or in what was asked**
 
