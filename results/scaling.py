@@ -110,19 +110,23 @@ def predict(num_ranks: int, smaller: Sequence[Seen]) -> Prediction | None:
 
     Both sides of the minimum grow with a power of the number of ranks between 0 (a shared limit) and 1 (a limit of each
     rank), taken from the two largest sizes.  One size does not tell the power: computing is then taken as linear, the
-    source as shared, which is the low end of the range; at the high end it grows with its readers.
+    source as shared, which is the low end of the range; at the high end it grows with its readers.  The high end of
+    computing is linear always: that a smaller cell fell behind may have been chance.
     """
     below = sorted((cell for cell in smaller if cell.num_ranks < num_ranks), key=lambda cell: cell.num_ranks)
     if not below:
         return None
-    computed, _ = _carry_on([(cell.num_ranks, cell.computed) for cell in below], num_ranks)
-    basis = f"{len({cell.num_ranks for cell in below})} smaller size(s), up to {below[-1].num_ranks} ranks"
+    rates = [(cell.num_ranks, cell.computed) for cell in below]
+    largest = below[-1].num_ranks
+    linear, _ = _carry_on([each for each in rates if each[0] == largest], num_ranks)
+    computed, _ = _carry_on(rates, num_ranks)
+    basis = f"{len({size for size, _ in rates})} smaller size(s), up to {largest} ranks"
     given = [(cell.num_ranks, cell.given) for cell in below if cell.given is not None]
     if not given:
-        return Prediction(computed, computed, computed, basis)
+        return Prediction(computed, computed, max(linear, computed), basis)
     most, least = _carry_on(given, num_ranks)
-    low, high = min(computed, least), min(computed, most)
-    return Prediction(low, low, high, basis)
+    low, high = min(computed, least), min(linear, most)
+    return Prediction(low, low, max(low, high), basis)
 
 
 def prediction_error(predicted: Prediction, measured: float) -> float:

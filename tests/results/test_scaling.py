@@ -95,6 +95,12 @@ def test_one_size_leaves_open_whether_a_source_gives_more_readers_more():
     assert found.basis == "1 smaller size(s), up to 1 ranks"
 
 
+def test_a_cell_that_fell_behind_leaves_the_linear_line_open():
+    found = predict(4, [Seen(1, 100.0, None), Seen(2, 150.0, None)])
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((225.0, 225.0, 300.0))  # half as much again, or twice
+
+
 def test_cells_of_one_size_count_as_one():
     found = predict(4, [Seen(1, 100.0, 120.0), Seen(2, 190.0, 120.0), Seen(2, 190.0, 120.0)])
     assert found is not None
