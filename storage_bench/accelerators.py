@@ -1,4 +1,4 @@
-"""Accelerators: what computes on a batch.  So far emulated ones, which say so wherever they show.
+"""Accelerators: what computes on a batch.  Emulated ones, which say so wherever they show.
 
 a step = touch one byte of each 4 KiB of the batch, then sleep to the step time, counted from the batch's receipt
 """
@@ -19,7 +19,7 @@ Images = npt.NDArray[Any] | list[npt.NDArray[Any]]
 MODEL_TITLES = {"resnet50": "ResNet-50", "unet3d": "U-Net3D", "cosmoflow": "CosmoFlow"}
 
 TOUCH_BYTES = 4096
-NOT_YET = ("cpu", "cuda")
+REAL = ("cpu", "cuda")
 _PUBLISHED = {name for workload in WORKLOADS.values() for name in workload.step_time_s}
 
 
@@ -72,8 +72,8 @@ def resolve_accelerator(name: str, *, batch_size: int | None = None, model: str 
         seconds = float(name)
     except ValueError:
         known = ", ".join(sorted(workload.step_time_s))
-        later = " (training on real devices is not there yet)" if name in NOT_YET else ""
-        raise AcceleratorError(f"accelerator {name!r}: give {known} or seconds per step, as in 0.25{later}") from None
+        real = " (iobench train really trains on it; this command emulates)" if name in REAL else ""
+        raise AcceleratorError(f"accelerator {name!r}: give {known} or seconds per step, as in 0.25{real}") from None
     if not 0 < seconds < 3600:
         raise AcceleratorError(f"accelerator {name!r}: seconds per step must be above 0 and below 3600")
     return Accelerator(f"{seconds:g} s/step", seconds, batch_size or workload.batch_size, False, "given by the user")

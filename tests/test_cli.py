@@ -355,7 +355,7 @@ def test_train_refuses_more_ranks_than_images_and_engines_that_are_not_known(iob
     assert (done.status, "'fast'" in done.message) == (2, True)
     done = iobench(*words, "--np", "1", "--source", "elsewhere")
     assert (done.status, "elsewhere" in done.message) == (2, True)
-    assert iobench(*words, "--np", "1", "--accelerator", "cuda").status == 2
+    assert iobench(*words, "--np", "1", "--accelerator", "tpu").status == 2
 
 
 def test_a_failed_copy_for_train_leaves_nothing(iobench, copied, page_set, tmp_path):
