@@ -113,6 +113,8 @@ def load(
     page_cache: Annotated[str | None, typer.Option(help="cold or warm")] = None,
     seconds: Annotated[float | None, typer.Option(help="seconds of one time block")] = None,
     peers: Annotated[str | None, typer.Option(help="beside ours, interleaved: preadv, torch, tfrecord, dali")] = None,
+    decoder: Annotated[str | None, typer.Option(help="of encoded images: auto, simplejpeg, or none: bytes")] = None,
+    transform: Annotated[str | None, typer.Option(help="of encoded images: train, validation or none")] = None,
     shape: Shape = None,
     dtype: Dtype = None,
     image_field: ImageField = None,
@@ -139,6 +141,7 @@ def load(
         "seconds": seconds,
     }
     samples = {"shape": shape, "dtype": dtype, "image_field": image_field, "label_field": label_field}
+    samples |= {"decoder": decoder, "transform": transform}
     path = data_source(source)
     if peers is not None:
         _refuse_for_peers(path, {**samples, "trace": None if trace is None else str(trace)})
@@ -165,6 +168,7 @@ def load(
             "engine_reason": result.engine_reason,
             "index": result.index_status,
             "layout": result.layout_reason,
+            "images": result.images,
         },
         points=[result.point],
         metrics=result.point.metrics,
@@ -172,6 +176,8 @@ def load(
         warnings=(*result.warnings, *([TRACED] if trace is not None else [])),
         invalid=[result.invalid] if result.invalid else [],
     )
+    if result.images is not None:
+        say(result.images["sentence"])
     if result.chosen["rates"]:
         say(f"{result.chosen['num_workers']} threads were chosen: {result.chosen['reason']}")
 

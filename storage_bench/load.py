@@ -31,15 +31,15 @@ from ..results.stats import summarise
 from .accelerators import touch
 from .choice import choose_engine
 from .evidence import cold_scope_of, doubts, read_path
+from .image_hops import ImageConfig, hops_of, warnings_of
 from .limits import require_memory, require_room_to_warm
-from .sample_format import SampleFormat
 from .workload import PageCache, WorkloadUsageError
 
 if TYPE_CHECKING:
     from ..loaders.dataloader import DataLoader
 
 
-class LoadConfig(SampleFormat):
+class LoadConfig(ImageConfig):
     """What the loader reads, how, and for how long.  Threads and depth that are not given come from a probe."""
 
     engine: EngineName = "auto"
@@ -57,7 +57,8 @@ class LoadConfig(SampleFormat):
 class LoadResult:
     """The point, why it would not count (None: it counts), and what else must be said.
 
-    `chosen` are the threads and the depth it was measured with, and the probe's rates where it chose them.
+    `chosen` are the threads and the depth it was measured with, and the probe's rates where it chose them.  `images` is
+    what there is to say of encoded ones: the decoder, and which hop limits.
     """
 
     point: Point
@@ -67,6 +68,7 @@ class LoadResult:
     index_status: str
     layout_reason: str
     chosen: dict[str, Any]
+    images: dict[str, Any] | None = None
 
 
 def measure_load(
@@ -82,6 +84,7 @@ def measure_load(
     every read, wait for a batch, and touch of one; engine mmap shows it no reads, which the kernel makes.
     """
     paths, index = open_index(path, **config.sample_options())
+    index = config.index_of(index)
     reader, reason = _open_reader(config, paths[0])
     if recorder is not None and not isinstance(reader, MappedReader):
         reader = TracedReader(reader, recorder)
@@ -89,7 +92,16 @@ def measure_load(
     total_bytes = sum(stamp.size_bytes for stamp in index.stamps)
     if not cold:
         require_room_to_warm(total_bytes)
-    shards = ShardSet(paths, index, reader, shuffle_mode=config.shuffle, seed=config.seed)
+    shards = ShardSet(
+        paths,
+        index,
+        reader,
+        shuffle_mode=config.shuffle,
+        seed=config.seed,
+        decoder="auto" if config.decoder == "none" else config.decoder,
+        transform=config.transform_of(index),
+        on_error=config.on_error,
+    )
     files = [path for path in paths if not isinstance(path, RemotePath)]
     counter = counter_of(paths)
     background = background_rate(counter) or 0.0
@@ -101,8 +113,9 @@ def measure_load(
         prepare(files)
     resident = cache_fraction(files)
     num_batches = max(1, chosen.num_workers * (chosen.prefetch_factor or 1)) + 2
+    output_bytes = 0 if shards.decoding is None else shards.decoding.output_bytes(1)
     require_memory(
-        num_batches * batch_size * shards.index.layout.slot_bytes,
+        num_batches * batch_size * (shards.index.layout.slot_bytes + output_bytes),
         f"{num_batches} batches of {batch_size} images",
         way_out="use a smaller --batch-size, fewer --num-workers or a smaller prefetch_factor",
     )
@@ -136,6 +149,11 @@ def measure_load(
     )
     if not files:
         evidence = _of_objects(evidence, own)
+    images = None
+    if shards.decoding is not None:
+        waited = sum(waited for *_, waited in blocks) / sum(seconds for _, seconds, _ in blocks)
+        threads = chosen.num_workers
+        images = hops_of(shards.decoding, loader.tally, num_threads=threads, wall_s=total_s, waited=waited)
     point = Point(
         params={
             "stage": "load",
@@ -146,12 +164,20 @@ def measure_load(
             "page_cache": config.page_cache,
         },
         read_path=read_path(evidence, cold_scope=cold_scope_of(files[0]) if files else "client"),
-        metrics=_metrics(blocks, cpu_s, delivered_bytes, total_bytes / len(shards)),
+        metrics=_metrics(blocks, cpu_s, delivered_bytes, total_bytes / len(shards))
+        | (images.metrics() if images else {}),
     )
     smaller = f"batches hold {batch_size} images, not {config.batch_size}: there are no more"
-    warnings = (*doubts(evidence), *([smaller] if batch_size < config.batch_size else []))
+    warnings = (*doubts(evidence), *warnings_of(loader.tally), *([smaller] if batch_size < config.batch_size else []))
     return LoadResult(
-        point, evidence.invalid_reason(), warnings, reason, index.status, index.layout_reason, asdict(chosen)
+        point,
+        evidence.invalid_reason(),
+        warnings,
+        reason,
+        index.status,
+        index.layout_reason,
+        asdict(chosen),
+        images.described() if images else None,
     )
 
 

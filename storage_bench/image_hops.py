@@ -1,0 +1,122 @@
+"""Encoded images in `iobench load`: what becomes of them, and which hop of their way limits.
+
+    read -> decode -> augment -> (loop)      threads at work in each hop, on the average = seconds in it / seconds
+    not measured: transfer                   batches stay in host memory
+
+Seconds are those of reader threads, waiting for a processor included; how many threads are in a hop on the average is
+its occupancy (Little's law).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..loaders.decoding import Decoding
+from ..loaders.index import ShardIndex
+from ..loaders.prefetch import Tally
+from ..loaders.transforms import ImageNetTrain, ImageNetValidation, ImageTransform
+from ..results.record import Metric, not_measured
+from .sample_format import SampleFormat
+
+HOPS = ("read", "decode", "augment")
+BUSY = 0.8  # from this share of the threads' time on they are what limits
+WAITING = 0.1  # a loop that waits for less of its time is not held up
+MAX_TOLD = 20  # broken images in warnings; the record counts all
+
+
+class ImageConfig(SampleFormat):
+    """What becomes of encoded images; raw ones pass these settings by.  `none` hands out bytes, or whole images."""
+
+    decoder: Literal["auto", "simplejpeg", "none"] = "auto"
+    transform: Literal["train", "validation", "none"] = "train"
+    image_size: Annotated[int, Field(ge=8, le=4096)] = 224
+    on_error: Literal["raise", "skip"] = "raise"
+
+    def transform_of(self, index: ShardIndex) -> ImageTransform | None:
+        """What samples are made with; None for raw pixels, and where none is asked for."""
+        if index.layout.codec is None or self.transform == "none":
+            return None
+        if self.transform == "train":
+            return ImageNetTrain(self.image_size)
+        return ImageNetValidation(self.image_size, resize=round(self.image_size * 256 / 224))
+
+    def index_of(self, index: ShardIndex) -> ShardIndex:
+        """The index; without a decoder its samples are bytes like any others."""
+        return replace(index, layout=replace(index.layout, codec=None)) if self.decoder == "none" else index
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHops:
+    """How many threads were in each hop on the average, of how many, and the share of time that the loop waited."""
+
+    threads_in: dict[str, float]
+    num_threads: int
+    waited: float
+    decoder: str
+    reason: str
+    num_skipped: int
+
+    @property
+    def limit(self) -> str:
+        """The hop that limits: one of HOPS, `loop`, or `none` where neither threads nor loop are busy."""
+        if self.waited < WAITING:
+            return "loop"
+        if sum(self.threads_in.values()) < BUSY * max(1, self.num_threads):
+            return "none"
+        return max(HOPS, key=lambda hop: self.threads_in[hop])
+
+    @property
+    def sentence(self) -> str:
+        """Which hop limits, in words."""
+        told = ", ".join(f"{self.threads_in[hop]:.2f} {hop}" for hop in HOPS)
+        threads = f"of {self.num_threads} threads there are on the average {told}" if self.num_threads else told
+        return f"{_WORDS[self.limit]}: {threads}; the loop waits {self.waited:.0%} of its time ({self.decoder})"
+
+    def described(self) -> dict[str, Any]:
+        """As the record keeps it."""
+        return {
+            "limit": self.limit,
+            "sentence": self.sentence,
+            "decoder": self.decoder,
+            "decoder_reason": self.reason,
+            "num_skipped": self.num_skipped,
+        }
+
+    def metrics(self) -> dict[str, Metric]:
+        """Threads at work in each hop."""
+        found = {f"{hop}_threads": Metric(value=self.threads_in[hop], unit="threads", n=1) for hop in HOPS}
+        return {**found, "transfer_threads": not_measured("threads", "batches stay in host memory")}
+
+
+_WORDS = {
+    "read": "storage-bound, not decode-bound",
+    "decode": "decode-bound, not storage-bound",
+    "augment": "augment-bound, not storage-bound",
+    "loop": "bound by the loop behind the loader, not by storage or decode",
+    "none": "bound by how far is read ahead: threads have time left, and the loop waits",
+}
+
+
+def hops_of(decoding: Decoding, tally: Tally, *, num_threads: int, wall_s: float, waited: float) -> ImageHops:
+    """The hops of what `tally` counted in `wall_s` seconds."""
+    seconds = {"read": tally.read_s, "decode": tally.decode_s, "augment": tally.augment_s}
+    return ImageHops(
+        {hop: spent / wall_s for hop, spent in seconds.items()},
+        num_threads,
+        waited,
+        decoding.decoder.name,
+        decoding.reason,
+        tally.num_skipped,
+    )
+
+
+def warnings_of(tally: Tally) -> list[str]:
+    """What must be said of images that were left out."""
+    if not tally.num_skipped:
+        return []
+    told = list(dict.fromkeys(skipped.reason for skipped in tally.skipped))
+    more = [f"... and {len(told) - MAX_TOLD} more"] if len(told) > MAX_TOLD else []
+    return [f"{tally.num_skipped} images were left out, some of them in every epoch", *told[:MAX_TOLD], *more]
