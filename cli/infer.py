@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ..results.record import Metric, Point
 
 
+MORE = {"rate_within_bound_images_per_s": "within bound", "top1_agreement": "as fp32"}  # columns of what was asked for
+
+
 @app.command()
 def infer(
     path: DataPath,
@@ -49,8 +52,7 @@ def infer(
 ) -> None:
     """Answer batches as in large-batch validation: throughput, latency, data wait, and how full the queue is."""
     from ..configs import load as load_config
-    from ..training_bench.infer import InferRun, run_infer
-    from ..training_bench.infer_network import checkpoint_of
+    from ..training_bench.infer import InferRun, checkpoint_of, run_infer
     from ..training_bench.infer_plan import InferConfig
     from ..training_bench.real_run import refuse_torchrun
 
@@ -102,16 +104,17 @@ def show_inference(points: Sequence[Point]) -> None:
     first = points[0].params
     kind = " (emulated)" if first["emulated"] else ""
     scaled = ", step time scaled per image" if any(point.params["scaled"] for point in points) else ""
+    more = [name for name in MORE if any(name in point.metrics for point in points)]
     times = ("wait ms", "stall", "p50 ms", "p99 ms", "max ms")
     table(
-        ("model", "batch", "source", "images/s", *times, "queue", "empty", ""),
-        [_row(point) for point in points],
+        ("model", "batch", "source", "images/s", *times, "queue", "empty", *(MORE[name] for name in more), ""),
+        [_row(point, more) for point in points],
         title=f"Inference, {first['num_ranks']} x {first['accelerator']}{kind}{scaled} "
         f"(mean and 95 % interval over time blocks)",
     )
 
 
-def _row(point: Point) -> tuple[str, ...]:
+def _row(point: Point, more: Sequence[str]) -> tuple[str, ...]:
     metrics = point.metrics
     return (
         str(point.params["model"]),
@@ -125,6 +128,7 @@ def _row(point: Point) -> tuple[str, ...]:
         _milliseconds(metrics["latency_max_s"]),
         figure(metrics["queue_batches"], digits=1),
         figure(metrics["queue_empty_fraction"], digits=2),
+        *(figure(metrics.get(name), digits=3) for name in more),
         ", ".join(point.flags),
     )
 

@@ -21,6 +21,7 @@ from ..storage_bench.choice import choose_engine
 from ..storage_bench.emulate import WORKLOADS
 from ..storage_bench.launch import launch_ranks, require_ranks
 from ..storage_bench.staging import remove_stage, stage
+from . import saved
 from .infer_plan import Bound, InferConfig, InferError, InferPlan, InferUsageError, Network
 from .infer_points import infer_points
 from .infer_search import agreement_metric, rate_metrics
@@ -107,6 +108,14 @@ class _Found:
     searches: list[dict[str, Any]]
 
 
+def checkpoint_of(path: Path) -> Path:
+    """The file of the weights: itself, or the last checkpoint of a folder; InferUsageError where there is none."""
+    found = saved.found(path)[-1:] if path.is_dir() else [path] if path.is_file() else []
+    if not found:
+        raise InferUsageError(f"--weights {path}: there is no checkpoint; name one of iobench train, or its folder")
+    return found[0]
+
+
 def _run_model(run: InferRun, name: ModelName, data: _Data, show: Show) -> _Found:
     plan, accelerators = make_plan(run, name, data.folders, data.engines, data.shards)
     for size in plan.sizes:
@@ -161,7 +170,7 @@ def make_plan(
     if config.real:
         network = Network(
             model=name,
-            device=config.accelerator,  # type: ignore[arg-type]  # real: cpu or cuda
+            device=config.accelerator,
             precision=config.precision,
             num_classes=config.num_classes,
             crop=config.crop,
@@ -368,6 +377,9 @@ def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> InferOutcom
         "engine_reason": data.reason,
         "num_images": len(shards),
         "images_per_file": max(shards.index.shard_sizes),
+        "scaled_down": config.scaled_down(
+            images_per_file=max(shards.index.shard_sizes), side=min(shards.index.layout.shape[:2], default=0)
+        ),
         "image_shape": list(shards.index.layout.shape),
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
         "searches": [search for each in found for search in each.searches],
@@ -380,7 +392,7 @@ def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> InferOutcom
         warnings=tuple(_warnings(run, found)),
         invalid=tuple(text for each in found for text in each.invalid),
         metrics={**best.metrics, "peak_rss_bytes": Metric(value=float(peak), unit="bytes", n=1)},
-        sentence=_sentence(config, best),
+        sentence=_sentence(config, best, scaled_down=bool(workload["scaled_down"])),
     )
 
 
@@ -405,15 +417,16 @@ def _warnings(run: InferRun, found: Sequence[_Found]) -> list[str]:
     return warnings
 
 
-def _sentence(config: InferConfig, best: Point) -> str:
+def _sentence(config: InferConfig, best: Point, *, scaled_down: bool) -> str:
     """`ResNet-50 on emulated H100 (scaled), direct: 1,780 images/s, 3 % of the time waiting for data.`"""
     params, metrics = best.params, best.metrics
     stall = metrics["data_stall_fraction"].value or 0.0
     kind = "emulated " if params["emulated"] else ""
+    smaller = ", scaled down from the study" if scaled_down else ""
     text = (
         f"{model_info(str(params['model'])).title}, {params['num_ranks']} x {kind}{params['accelerator']}, batch "
         f"{params['batch_size']}, {params['source']}: {metrics['images_per_s'].value:,.1f} images/s, {stall:.1%} of "
-        f"the time waiting for data."
+        f"the time waiting for data{smaller}."
     )
     rate = metrics.get("rate_within_bound_images_per_s")
     if rate is None or config.latency_bound_s is None:

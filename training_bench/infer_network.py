@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..storage_bench.accelerators import Images
-from . import saved
 from .infer_plan import InferError, Network
 from .models import build_model
 from .real import DEVIATION, DTYPES, MEAN
@@ -86,8 +85,3 @@ def load_weights(model: Any, path: Path) -> None:
             f"number of classes; give its --model and --set num_classes=N"
         )
     model.load_state_dict(ours)
-
-
-def checkpoint_of(path: Path) -> Path:
-    """The file of the weights: itself, or the last checkpoint of a folder."""
-    return saved.last(path) if path.is_dir() else path

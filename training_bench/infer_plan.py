@@ -17,6 +17,8 @@ from .real_plan import Device, Precision
 
 Positive = Annotated[int, Field(ge=1)]
 Arrivals = Literal["poisson", "even"]
+STUDY_FIGURES = ("warmup_batches", "batches", "prefetch_threads", "queue_depth")
+STUDY_IMAGES_PER_FILE, STUDY_SIDE = 20_000, 300
 STUDY_MODELS: tuple[ModelName, ...] = ("alexnet", "googlenet", "resnet50", "vgg16", "inception_v3")
 
 
@@ -76,6 +78,14 @@ class InferConfig(BaseModel):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} {', '.join(map(str, values))}: name each once")
         return self
+
+    def scaled_down(self, *, images_per_file: int, side: int) -> dict[str, tuple[int, int]]:
+        """What is less than in the study: the figure here, and the study's."""
+        study = {name: int(type(self).model_fields[name].default) for name in STUDY_FIGURES}
+        here = {name: int(getattr(self, name)) for name in STUDY_FIGURES}
+        study |= {"images_per_file": STUDY_IMAGES_PER_FILE, "image_side": STUDY_SIDE}
+        here |= {"images_per_file": images_per_file, "image_side": side}
+        return {name: (here[name], study[name]) for name in study if here[name] < study[name]}
 
     @property
     def real(self) -> bool:

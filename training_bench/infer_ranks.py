@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, perf_counter_ns, sleep
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,19 +28,12 @@ from ..storage_bench.launch import rank_main
 from ..storage_bench.ranks import Ranks
 from .infer_plan import Bound, InferPlan
 from .infer_rate import Arrived, allowed_misses, arrival_times, highest_rate
-from .loop import measured_steps
+from .loop import Computes, measured_steps
 from .peers import Alone, HorovodPeers
 from .plan import Block, RankPlan
 from .sources import BatchSource, Shards, Synthetic
 
 MAX_PROOFS = 4
-
-
-class Computes(Protocol):
-    """What answers a batch."""
-
-    def step(self, images: Images, received_ns: int) -> None:
-        """Compute on one batch, received at this time of perf_counter_ns."""
 
 
 def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
@@ -122,8 +115,8 @@ class _Run:
         if network is None or not network.agreement_batches:
             return []
         plan = self._plan.sizes[0]
-        source = next((block.source for block in plan.blocks if block.source != "synthetic"), "synthetic")
-        opened = _open(plan, plan.blocks[[block.source for block in plan.blocks].index(source)])
+        read = [block for block in plan.blocks if block.source != "synthetic"]
+        opened = _open(plan, (read or plan.blocks)[0])
         with opened.batches(rank=self._ranks.rank, num_ranks=self._ranks.size, seed=plan.seed) as batches:
             return [self._network.agreeing(next(batches)) for _ in range(network.agreement_batches)]
 
@@ -170,7 +163,7 @@ class _Run:
         counted = [each for each in times if len(each)]
         wall_s = sum(float(each[-1, 3] - each[0, 0]) for each in counted) / 1e9
         mine = sum(map(len, counted)) / wall_s if wall_s else 0.0
-        return min(_all(self._ranks, mine))
+        return float(min(_all(self._ranks, mine)))
 
     def _arrive(self, size: int, bound: Bound, rate: float, *, seed: int, proof: bool) -> Arrived:
         """Arrivals at `rate` on every rank; what all ranks' latencies together say."""

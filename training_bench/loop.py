@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, perf_counter_ns
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -59,6 +59,13 @@ def _add_rungs(sources: dict[Source | Rung, BatchSource], plan: RankPlan, ranks:
         sources["direct"].take_bytes()  # no block's
     if "warm" in named:
         sources["warm"] = Shards(plan, Path(plan.folders["direct"]), plan.engines["direct"], page_cache="warm")
+
+
+class Computes(Protocol):
+    """What takes batches: an emulated accelerator, or a network."""
+
+    def step(self, images: Images, received_ns: int) -> None:
+        """Compute on one batch, received at this time of perf_counter_ns."""
 
 
 class _Launch:
@@ -197,7 +204,7 @@ def _alone(flag: bool, _num_ranks: int) -> bool:
     return flag
 
 
-def measured_steps(batches: Iterator[Images], block: Block, accelerator: Accelerator, ranks: Ranks) -> Times:
+def measured_steps(batches: Iterator[Images], block: Block, accelerator: Computes, ranks: Ranks) -> Times:
     """The measured loop: (steps, 4) times in ns: asked, got, computed, met."""
     num_steps = block.drop_steps + block.count_steps
     deadline = perf_counter_ns() + round(block.limit_s * 1e9)
