@@ -218,7 +218,7 @@ def _chance(moved: int, compared: int) -> str:
     """At 95 % one comparison in twenty finds a difference where there is none."""
     if compared < CHANCE_FROM:
         return ""
-    return f" {moved} of {compared} figures differ; about {round(compared * (1 - CONFIDENCE))} would by chance."
+    return f" {moved} of {compared} figures differ; up to {round(compared * (1 - CONFIDENCE))} would by chance."
 
 
 def _change_text(change: Change) -> str:

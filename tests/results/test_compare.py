@@ -162,7 +162,7 @@ def test_so_many_figures_that_some_differ_by_chance_are_said_to():
     slower = [storage_point(threads, 1.0) for threads in range(1, 26)]
     sentence = compare(run(points=points), run("now", points=slower)).sentence
     assert "and 19 more" in sentence
-    assert "25 of 25 figures differ; about 1 would by chance" in sentence
+    assert "25 of 25 figures differ; up to 1 would by chance" in sentence
 
 
 def test_steps_that_were_counted_do_not_make_another_point():
