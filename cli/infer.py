@@ -104,7 +104,7 @@ def show_inference(points: Sequence[Point]) -> None:
     first = points[0].params
     kind = " (emulated)" if first["emulated"] else ""
     scaled = ", step time scaled per image" if any(point.params["scaled"] for point in points) else ""
-    more = [name for name in MORE if any(name in point.metrics for point in points)]
+    more = [name for name in MORE if any(_known(point, name) for point in points)]
     times = ("wait ms", "stall", "p50 ms", "p99 ms", "max ms")
     table(
         ("model", "batch", "source", "images/s", *times, "queue", "empty", *(MORE[name] for name in more), ""),
@@ -131,6 +131,10 @@ def _row(point: Point, more: Sequence[str]) -> tuple[str, ...]:
         *(figure(metrics.get(name), digits=3) for name in more),
         ", ".join(point.flags),
     )
+
+
+def _known(point: Point, name: str) -> bool:
+    return name in point.metrics and point.metrics[name].value is not None
 
 
 def _milliseconds(metric: Metric) -> str:

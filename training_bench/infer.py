@@ -195,7 +195,7 @@ def resolve(config: InferConfig, name: ModelName, batch_size: int) -> Accelerato
     A published time is of the network that it was published of: InferUsageError for another.
     """
     if config.real:
-        source = "measured here: median compute time of synthetic batches"
+        source = "measured here: mean compute time of synthetic batches"
         return Accelerator(config.accelerator, 0.0, batch_size, False, source, emulated=False)
     published = {kind for workload in WORKLOADS.values() for kind in workload.step_time_s}
     if config.accelerator in published and name not in WORKLOADS:

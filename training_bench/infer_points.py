@@ -57,14 +57,14 @@ def infer_points(
 
 
 def control_step_s(plan: RankPlan, results: Sequence[Mapping[str, Any]]) -> float:
-    """The median time that computing a batch took on synthetic ones, over all ranks; 0 where none was counted."""
+    """The mean time that computing a batch took on synthetic ones, over all ranks; 0 where none was counted."""
     spent = [
         (times[:, 2] - times[:, 1]) / 1e9
         for block in _blocks(plan, "synthetic")
         for result in results
         for _, times, _ in _counted(plan, result["blocks"], block)
     ]
-    return float(np.median(np.concatenate(spent))) if spent and sum(map(len, spent)) else 0.0
+    return float(np.mean(np.concatenate(spent))) if spent and sum(map(len, spent)) else 0.0
 
 
 def _as_inference(point: Point, plan: RankPlan, results: Sequence[Mapping[str, Any]]) -> Point:
