@@ -101,7 +101,7 @@ def test_a_shaped_link_is_predicted_and_measured_to_saturate_at_the_same_number_
 ) -> None:
     there, here = shaped
     there.rmdir()
-    generate(there, Generate(num_images=256, size=64, images_per_shard=32))
+    generate(there, Generate(num_images=2048, size=64, images_per_shard=256))  # none is read twice in a block
     config = ScaleConfig(gpus=(1, 2, 4), accelerator="0.1", batch_size=16, repeats=1, steps=10, rounds=2)
     journal = GridJournal(tmp_path, {}, resume=False)
     grid = run_grid(here, config, journal, local=tmp_path, show=lambda *_: None)
@@ -116,7 +116,7 @@ def test_a_shaped_link_is_predicted_and_measured_to_saturate_at_the_same_number_
     for trial in grid.trials:
         given = trial.sources["direct"].given_images_per_s
         assert given is not None
-        assert 0.75 * LINK_BPS < given * stored < 1.02 * LINK_BPS
+        assert 0.75 * LINK_BPS < given * stored < 1.05 * LINK_BPS
 
     # The other half of a core, taken by somebody else, moves rates by some per cent; the link takes 40 of them.
     seen = {
