@@ -92,7 +92,10 @@ class SimpleJpegDecoder:
         if bytes(view[:3]) == b"\xff\xd8\xff" and orientation_of(view) == UPRIGHT:
             try:
                 height, width, colours, _ = self._header(view, strict=False)
-            except ValueError:  # Pillow says what is wrong
+            except (
+                ValueError,
+                KeyError,
+            ):  # Pillow says what is wrong; of some headers simplejpeg knows no more than that
                 height = width = 0
                 colours = ""
             if colours in _PLAIN and 0 < height * width <= MAX_PIXELS:

@@ -149,8 +149,7 @@ class ImageBatch:
         shrink = cut.shrink if transform.scaled_decoding and header.plain else 1
         pixels = decoder.decode(data, header, scratch=_scratch.array, shrink=shrink)
         if shrink > 1:
-            height, width, _ = pixels.shape
-            cut = cut._replace(piece=shrunk_crop(cut.piece, shrink, height, width))
+            cut = cut._replace(piece=shrunk_crop(cut.piece, shrink, header.height, header.width))
         return cut, pixels
 
     def _keep(self, slot: int, cut: Cut | None, pixels: npt.NDArray[np.uint8]) -> None:

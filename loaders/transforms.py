@@ -26,7 +26,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DTYPES = ("float32", "bfloat16", "float16", "uint8")
 MAX_SIZE = 4096
-MAX_SHRINK = 8
+SPARE = 2  # mean absolute errors then stay within a level of an exact resize, also of fine patterns
 
 Scratch = Callable[[int, "torch.dtype"], "torch.Tensor"]  # so many elements at least, of the thread that calls
 
@@ -47,9 +47,12 @@ class Cut(NamedTuple):
 
     @property
     def shrink(self) -> int:
-        """By how much a decode may shrink the image so that it still has all the pixels the resize asks for."""
+        """By how much a decode may shrink the image: the resize is left with SPARE times the pixels on each side.
+
+        With fewer the decoder's means of squares would show: they are sharper than the resize's triangles.
+        """
         least = min(self.piece.height / self.resized[0], self.piece.width / self.resized[1])
-        return next(factor for factor in (8, 4, 2, 1) if least >= factor or factor == 1)
+        return next(factor for factor in (8, 4, 2, 1) if least >= SPARE * factor or factor == 1)
 
 
 @runtime_checkable
@@ -133,8 +136,8 @@ class ImageNetTrain(_Normalised):
     """RandomResizedCrop to `size` x `size`, a horizontal flip with probability `flip`, normalise.
 
     Samples are (3, size, size) of `dtype` (float32 unless given, or bfloat16, float16; uint8 is not normalised).
-    `scaled_decoding` lets the decoder shrink images whose piece is at least twice the sample's size: fewer pixels are
-    made, by means of squares instead of the antialiased resize.
+    `scaled_decoding` lets the decoder shrink images whose piece is at least four times the sample's size: fewer pixels
+    are made, by means of squares instead of the antialiased resize, and the piece begins and ends at whole squares.
     """
 
     num_numbers = CROP_NUMBERS + 1
@@ -195,10 +198,17 @@ class ImageNetValidation(_Normalised):
 
 
 def shrunk_crop(crop: Crop, factor: int, height: int, width: int) -> Crop:
-    """The piece in an image that was shrunk to height x width: at the nearest whole pixels, and inside."""
-    top, left = round(crop.top / factor), round(crop.left / factor)
-    high, wide = max(1, round(crop.height / factor)), max(1, round(crop.width / factor))
-    return Crop(min(top, height - high), min(left, width - wide), high, wide)
+    """The piece once an image of height x width was shrunk: at the nearest whole squares of `factor` x `factor` pixels.
+
+    A piece between two squares is moved by up to half a square: there are no pixels between those that were decoded.
+    Squares that the image's edge cuts are left out.
+    """
+    most_high, most_wide = max(1, height // factor), max(1, width // factor)
+    high, wide = (
+        min(max(1, round(side / factor)), most) for side, most in ((crop.height, most_high), (crop.width, most_wide))
+    )
+    top, left = min(round(crop.top / factor), most_high - high), min(round(crop.left / factor), most_wide - wide)
+    return Crop(top, left, high, wide)
 
 
 def _resized(pixels: Pixels, cut: Cut, scratch: Scratch) -> torch.Tensor:
