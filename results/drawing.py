@@ -30,7 +30,7 @@ INK = "#555555"  # the page's style sheet sets it to the page's own ink
 BAR_HEIGHT = 36
 AXES_HEIGHT = 110
 PHONE_WIDTH = 40  # letters of an axis title that fit a narrow screen
-LABEL_WIDTH = 32  # of one of the two lines of a bar's label, and of a title beside such labels
+LABEL_WIDTH = 24  # of one of the two lines of a bar's label, and of a title beside such labels
 MOST_BARS = 48
 MOST_MARKS = 400  # of one line
 MOST_LINES = 12
@@ -76,7 +76,14 @@ def chart(x: str, y: str, *, height: int = 400, width: int = PHONE_WIDTH) -> dic
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "closest",
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "traceorder": "normal",
+            "maxheight": 400,
+        },
         "xaxis": axis | {"title": {"text": _wrapped(x, width), "standoff": 12, "font": {"size": 13}}},
         "yaxis": axis | {"title": {"text": plain(y), "standoff": 12, "font": {"size": 13}}},
         "shapes": [],
@@ -307,7 +314,7 @@ def write_beside(layout: dict[str, Any], labels: Sequence[str], ends: Sequence[f
         place = {"x": end, "y": category(label), "xanchor": "left", "xshift": 4, "showarrow": False}
         layout["annotations"].append({"text": plain(text), **place})
     if any(texts):
-        layout["xaxis"]["range"] = [0, max(ends) * 1.35]
+        layout["xaxis"]["range"] = [0, max(ends) * 1.45]
 
 
 def hover(point: Point, words: Sequence[str], metric: str) -> str:

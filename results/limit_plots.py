@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .drawing import (
     BLUE,
@@ -23,6 +24,7 @@ from .drawing import (
     distinct,
     error_bars,
     flag_note,
+    hover,
     logarithmic,
     value_of,
 )
@@ -31,6 +33,8 @@ from .tables import MOST_ROWS, Table, flag_columns, out_of, point_columns, text_
 from .wording import about, accelerator_name, doubts, point_label, points_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .record import Point, RunRecord
 
 PERCENTILES = {
@@ -74,7 +78,7 @@ def percentile_plot(record: RunRecord) -> Plot | None:
 
 def roofline_plot(record: RunRecord) -> Plot | None:
     """Images per second under every roof of every model, and what was measured below the lowest."""
-    points = [point for point in points_of(record, "roofline") if value_of(point, "images_per_s") is not None]
+    points = [point for point in points_of(record, "roofline") if value_of(point, "images_per_s")]
     if not points:
         return None
     points = thinned(points, MOST_BARS)
@@ -85,12 +89,13 @@ def roofline_plot(record: RunRecord) -> Plot | None:
     for name, chosen, colour in (("roof", False, GREY), ("measured", True, BLUE)):
         mine = [place for place, is_measured in enumerate(measured) if is_measured is chosen]
         if mine:
-            some = [points[place] for place in mine]
-            traces.append(bars(name, some, [labels[place] for place in mine], metric="images_per_s", colour=colour))
+            traces.append(_dots(name, [points[place] for place in mine], [labels[place] for place in mine], colour))
     accelerator = accelerator_name(about(record, points[0]))
-    layout = bar_chart(f"images per second, {accelerator} (logarithmic)", len(points))
-    layout["xaxis"] |= {"type": "log"}
+    layout = bar_chart(f"images per second, {accelerator}", len(points))
+    rates = [value for trace in traces for value in trace["x"]]
+    layout["xaxis"] |= logarithmic(rates) | {"range": [math.log10(min(rates) / 2), math.log10(max(rates) * 1.5)]}
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": [category(label) for label in labels]}
+    layout["yaxis"] |= {"showgrid": True}
     roofs = [point for point, is_measured in zip(points, measured, strict=True) if not is_measured]
     title = f"The roofs of {accelerator}, in images per second"
     if roofs:
@@ -99,6 +104,21 @@ def roofline_plot(record: RunRecord) -> Plot | None:
     metrics = tuple(dict.fromkeys(name for point in points for name in point.metrics))
     table = Table("Roofline", (text_column("roof", names), *point_columns(points, metrics), *flag_columns(points)))
     return Plot("roofline", title, tuple(traces), layout, table, note=flag_note(points, mark="* is"))
+
+
+def _dots(name: str, points: Sequence[Point], labels: Sequence[str], colour: str) -> dict[str, Any]:
+    """A dot for each rate: bars would begin nowhere on a logarithmic axis."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [value_of(point, "images_per_s") for point in points],
+        "y": [category(label) for label in labels],
+        "error_x": error_bars([point.metrics["images_per_s"] for point in points]),
+        "marker": {"color": colour, "size": 13, "symbol": "diamond" if name == "measured" else "circle"},
+        "hoverinfo": "text",
+        "hovertext": [hover(point, [label, name], "images_per_s") for point, label in zip(points, labels, strict=True)],
+    }
 
 
 def energy_plot(record: RunRecord) -> Plot | None:

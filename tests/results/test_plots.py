@@ -78,7 +78,7 @@ def test_bars_of_one_label_are_told_apart():
 def test_emulation_and_scaling_are_told_in_titles_and_axes(qualified):
     for plot in (step_plot(qualified), utilisation_plot(qualified), supply_plot(qualified)):
         assert "emulated H100" in plot.title
-        assert "emulated H100" in plot.layout["xaxis"]["title"]["text"]
+        assert "emulated H100" in plot.layout["xaxis"]["title"]["text"].replace("<br>", " ")
     scaled = changed(qualified, workload={"scaled": True})
     assert "scaled step time" in supply_plot(scaled).title
 
@@ -171,7 +171,7 @@ def test_points_that_sweep_nothing_are_bars(only):
     record = only("storage")
     same = [point for point in record.points if point.params["block_size_bytes"] == 1 << 20]
     (plot,) = sweep_plots(changed(record, points=same))
-    assert plot.traces[0]["y"] == ["direct, access sequential", "direct, access random *"]
+    assert plot.traces[0]["y"] == ["direct, access<br>sequential", "direct, access random *"]
     assert plot.traces[0]["x"] == [point.metrics["read_gbps"].value for point in same]
 
 
