@@ -8,6 +8,7 @@ A step is over when the answers are on the host: that is what who asked waits fo
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -73,8 +74,9 @@ def load_weights(model: Any, path: Path) -> None:
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
         weights = document["model"]
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as error:
+        unsafe = isinstance(error, UnpicklingError)  # whose text advises to run what is in the file
+        reason = "it holds more than weights, or other data" if unsafe else str(error).partition("\n")[0]
         raise InferError(f"{path}: not a checkpoint of iobench train ({reason}); give another --weights") from error
     known = model.state_dict()
     ours = {name: value for name, value in weights.items() if name in known}

@@ -5,6 +5,7 @@ import pytest
 
 from iobench.configs import load, presets
 from iobench.loaders.shards import ShardSet
+from iobench.storage_bench.launch import horovod_available
 from iobench.training_bench.infer import InferRun, effective_depth, make_plan, resolve, run_infer
 from iobench.training_bench.infer_plan import STUDY_MODELS, InferConfig, InferError, InferUsageError
 from iobench.training_bench.infer_points import control_step_s, mean_queue
@@ -137,6 +138,20 @@ def test_the_rate_within_a_bound_is_proven_by_arrivals_of_its_own(page_set):
     assert rate.value == pytest.approx(outcome.workload["searches"][0]["capacity_batches_per_s"] * 8)
     assert direct.metrics["arrival_latency_p99_s"].value <= 1.0
     assert [trial["proof"] for trial in outcome.workload["searches"][0]["trials"]] == [False, True]
+
+
+@pytest.mark.horovod
+def test_ranks_answer_at_once_and_agree_on_the_rate_that_keeps_the_bound(page_set):
+    if reason := horovod_available():
+        pytest.skip(reason)
+    config = small(num_ranks=2, rounds=1, batches=20, latency_bound_s=2.0, trial_batches=100, arrivals="even")
+    outcome = run_infer(InferRun(page_set.folder, config), show=quiet)
+    direct = points_by(outcome, "source")[("direct",)]
+    search = outcome.workload["searches"][0]
+    assert len({report.pid for report in direct.ranks}) == 2
+    assert direct.metrics["rate_within_bound_images_per_s"].value == pytest.approx(search["batches_per_s"] * 2 * 8)
+    assert search["trials"][-1]["answered"] == 100  # of both ranks together
+    assert "sync_wait_s" not in direct.metrics
 
 
 def test_a_bound_below_the_step_time_is_kept_by_no_rate_and_says_why(page_set):
