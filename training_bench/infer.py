@@ -281,6 +281,7 @@ def _bound(config: InferConfig, source: Source) -> Bound:
         trial_batches=math.ceil(config.trial_batches / config.num_ranks),
         resolution=config.resolution,
         source=source,
+        budget_s=config.seconds,
     )
 
 

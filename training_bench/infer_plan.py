@@ -111,7 +111,10 @@ class Network(BaseModel):
 
 
 class Bound(BaseModel):
-    """The latency-bound mode: how the highest rate is looked for, whose 99th percentile is at most `bound_s`."""
+    """The latency-bound mode: how the highest rate is looked for, whose 99th percentile is at most `bound_s`.
+
+    A trial that would not end within `budget_s` of the search's beginning is not begun.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -120,6 +123,7 @@ class Bound(BaseModel):
     trial_batches: int
     resolution: float
     source: Source
+    budget_s: float
 
 
 class InferPlan(BaseModel):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, perf_counter_ns, sleep
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launch import rank_main
 from ..storage_bench.ranks import Ranks
 from .infer_plan import Bound, InferPlan
-from .infer_rate import Arrived, allowed_misses, arrival_times, highest_rate
+from .infer_rate import Arrived, OutOfTimeError, allowed_misses, arrival_times, highest_rate
 from .loop import Computes, measured_steps
 from .peers import Alone, HorovodPeers
 from .plan import Block, RankPlan
@@ -51,6 +51,13 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "peak_rss_bytes": peak,
         "wall_s": run.elapsed_s,
     }
+
+
+class Keeps(Protocol):
+    """A trial: whether arrivals at this rate keep the bound."""
+
+    def __call__(self, rate: float, *, proof: bool = False) -> bool:
+        """Run it; a proof has arrivals of its own, after the search."""
 
 
 class _Run:
@@ -89,25 +96,38 @@ class _Run:
         """The highest rate of arrivals of this batch size that keeps the bound, and the blocks that prove it."""
         capacity = self._capacity(size, bound)
         tried: list[Arrived] = []
+        end_s = self.elapsed_s + bound.budget_s
 
         def keeps(rate: float, *, proof: bool = False) -> bool:
+            late = self.elapsed_s + bound.trial_batches / rate > end_s
+            if self._ranks.any_true(late, self._ranks.size):
+                raise OutOfTimeError
             self._ranks.report({"round": 0, "rounds": 1, "rate": rate})
             tried.append(self._arrive(size, bound, rate, seed=len(tried), proof=proof))
             return tried[-1].kept
 
-        rate = highest_rate(keeps, capacity=capacity, resolution=bound.resolution)
-        for _ in range(MAX_PROOFS):
-            if rate is None or keeps(rate, proof=True):
-                break
-            rate = rate * (1 - bound.resolution)
-        confirmed = rate is not None and tried[-1].kept
+        rate, in_time = None, True
+        try:
+            rate = self._proven(keeps, highest_rate(keeps, capacity=capacity, resolution=bound.resolution), bound)
+        except OutOfTimeError:
+            in_time = False
         return {
             "size": size,
             "source": bound.source,
-            "batches_per_s": rate if confirmed else None,
+            "batches_per_s": rate,
+            "in_time": in_time,
             "capacity_batches_per_s": capacity,
             "trials": [each.as_json() for each in tried],
         }
+
+    @staticmethod
+    def _proven(keeps: Keeps, rate: float | None, bound: Bound) -> float | None:
+        """The rate where it keeps the bound in a trial of its own, or one a little lower that does; else None."""
+        for _ in range(MAX_PROOFS):
+            if rate is None or keeps(rate, proof=True):
+                return rate
+            rate = rate * (1 - bound.resolution)
+        return None
 
     def agreement(self) -> list[tuple[int, int]]:
         """Of some batches, how many images have the same best class in fp32, and how many there are."""

@@ -18,6 +18,11 @@ from .infer_plan import Bound
 PERCENT = 99
 FEWEST = 1 / 16  # of the closed loop's rate: below it nobody looks
 
+
+class OutOfTimeError(Exception):
+    """The next trial would not end within the time that the search has."""
+
+
 Seconds = npt.NDArray[np.float64]
 
 

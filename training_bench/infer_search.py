@@ -36,6 +36,8 @@ def rate_metrics(
 
 def _why_none(search: Mapping[str, Any], config: InferConfig) -> str:
     trials = search["trials"]
+    if not search["in_time"]:
+        return f"the search was not over within {config.seconds:g} s; raise --seconds, or lower trial_batches"
     if not trials:
         return "no batch was counted in the closed loop, so that no rate was known to begin with"
     if trials[-1]["proof"]:

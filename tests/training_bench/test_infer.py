@@ -162,6 +162,14 @@ def test_a_bound_below_the_step_time_is_kept_by_no_rate_and_says_why(page_set):
     assert direct.metrics["images_per_s"].value > 0
 
 
+def test_a_search_without_the_time_for_a_trial_is_not_begun(page_set):
+    config = small(latency_bound_s=1.0, trial_batches=100_000, seconds=5.0)
+    outcome = run_infer(InferRun(page_set.folder, config), show=quiet)
+    direct = points_by(outcome, "source")[("direct",)]
+    assert "not over within 5 s" in direct.metrics["rate_within_bound_images_per_s"].reason
+    assert outcome.workload["searches"][0]["trials"] == []
+
+
 def test_a_network_is_really_computed_and_its_step_time_is_what_was_measured(sector_set):
     config = small(
         accelerator="cpu", models=("resnet18",), precision="bf16", batches=2, rounds=1, crop=32, queue_depth=1

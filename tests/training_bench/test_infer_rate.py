@@ -16,7 +16,9 @@ from iobench.training_bench.infer_search import agreement_metric, share_interval
 
 
 def make_bound(arrivals="poisson", trial_batches=200, bound_s=1.0):
-    return Bound(bound_s=bound_s, arrivals=arrivals, trial_batches=trial_batches, resolution=0.01, source="direct")
+    return Bound(
+        bound_s=bound_s, arrivals=arrivals, trial_batches=trial_batches, resolution=0.01, source="direct", budget_s=60
+    )
 
 
 def served(due, service_s):
