@@ -1,0 +1,67 @@
+"""Which hop limits is told from where threads spend their time; `iobench load` on JPEG shards says it."""
+
+import pytest
+
+from iobench.loaders.index import load_index
+from iobench.storage_bench.generate import GenerateJpeg, generate
+from iobench.storage_bench.image_hops import ImageHops
+from iobench.storage_bench.load import LoadConfig, measure_load
+
+
+def hops(read, decode, augment, *, waited=0.9, threads=2):
+    found = {"read": read, "decode": decode, "augment": augment}
+    return ImageHops(found, threads, waited, decoder="simplejpeg", reason="", num_skipped=0)
+
+
+@pytest.mark.parametrize(
+    ("found", "limit", "words"),
+    [
+        (
+            hops(0.1, 1.4, 0.4),
+            "decode",
+            "decode-bound, not storage-bound: of 2 threads there are on the average 0.10 read",
+        ),
+        (hops(1.6, 0.2, 0.1), "read", "storage-bound, not decode-bound"),
+        (hops(0.1, 0.6, 1.2), "augment", "augment-bound"),
+        (hops(0.1, 1.4, 0.4, waited=0.02), "loop", "bound by the loop behind the loader"),
+        (hops(0.1, 0.4, 0.2), "none", "threads have time left"),
+    ],
+)
+def test_the_hop_that_limits_is_named(found, limit, words):
+    assert found.limit == limit
+    assert words in found.sentence
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jpeg") / "data"
+    generate(folder, GenerateJpeg(num_images=24, images_per_shard=12))
+    return folder
+
+
+@pytest.mark.parametrize("transform", ["train", "validation", "none"])
+def test_a_load_of_jpegs_tells_its_hops(folder, transform):
+    settings = {
+        "batch_size": 8,
+        "seconds": 0.05,
+        "blocks": 2,
+        "num_workers": 1,
+        "transform": transform,
+        "image_size": 32,
+    }
+    result = measure_load(folder, LoadConfig.model_validate(settings))
+    assert result.images["decoder"] == "simplejpeg"
+    assert result.images["limit"] in ("decode", "loop", "read", "augment", "none")
+    metrics = result.point.metrics
+    busy = [metrics[f"{hop}_threads"].value for hop in ("read", "decode", "augment")]
+    assert all(value > 0 for value in busy)
+    assert sum(busy) <= 1.05  # of one thread
+    assert metrics["transfer_threads"].value is None
+    assert metrics["transfer_threads"].reason
+
+
+def test_without_a_decoder_samples_are_bytes(folder):
+    settings = {"batch_size": 8, "seconds": 0.05, "blocks": 2, "num_workers": 1, "decoder": "none"}
+    result = measure_load(folder, LoadConfig.model_validate(settings))
+    assert result.images is None
+    assert load_index(sorted(folder.glob("*.tfrecord"))).layout.codec == "jpeg"
