@@ -52,8 +52,9 @@ def infer(
 ) -> None:
     """Answer batches as in large-batch validation: throughput, latency, data wait, and how full the queue is."""
     from ..configs import load as load_config
-    from ..training_bench.infer import InferRun, checkpoint_of, run_infer
+    from ..training_bench.infer import checkpoint_of, run_infer
     from ..training_bench.infer_plan import InferConfig
+    from ..training_bench.infer_setup import InferRun
     from ..training_bench.real_run import refuse_torchrun
 
     refuse_torchrun()

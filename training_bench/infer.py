@@ -5,10 +5,8 @@ InferConfig, a path -> InferPlan -> launch (one for each network) -> logs -> poi
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,36 +14,22 @@ from typing import Any
 from ..loaders.evidence import background_rate, counter_for
 from ..loaders.shards import ShardSet
 from ..results.record import Metric, Point, new_run_id
-from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.choice import choose_engine
-from ..storage_bench.emulate import WORKLOADS
 from ..storage_bench.launch import launch_ranks, require_ranks
 from ..storage_bench.staging import remove_stage, stage
 from . import saved
-from .infer_plan import Bound, InferConfig, InferError, InferPlan, InferUsageError, Network
+from .infer_plan import InferConfig, InferError, InferPlan, InferUsageError
 from .infer_points import infer_points
 from .infer_search import agreement_metric, rate_metrics
-from .models import ModelName, check_size, model_info
-from .plan import Block, RankPlan, Source
+from .infer_setup import InferRun, check_run, make_plan, resolve
+from .models import ModelName, model_info
+from .plan import Source
 from .train import START_S, check_memory
 
 RANK_MODULE = "iobench.training_bench.infer_ranks"
-CONTROL_BATCHES = 10
-LEAST_BATCHES = 2
-SEARCH_TRIALS = 16
 SLACK_S = 60.0
 
 Show = Callable[[str, float, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class InferRun:
-    """What is to be answered: which images, how, and with which weights (None: random ones)."""
-
-    path: Path
-    config: InferConfig
-    local: Path = field(default_factory=Path)
-    weights: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +64,7 @@ def run_infer(run: InferRun, *, show: Show) -> InferOutcome:
     config = run.config
     require_ranks(config.num_ranks)
     shards = ShardSet.open(run.path)
-    _check(run, shards)
+    check_run(run, shards)
     folder = run.local / f"staged-{new_run_id('stage')}"
     try:
         if "staged" in config.sources:
@@ -156,182 +140,16 @@ def _run_model(run: InferRun, name: ModelName, data: _Data, show: Show) -> _Foun
     )
 
 
-def make_plan(
-    run: InferRun,
-    name: ModelName,
-    folders: Mapping[Source, Path],
-    engines: Mapping[Source, str],
-    shards: ShardSet,
-) -> tuple[InferPlan, list[Accelerator]]:
-    """What the ranks are told of one network, and the accelerator of each batch size."""
-    config = run.config
-    accelerators = [resolve(config, name, size) for size in config.batch_sizes]
-    network = None
-    if config.real:
-        network = Network(
-            model=name,
-            device=config.accelerator,
-            precision=config.precision,
-            num_classes=config.num_classes,
-            crop=config.crop,
-            channels_last=config.channels_last,
-            threads=max(1, len(os.sched_getaffinity(0)) // config.num_ranks),
-            seed=config.seed,
-            weights=None if run.weights is None else str(run.weights.resolve()),
-            agreement_batches=config.agreement_batches if config.precision != "fp32" else 0,
-        )
-    share = 1 / (config.rounds * len(config.batch_sizes) * len(_with_control(config.sources)))
-    sizes = tuple(
-        _size_plan(config, each, dict(folders), dict(engines), shards, limit_s=config.seconds * share)
-        for each in accelerators
-    )
-    bounds = () if config.latency_bound_s is None else tuple(_bound(config, source) for source in config.sources)
-    return InferPlan(sizes=sizes, network=network, bounds=bounds), accelerators
-
-
-def resolve(config: InferConfig, name: ModelName, batch_size: int) -> Accelerator:
-    """What answers: a network on this host, whose step time is measured, or one whose step time is known.
-
-    A published time is of the network that it was published of: InferUsageError for another.
-    """
-    if config.real:
-        source = "measured here: mean compute time of synthetic batches"
-        return Accelerator(config.accelerator, 0.0, batch_size, False, source, emulated=False)
-    published = {kind for workload in WORKLOADS.values() for kind in workload.step_time_s}
-    if config.accelerator in published and name not in WORKLOADS:
-        raise InferUsageError(
-            f"no step time of {model_info(name).title} on {config.accelerator} is published; give --accelerator "
-            f"SECONDS for a batch of {batch_size}, or cpu or cuda to measure it here"
-        )
-    return resolve_accelerator(config.accelerator, batch_size=batch_size)
-
-
-def effective_depth(config: InferConfig, batch_bytes: int, memory_bytes: int) -> int:
-    """The depth of each rank's queue, so that the queues of all ranks fill at most their share of memory.
-
-    Raises InferError where not even one batch fits.
-    """
-    room = int(config.queue_memory_share * memory_bytes) // (config.num_ranks * batch_bytes)
-    if room < 1:
-        raise InferError(
-            f"one batch of {batch_bytes / 1e6:.0f} MB for each of {config.num_ranks} ranks is more than "
-            f"{config.queue_memory_share:.0%} of memory; use a smaller --batch-size"
-        )
-    return min(config.queue_depth, room)
-
-
-def _size_plan(
-    config: InferConfig,
-    accelerator: Accelerator,
-    folders: dict[Source, Path],
-    engines: dict[Source, str],
-    shards: ShardSet,
-    *,
-    limit_s: float,
-) -> RankPlan:
-    """The plan of one batch size; its blocks are the sources."""
-    import psutil
-
-    layout = shards.index.layout
-    depth = effective_depth(config, accelerator.batch_size * layout.slot_bytes, psutil.virtual_memory().total)
-    counted = max(LEAST_BATCHES, math.ceil(config.batches / config.rounds))
-    blocks = tuple(_block(source, config, counted, depth, limit_s) for source in _with_control(config.sources))
-    return RankPlan(
-        num_ranks=config.num_ranks,
-        blocks=blocks,
-        rounds=config.rounds,
-        budget_s=config.seconds,
-        folders={source: str(folder.resolve()) for source, folder in folders.items()},
-        engines=engines,
-        record_bytes=layout.slot_bytes,
-        image_shape=layout.shape,
-        accelerator=accelerator.name,
-        step_time_s=accelerator.step_time_s,
-        batch_size=accelerator.batch_size,
-        reader_threads=config.prefetch_threads,
-        prefetch_depth=depth,
-        shuffle=config.shuffle,
-        seed=config.seed,
-    )
-
-
-def _block(source: Source, config: InferConfig, counted: int, depth: int, limit_s: float) -> Block:
-    """A control that nobody asked for is short; what is asked for drops what filled the queue before the clock ran."""
-    control = source == "synthetic" and source not in config.sources
-    return Block(
-        source=source,
-        num_ranks=config.num_ranks,
-        drop_steps=1 if source == "synthetic" else max(config.warmup_batches, depth + 1),
-        count_steps=min(counted, CONTROL_BATCHES) if control else counted,
-        limit_s=limit_s,
-        meets=False,
-    )
-
-
-def _with_control(sources: Sequence[Source]) -> tuple[Source, ...]:
-    control: Source = "synthetic"
-    return tuple(dict.fromkeys((*sources, control)))
-
-
-def _bound(config: InferConfig, source: Source) -> Bound:
-    assert config.latency_bound_s is not None
-    return Bound(
-        bound_s=config.latency_bound_s,
-        arrivals=config.arrivals,
-        trial_batches=math.ceil(config.trial_batches / config.num_ranks),
-        resolution=config.resolution,
-        source=source,
-        budget_s=config.seconds,
-    )
-
-
 def _limit_s(config: InferConfig, plan: InferPlan) -> float:
-    """The longest that a launch may take; who hangs is told."""
-    blocks = 2 * config.seconds + START_S + SLACK_S
-    return blocks + len(plan.bounds) * len(plan.sizes) * SEARCH_TRIALS * max(SLACK_S, config.seconds)
+    """The longest that a launch may take; who hangs is told.  Rounds and searches have `seconds` each."""
+    searches = len(plan.bounds) * len(plan.sizes)
+    return 2 * (1 + searches) * config.seconds + START_S + SLACK_S
 
 
 def _threads(plan: InferPlan) -> dict[str, str]:
     if plan.network is None:
         return {}
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(plan.network.threads))
-
-
-def _check(run: InferRun, shards: ShardSet) -> None:
-    """Refuse what a rank would notice late."""
-    config, layout = run.config, shards.index.layout
-    if run.weights is not None and not config.real:
-        raise InferUsageError("--weights are of networks that are computed: --accelerator cpu or cuda")
-    if run.weights is not None and len(config.models) > 1:
-        raise InferUsageError("--weights are of one network; give one --model")
-    if config.precision != "fp32" and not config.real:
-        raise InferUsageError(
-            f"--precision {config.precision} changes nothing of an emulated accelerator; use cpu, cuda"
-        )
-    if len(shards) < config.num_ranks:
-        raise InferError(f"{run.path}: {len(shards)} images do not give work to {config.num_ranks} ranks; use fewer")
-    for name in config.models:
-        for size in config.batch_sizes:
-            resolve(config, name, size)
-    if not config.real:
-        return
-    if len(layout.shape) != 3 or layout.shape[2] != 3 or layout.dtype != "uint8":
-        raise InferError(f"{run.path}: networks need RGB images of one size in bytes; these are {layout.shape}")
-    rows, columns = layout.shape[:2]
-    if config.crop is not None and config.crop > min(rows, columns):
-        raise InferUsageError(f"crop={config.crop}: the images are {rows}x{columns}; give at most {min(rows, columns)}")
-    for name in config.models:
-        check_size(name, config.crop or rows, config.crop or columns)
-    _check_device(config)
-
-
-def _check_device(config: InferConfig) -> None:
-    if config.accelerator != "cuda":
-        return
-    import torch
-
-    if (found := torch.cuda.device_count()) < config.num_ranks:
-        raise InferError(f"{config.num_ranks} ranks on cuda need a GPU each; this host has {found}; use cpu")
 
 
 def _finished(
