@@ -50,6 +50,7 @@ ABSENT = {  # a picture, and what would fill its place
     "throughput": "Scaling: iobench scale.",
     "ranks": "The last rank: iobench train --np 2, or more.",
     "percentiles": "Latency percentiles: iobench storage.",
+    "roofline": "Roofs over a model: iobench train --model NAME --roofline.",
     "energy": "Energy: iobench train on a machine that counts it (RAPL, or an NVIDIA GPU).",
 }
 MEASURING = ("qualify", "storage", "load", "stage", "train", "infer", "scale")

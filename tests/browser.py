@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
+MARGIN = 16  # pixels around an element in a picture
 QUIET = (
     "--headless=new",
     "--no-sandbox",
@@ -90,7 +91,9 @@ class Browser:
             f"(() => {{ const box = document.querySelector({json.dumps(of)}).getBoundingClientRect();"
             "return {x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height}; })()"
         )
-        clip = box | {"height": min(box["height"], most_height), "scale": 1}
+        clip = {"x": max(0, box["x"] - MARGIN), "y": max(0, box["y"] - MARGIN), "scale": 1}
+        clip["width"] = box["width"] + box["x"] - clip["x"] + MARGIN
+        clip["height"] = min(box["height"], most_height) + box["y"] - clip["y"] + MARGIN
         shot = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))
         return path
