@@ -112,7 +112,7 @@ def test_the_page_begins_with_the_verdict_and_keeps_its_order(qualified):
             "3 emulated H100 fed when measured, 3 predicted",
             "3 readers get",
             "Copying the data to the local disk first takes 233 s",
-            "on node1 is the last on average",
+            "(4 ranks, direct)",
             "41200",
             "sda: 512-byte sectors read, background subtracted",
             "peak_rss_bytes",
