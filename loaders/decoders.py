@@ -101,7 +101,10 @@ class SimpleJpegDecoder:
             if colours in _PLAIN and 0 < height * width <= MAX_PIXELS:
                 return Header(height, width, True)
         with _opened(data) as image:
-            turned = image.getexif().get(0x0112, UPRIGHT) in range(5, 9)
+            try:
+                turned = image.getexif().get(0x0112, UPRIGHT) in range(5, 9)
+            except Exception as error:  # as of the pixels
+                raise BrokenImageError(_words(error)) from error
             width, height = reversed(image.size) if turned else image.size
             return Header(height, width, False)
 

@@ -68,8 +68,11 @@ def suggest(shards: ShardSet, *, batch_size: int, shuffle: bool = True, num_work
         raise ValueError(f"batch_size {batch_size} and num_workers {num_workers}; give at least 1 and 0")
     import psutil
 
-    batch_bytes = min(batch_size, len(shards)) * shards.index.layout.slot_bytes
-    room_bytes = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    num_records = min(batch_size, len(shards))
+    batch_bytes = num_records * shards.index.layout.slot_bytes
+    made_bytes = 0 if shards.decoding is None else shards.decoding.output_bytes(num_records)  # beside what is read
+    share = MEMORY_SHARE * batch_bytes / (batch_bytes + made_bytes)
+    room_bytes = int(psutil.virtual_memory().available * share)
     if num_workers == 0:
         return Suggestion(0, None, (), "no threads were asked for: batches are read inside next()")
     if num_workers is not None:
