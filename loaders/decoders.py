@@ -117,9 +117,9 @@ class SimpleJpegDecoder:
             try:
                 pixels: Pixels = self._decode(data.data, colorspace="RGB", buffer=buffer, **least)
             except ValueError:  # libjpeg-turbo has doubts; whether these are the image's end Pillow decides
-                return shrunk(_by_pillow(data), shrink)
+                return shrunk(_by_pillow(data, header), shrink)
             return pixels
-        return _by_pillow(data)
+        return _by_pillow(data, header)
 
 
 def open_decoder(name: str) -> tuple[Decoder, str]:
@@ -148,7 +148,7 @@ def shrunk(pixels: Pixels, factor: int) -> Pixels:
     return means
 
 
-def _by_pillow(data: Bytes) -> Pixels:
+def _by_pillow(data: Bytes, header: Header) -> Pixels:
     from PIL import ImageOps
 
     with _opened(data) as image:
@@ -156,7 +156,11 @@ def _by_pillow(data: Bytes) -> Pixels:
             upright = ImageOps.exif_transpose(image).convert("RGB")
         except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
             raise BrokenImageError(_words(error)) from error
-        return np.array(upright)
+        pixels = np.array(upright)
+    if pixels.shape[:2] != (header.height, header.width):  # as where its Exif data are damaged
+        told = f"{header.height} x {header.width} pixels"
+        raise BrokenImageError(f"its header says {told}, and it has {pixels.shape[0]} x {pixels.shape[1]}")
+    return pixels
 
 
 def _opened(data: Bytes) -> Any:

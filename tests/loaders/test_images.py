@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from iobench.loaders import DataLoader, Fields, ShardSet, transforms
 from iobench.loaders.augment import CROP_NUMBERS, Crop, random_resized_crop, uniforms
-from iobench.loaders.decoders import DecoderError
+from iobench.loaders.decoders import BrokenImageError, DecoderError, SimpleJpegDecoder
 from iobench.loaders.decoding import DecodingUsageError, ImageError
 from iobench.loaders.route import RouteRefusedError
 from iobench.loaders.tfrecord import encode_example, frame
@@ -134,6 +134,23 @@ def test_every_oddity_comes_out_as_pillow_has_it(tmp_path):
     (batch, labels) = next(iter(DataLoader(cut, batch_size=len(ODD), num_workers=2)))
     assert batch.shape == (len(ODD), 3, 24, 24)
     assert labels.tolist() == list(range(len(ODD)))
+
+
+def test_damaged_images_are_broken_or_as_large_as_they_say():
+    decoder, random = SimpleJpegDecoder(), np.random.default_rng(1)
+    outcomes = set()
+    for data in [*ODD.values()] * 60:
+        damaged = np.frombuffer(data, np.uint8).copy()
+        damaged[random.integers(0, min(len(damaged), 300), 6)] = random.integers(0, 256, 6)
+        damaged = damaged[: random.integers(1, 2 * len(damaged))]
+        try:
+            header = decoder.header(damaged)
+            if header.height * header.width < 1 << 20:
+                assert decoder.decode(damaged, header, scratch=None).shape == (header.height, header.width, 3)
+                outcomes.add("whole")
+        except BrokenImageError:
+            outcomes.add("broken")
+    assert outcomes == {"whole", "broken"}
 
 
 @pytest.fixture
