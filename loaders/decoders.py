@@ -27,7 +27,7 @@ Scratch = Callable[[int], Bytes]  # at least so many bytes; overwritten by the n
 
 _PLAIN = ("YCbCr", "Gray")  # colour spaces whose way to RGB is one and the same everywhere
 _ELSEWHERE = {
-    "dali": "it decodes on its own threads, as a whole pipeline: compare with it by --peers dali",
+    "dali": "it is a pipeline with a reader and threads of its own, and takes no bytes that were read already",
     "nvimgcodec": "it decodes in GPU memory, which batches do not lie in here",
 }
 
