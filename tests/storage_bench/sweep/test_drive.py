@@ -127,19 +127,19 @@ def test_a_read_that_takes_too_long_is_remembered_with_file_and_byte(monkeypatch
     monkeypatch.setattr(drive_module, "SLOW_READ_NS", 20_000_000)
     way = CountingWay(5, lambda: threading.Event().wait(0.05))
     slots = [Slot(0, SharedBatches(streams_of(Path("x"))))]
-    (slow,) = drive(slots, way, Timing(0.01, 0.2), place=Path("x")).slow
-    assert (slow.path, slow.offset) == ("x", 5 * 4096)
-    assert slow.seconds >= 0.05
+    slow = {read.offset: read for read in drive(slots, way, Timing(0.01, 0.2), place=Path("x")).slow}
+    assert slow[5 * 4096].path == "x"  # on a busy machine others may have been slow, too
+    assert slow[5 * 4096].seconds >= 0.05
 
 
 def test_what_follows_a_read_is_outside_of_its_time():
     class Evicting(CountingWay):
         def after(self, path, target, offset, count):
-            threading.Event().wait(0.02)
+            threading.Event().wait(0.2)
 
-    timeline = run(Evicting(), threads=1, depth=1, seconds=0.1)
-    assert len(timeline.ends_ns) <= 8
-    assert (timeline.ends_ns - timeline.starts_ns).max() < 20_000_000
+    timeline = run(Evicting(), threads=1, depth=1, seconds=0.5)
+    assert len(timeline.ends_ns) <= 4
+    assert (timeline.ends_ns - timeline.starts_ns).sum() < 200_000_000
 
 
 def test_short_reads_are_completed_and_counted_once():

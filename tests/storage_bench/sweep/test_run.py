@@ -73,7 +73,8 @@ def test_a_file_cut_while_it_is_read_is_an_error_that_names_it(file):
 
 
 def test_every_combination_is_a_point_with_all_its_blocks_and_evidence(file):
-    results = sweep(file, config(engine="buffered", threads="1,2", queue_depth="1,2", page_cache="cold,warm"))
+    lists = {"threads": "1,2", "queue_depth": "1,2", "page_cache": "cold,warm"}
+    results = sweep(file, config(engine="buffered", seconds=0.2, **lists))
     combinations = {(r.point.threads, r.point.queue_depth, r.point.page_cache) for r in results}
     assert combinations == set(itertools.product((1, 2), (1, 2), ("cold", "warm")))
     for result in results:
