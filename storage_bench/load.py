@@ -83,25 +83,12 @@ def measure_load(
     Objects on a server are in no page cache here: they are read cold, as far as this client goes.  A `recorder` gets
     every read, wait for a batch, and touch of one; engine mmap shows it no reads, which the kernel makes.
     """
-    paths, index = open_index(path, **config.sample_options())
-    index = config.index_of(index)
-    reader, reason = _open_reader(config, paths[0])
-    if recorder is not None and not isinstance(reader, MappedReader):
-        reader = TracedReader(reader, recorder)
+    shards, reason = _open_set(path, config, recorder)
+    paths, index, reader = shards.paths, shards.index, shards.reader
     cold = config.page_cache == "cold"
     total_bytes = sum(stamp.size_bytes for stamp in index.stamps)
     if not cold:
         require_room_to_warm(total_bytes)
-    shards = ShardSet(
-        paths,
-        index,
-        reader,
-        shuffle_mode=config.shuffle,
-        seed=config.seed,
-        decoder="auto" if config.decoder == "none" else config.decoder,
-        transform=config.transform_of(index),
-        on_error=config.on_error,
-    )
     files = [path for path in paths if not isinstance(path, RemotePath)]
     counter = counter_of(paths)
     background = background_rate(counter) or 0.0
@@ -112,13 +99,7 @@ def measure_load(
     if chosen.rates:  # the probe has read
         prepare(files)
     resident = cache_fraction(files)
-    num_batches = max(1, chosen.num_workers * (chosen.prefetch_factor or 1)) + 2
-    output_bytes = 0 if shards.decoding is None else shards.decoding.output_bytes(1)
-    require_memory(
-        num_batches * batch_size * (shards.index.layout.slot_bytes + output_bytes),
-        f"{num_batches} batches of {batch_size} images",
-        way_out="use a smaller --batch-size, fewer --num-workers or a smaller prefetch_factor",
-    )
+    _require_batches(shards, chosen, batch_size)
     loader = _new_loader(shards, config, chosen, batch_size)
     if recorder is not None:
         recorder.clear()  # of the probe's reads
@@ -178,6 +159,37 @@ def measure_load(
         index.layout_reason,
         asdict(chosen),
         images.described() if images else None,
+    )
+
+
+def _open_set(path: Path | str, config: LoadConfig, recorder: Recorder | None) -> tuple[ShardSet, str]:
+    """The set that is measured, with the reader that was asked for, and why it is that one."""
+    paths, index = open_index(path, **config.sample_options())
+    index = config.index_of(index)
+    reader, reason = _open_reader(config, paths[0])
+    if recorder is not None and not isinstance(reader, MappedReader):
+        reader = TracedReader(reader, recorder)
+    shards = ShardSet(
+        paths,
+        index,
+        reader,
+        shuffle_mode=config.shuffle,
+        seed=config.seed,
+        decoder="auto" if config.decoder == "none" else config.decoder,
+        transform=config.transform_of(index),
+        on_error=config.on_error,
+    )
+    return shards, reason
+
+
+def _require_batches(shards: ShardSet, chosen: Suggestion, batch_size: int) -> None:
+    """Raise where the batches on their way and in the loop's hands do not fit into memory."""
+    num_batches = max(1, chosen.num_workers * (chosen.prefetch_factor or 1)) + 2
+    output_bytes = 0 if shards.decoding is None else shards.decoding.output_bytes(1)
+    require_memory(
+        num_batches * batch_size * (shards.index.layout.slot_bytes + output_bytes),
+        f"{num_batches} batches of {batch_size} images",
+        way_out="use a smaller --batch-size, fewer --num-workers or a smaller prefetch_factor",
     )
 
 
