@@ -64,7 +64,7 @@ def interrupt_once(data: Path, folder: Path, moment_s: float, *, whole_group: bo
 
 
 @pytest.mark.horovod
-@pytest.mark.parametrize("attempt", [*range(3), *(pytest.param(i, marks=pytest.mark.slow) for i in range(3, 20))])
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 20))])
 def test_interrupting_the_main_job_leaves_nothing_behind(small_data, tmp_path, attempt):
     moment = random.Random(f"moment {attempt}").uniform(0.4, MOMENTS_S) if attempt else 12.0
     status, took, said = interrupt_once(small_data, tmp_path, moment, whole_group=attempt % 2 == 1)

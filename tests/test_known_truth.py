@@ -103,7 +103,8 @@ def throttle(group):
 slow = pytest.mark.slow
 
 
-@pytest.mark.parametrize("rate_mib", [200, pytest.param(100, marks=slow), pytest.param(400, marks=slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rate_mib", [100, 200, 400])
 def test_every_engine_reports_the_throttled_rate(throttle, disk_data, tmp_path, rate_mib):
     throttle.hold(rate_mib << 20)
     status, record = throttle.run(

@@ -198,7 +198,8 @@ def nvmlDeviceGetName(handle): return f"GPU {{handle}}"
 def nvmlDeviceGetMemoryInfo(handle): return SimpleNamespace(total=80_000_000_000)
 """)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # so that whatever is imported is gone again after the test
+    monkeypatch.delitem(sys.modules, "pynvml")
 
 
 def test_gpus_are_listed_as_nvml_tells_them(tmp_path, monkeypatch):
