@@ -70,7 +70,7 @@ def cuda(_path: Path) -> Seen:
 
 
 def kvikio(_path: Path) -> Seen:
-    """Whether kvikio, which reads into GPU memory and from object stores, can be used."""
+    """Whether kvikio, which reads into GPU memory, from object stores too, can be used."""
     if importlib.util.find_spec("kvikio") is None:
         return Seen(False, "not installed", INSTALL_EXTRA)
     version, problem = ask_cuda()

@@ -81,6 +81,7 @@ SUBJECT = Subject(
         "torch": torch,
         "numpy": _package("numpy", "pip install iobench"),
         "DALI": _package("DALI", "install iobench with its extra `gpu`", distributions=DALI),
+        "obstore": _package("obstore", "install iobench with its extra `s3`"),
         "ranks (horovod)": horovod,
     },
 )
