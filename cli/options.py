@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..storage_bench.hosts import HostSlots
 
 DONE, MISSED, USAGE, INVALID, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -41,6 +44,11 @@ LabelField = Annotated[str | None, typer.Option(help="feature that holds the lab
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE.json", help="what ran when, for ui.perfetto.dev; tracing costs a little")
 ]
+Hosts = Annotated[
+    str | None, typer.Option(metavar="A:N,B:N", help="hosts and their ranks, or job for those of Slurm or PBS")
+]
+HostFile = Annotated[Path | None, typer.Option(help="hosts, one a line, as `a slots=4`")]
+Ssh = Annotated[str, typer.Option(help="the words that reach a host, as `ssh -F FILE`")]
 LocalFolder = Annotated[Path | None, typer.Option("--local", help="where a local copy may go  [$IOBENCH_LOCAL, cache]")]
 EngineFlag = Annotated[
     str | None, typer.Option(help="auto, buffered, direct; for storage and load also mmap, kvikio; for load remote")
@@ -63,3 +71,16 @@ def local_folder(given: Path | None) -> Path:
     except RuntimeError:
         raise typer.BadParameter("there is no home folder to copy to; give --local DIR") from None
     return cache / "iobench" / "staged"
+
+
+def hosts_given(hosts: str | None, hostfile: Path | None) -> tuple[HostSlots, ...]:
+    """The hosts that ranks run on; none where all run here."""
+    from ..storage_bench.hosts import job_hosts, parse_hosts, read_host_file
+
+    if hosts is not None and hostfile is not None:
+        raise typer.BadParameter("--hosts and --hostfile both name the hosts; give one of them")
+    if hostfile is not None:
+        return read_host_file(hostfile)
+    if hosts is None:
+        return ()
+    return job_hosts(os.environ) if hosts == "job" else parse_hosts(hosts)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..terminal import Screen, figure, say, table
 from .journal import Journal
-from .options import ConfigFile, DataPath, EngineFlag, Json, LocalFolder, Out, Sets, app, local_folder
+from .options import (
+    ConfigFile,
+    DataPath,
+    EngineFlag,
+    HostFile,
+    Hosts,
+    Json,
+    LocalFolder,
+    Out,
+    Sets,
+    Ssh,
+    app,
+    hosts_given,
+    local_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..results.record import Metric, Point
-    from ..storage_bench.hosts import HostSlots
 
 
 @app.command()
@@ -37,11 +48,9 @@ def scale(
     steps: Annotated[int | None, typer.Option(min=2, help="counted steps per round  [10]")] = None,
     seconds: Annotated[float | None, typer.Option(min=1, help="time the blocks of one launch may take  [60]")] = None,
     preset: Annotated[str | None, typer.Option(help="a grid that comes with iobench: two-cores")] = None,
-    hosts: Annotated[
-        str | None, typer.Option(metavar="A:N,B:N", help="hosts and their ranks, or job for those of Slurm or PBS")
-    ] = None,
-    hostfile: Annotated[Path | None, typer.Option(help="hosts, one a line, as `a slots=4`")] = None,
-    ssh: Annotated[str, typer.Option(help="the words that reach a host, as `ssh -F FILE`")] = "ssh",
+    hosts: Hosts = None,
+    hostfile: HostFile = None,
+    ssh: Ssh = "ssh",
     resume: Annotated[bool, typer.Option("--resume", help="go on with the grid in --out")] = False,
     engine: EngineFlag = None,
     local: LocalFolder = None,
@@ -100,19 +109,6 @@ def scale(
         invalid=outcome.invalid,
         sentence=outcome.sentence,
     )
-
-
-def hosts_given(hosts: str | None, hostfile: Path | None) -> tuple[HostSlots, ...]:
-    """The hosts that ranks run on; none where all run here."""
-    from ..storage_bench.hosts import job_hosts, parse_hosts, read_host_file
-
-    if hosts is not None and hostfile is not None:
-        raise typer.BadParameter("--hosts and --hostfile both name the hosts; give one of them")
-    if hostfile is not None:
-        return read_host_file(hostfile)
-    if hosts is None:
-        return ()
-    return job_hosts(os.environ) if hosts == "job" else parse_hosts(hosts)
 
 
 def numbers(name: str, text: str | None) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,15 +19,19 @@ from .options import (
     DataSource,
     Dtype,
     EngineFlag,
+    HostFile,
+    Hosts,
     ImageField,
     Json,
     LabelField,
     Out,
     Sets,
     Shape,
+    Ssh,
     Trace,
     app,
     data_source,
+    hosts_given,
 )
 
 TRACED = "every read was noted for a trace, which costs time: measure without --trace to compare"
@@ -49,6 +54,9 @@ def storage(
         bool | None, typer.Option("--adaptive", help="find the smallest load within 3 % of the peak")
     ] = None,
     np: Annotated[int | None, typer.Option("--np", min=1, max=256, help="clients at once")] = None,
+    hosts: Hosts = None,
+    hostfile: HostFile = None,
+    ssh: Ssh = "ssh",
     metadata: Annotated[
         bool, typer.Option("--metadata", help="rates of names instead: create, stat, list ...")
     ] = False,
@@ -83,13 +91,16 @@ def storage(
     if metadata or checkpoint is not None:
         if metadata and checkpoint is not None:
             raise typer.BadParameter("--metadata and --checkpoint are two runs; give one of them")
+        if hosts or hostfile:
+            raise typer.BadParameter("--metadata and --checkpoint measure this host; leave --hosts and --hostfile out")
         measure = measure_names if metadata else measure_checkpoints
         measure(path, flags, config, set_ or (), out, json=json)
         return
     settings = load_config(StorageConfig, file=config, sets=set_ or (), flags=flags)
+    given = hosts_given(hosts, hostfile)
     journal = Journal("storage", path, out, json=json)
     with Screen() as screen:
-        outcome = measure_storage(path, settings, show=screen.show)
+        outcome = measure_storage(path, settings, show=screen.show, hosts=given, ssh=shlex.split(ssh))
     with suppress(typer.Exit) if outcome.failed else nullcontext():  # a point that failed weighs more than doubts
         journal.finish(
             workload=outcome.workload,

@@ -18,6 +18,8 @@ import pytest
 
 from iobench.storage_bench.hosts import HostsError, HostSlots, parse_hosts
 from iobench.storage_bench.launch import LaunchError, horovod_available, launch_ranks
+from iobench.storage_bench.sweep.command import measure_storage
+from iobench.storage_bench.workload import StorageConfig, WorkloadUsageError
 from iobench.training_bench.real_plan import RealConfig
 from iobench.training_bench.real_run import RANK_MODULE, RealRun, make_plan
 from iobench.training_bench.scaling import ScaleConfig, run_grid
@@ -278,6 +280,22 @@ def test_a_grid_runs_on_hosts_and_goes_on_where_one_is_lost(
     assert direct.metrics["images_per_s_predicted"].value is not None
     old = [trial for trial in journal.trials if trial.failed is None]
     assert list(again.trials[: len(old)]) == old
+
+
+def test_clients_of_a_sweep_run_on_hosts_and_each_rate_is_told(
+    ssh_hosts: SshHosts, tmp_path: Path, page_set: KnownSet
+) -> None:
+    config = StorageConfig.model_validate({"engine": "buffered", "block_size": "64K", "seconds": 0.2, "blocks": 2})
+    outcome = measure_storage(page_set.folder, config, show=lambda *_: None, hosts=TWO, ssh=ssh_hosts.ssh)
+    (point,) = outcome.points
+    assert not outcome.failed
+    assert [rank.host for rank in point.ranks] == list(ADDRESSES)
+    rates = [rank.metrics["read_gbps"].value for rank in point.ranks]
+    assert point.metrics["read_gbps"].value == pytest.approx(sum(rate for rate in rates if rate is not None))
+    assert outcome.workload["clients"] == 2
+    adaptive = config.model_copy(update={"adaptive": True})
+    with pytest.raises(WorkloadUsageError, match="leave --hosts out"):
+        measure_storage(page_set.folder, adaptive, show=lambda *_: None, hosts=TWO, ssh=ssh_hosts.ssh)
 
 
 def _start_launch(folder: Path, hosts: SshHosts) -> subprocess.Popen[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...loaders.evidence import counter_for
+from ..hosts import HostSlots
 from ..latency import LatencyHistogram, merge
 from ..launch import launch_ranks, require_ranks
 from ..workload import StorageConfig, folder_of
@@ -33,10 +34,13 @@ BLOCK_S = 10.0  # what cleaning up before a block, meeting and calibrating may t
 Show = Callable[[str, float, str], None]
 
 
-def sweep_by_clients(path: Path, config: StorageConfig, *, show: Show) -> list[PointResult]:
+def sweep_by_clients(
+    path: Path, config: StorageConfig, *, show: Show, hosts: Sequence[HostSlots] = (), ssh: Sequence[str] = ("ssh",)
+) -> list[PointResult]:
     """Every combination of `config` by `config.clients` processes at once; a point that fails has the error.
 
-    Raises LaunchError where they cannot be started, or one of them ends.
+    They run here, or on `hosts`, where the data lie at the same path.  Raises LaunchError where they cannot be started,
+    or one of them ends.
     """
     require_ranks(config.clients)
     files = files_of(path, config)
@@ -57,6 +61,8 @@ def sweep_by_clients(path: Path, config: StorageConfig, *, show: Show) -> list[P
             folder=Path(folder),
             timeout_s=START_S + len(points) * (config.blocks * block_s + config.patience_s),
             on_progress=lambda told: show("storage", told["done"] / told["total"], _words(told)),
+            hosts=hosts,
+            ssh=ssh,
         )
     counter = counter_for([file.path for file in files] or [folder_of(path)])
     clients = tuple(Client(answer["host"], answer["pid"], answer["local_rank"]) for answer in answers)

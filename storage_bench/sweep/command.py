@@ -9,7 +9,8 @@ from typing import Any
 
 from ...results.record import Point
 from ..evidence import doubts
-from ..workload import DataFile, StorageConfig
+from ..hosts import HostSlots
+from ..workload import DataFile, StorageConfig, WorkloadUsageError
 from .adaptive import Search, find_knees, knee_doubts, knee_words
 from .points import PointResult
 from .proof import write_doubt
@@ -34,11 +35,18 @@ class StorageOutcome:
     failed: bool = False
 
 
-def measure_storage(path: Path, config: StorageConfig, *, show: Show) -> StorageOutcome:
+def measure_storage(
+    path: Path, config: StorageConfig, *, show: Show, hosts: Sequence[HostSlots] = (), ssh: Sequence[str] = ("ssh",)
+) -> StorageOutcome:
     """Run the sweep, the search for the knee, or the sweep by several clients; a point that fails keeps its error.
 
-    Raises WorkloadError where nothing can be measured as asked.
+    Clients run here, or on `hosts`, reached with the words of `ssh`: as many as these have slots, unless fewer are
+    asked for.  Raises WorkloadError where nothing can be measured as asked.
     """
+    if hosts and config.clients == 1:
+        config = config.model_copy(update={"clients": sum(host.slots for host in hosts)})
+    if hosts and config.adaptive:
+        raise WorkloadUsageError("--adaptive looks for the knee of one client, on this host; leave --hosts out")
     files = files_of(path, config)  # while they are there: the device may be gone when all is measured
     searches: list[Search] = []
     if config.adaptive:
@@ -52,7 +60,7 @@ def measure_storage(path: Path, config: StorageConfig, *, show: Show) -> Storage
         )
         results = [result for search in searches for result in search.results]
     else:
-        results = _sweep(path, config, show)
+        results = _sweep(path, config, show, hosts, ssh)
     return _outcome(path, config, files, results, searches)
 
 
@@ -62,11 +70,13 @@ def rate_of(point: Point) -> float:
     return -1.0 if value is None else value
 
 
-def _sweep(path: Path, config: StorageConfig, show: Show) -> list[PointResult]:
-    if config.clients > 1:
+def _sweep(
+    path: Path, config: StorageConfig, show: Show, hosts: Sequence[HostSlots], ssh: Sequence[str]
+) -> list[PointResult]:
+    if config.clients > 1 or hosts:
         from .clients import sweep_by_clients
 
-        return sweep_by_clients(path, config, show=show)
+        return sweep_by_clients(path, config, show=show, hosts=hosts, ssh=ssh)
     return sweep(
         path,
         config,
