@@ -20,6 +20,7 @@ from ..loaders.evidence import RouteEvidence, background_rate, judge, moved, pro
 from ..loaders.mapped import MappedReader
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
+from ..loaders.prefetch import Tally
 from ..loaders.probe import Suggestion, suggest
 from ..loaders.readers import BufferedReader, DirectReader, Reader
 from ..loaders.remote import RemotePath, ShardPath
@@ -31,7 +32,7 @@ from ..results.stats import summarise
 from .accelerators import touch
 from .choice import choose_engine
 from .evidence import cold_scope_of, doubts, read_path
-from .image_hops import ImageConfig, hops_of, warnings_of
+from .image_hops import ImageConfig, ImageHops, hops_of, warnings_of
 from .limits import require_memory, require_room_to_warm
 from .workload import PageCache, WorkloadUsageError
 
@@ -130,11 +131,7 @@ def measure_load(
     )
     if not files:
         evidence = _of_objects(evidence, own)
-    images = None
-    if shards.decoding is not None:
-        waited = sum(waited for *_, waited in blocks) / sum(seconds for _, seconds, _ in blocks)
-        threads = chosen.num_workers
-        images = hops_of(shards.decoding, loader.tally, num_threads=threads, wall_s=total_s, waited=waited)
+    images = _hops(shards, loader.tally, chosen, blocks, wall_s=total_s)
     point = Point(
         params={
             "stage": "load",
@@ -180,6 +177,16 @@ def _open_set(path: Path | str, config: LoadConfig, recorder: Recorder | None) -
         on_error=config.on_error,
     )
     return shards, reason
+
+
+def _hops(
+    shards: ShardSet, tally: Tally, chosen: Suggestion, blocks: list[tuple[int, float, float]], *, wall_s: float
+) -> ImageHops | None:
+    """Where the time of encoded images went; None where there are none."""
+    if shards.decoding is None:
+        return None
+    waited = sum(waited for *_, waited in blocks) / sum(seconds for _, seconds, _ in blocks)
+    return hops_of(shards.decoding, tally, num_threads=chosen.num_workers, wall_s=wall_s, waited=waited)
 
 
 def _require_batches(shards: ShardSet, chosen: Suggestion, batch_size: int) -> None:
