@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 OnError = Literal["raise", "skip"]
+KEPT_BYTES = 64 << 20  # of a thread, from image to image; for larger ones memory is taken and given back
 PART_IMAGES = 8  # a few milliseconds of work: little is left to wait for when others are done
 
 
@@ -70,6 +71,7 @@ class Decoding:
         self.reason = reason
         self.transform = transform
         self.on_error = on_error
+        self.note: Callable[[str, int, int], None] | None = None  # of a trace: what was done, from when to when
 
     @property
     def draws(self) -> bool:
@@ -89,7 +91,8 @@ class ImageBatch:
     """One batch on its way: encoded bytes are in `samples` once they are read; `output`, or `images`, takes the pixels.
 
     `numbers` are each image's own, `place` names a record as errors do.  Threads write to different images; what they
-    count is added under `lock`.
+    count is added under `lock`.  `queued_ns` is when the parts were queued, by perf_counter_ns, and `waited_ns` how long
+    an image waited since then for a thread, on the average.
     """
 
     decoding: Decoding
@@ -103,6 +106,8 @@ class ImageBatch:
     lock: threading.Lock = field(default_factory=threading.Lock)
     decode_ns: int = 0
     augment_ns: int = 0
+    queued_ns: int = 0
+    waited_ns: float = 0.0
 
     @property
     def parts(self) -> list[Part]:
@@ -117,7 +122,9 @@ class ImageBatch:
         """
         if own_thread:
             _alone()
+        waited = (perf_counter_ns() - self.queued_ns) * (part.stop - part.start) / len(self.records)
         decoded = augmented = 0
+        note = self.decoding.note
         broken: dict[int, str] = {}
         for slot in range(part.start, part.stop):
             begun = perf_counter_ns()
@@ -134,8 +141,14 @@ class ImageBatch:
             done = perf_counter_ns()
             decoded += done - begun
             self._keep(slot, cut, pixels)
-            augmented += perf_counter_ns() - done
+            end = perf_counter_ns()
+            augmented += end - done
+            if note is not None:
+                note("decode", begun, done)
+                if cut is not None:
+                    note("resize and normalise", done, end)
         with self.lock:
+            self.waited_ns += waited
             self.decode_ns += decoded
             self.augment_ns += augmented
             self.broken |= broken
@@ -189,6 +202,8 @@ class _Scratch(threading.local):
 
     def array(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """At least so many bytes."""
+        if num_bytes > KEPT_BYTES:
+            return np.empty(num_bytes, np.uint8)
         if len(self._array) < num_bytes:
             self._array = np.empty(num_bytes, np.uint8)
         return self._array

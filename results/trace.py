@@ -3,15 +3,18 @@
     Process (a rank, or the command)  pid  -> one "process_name" event
       Track (a thread, or a loop)     tid  -> one "thread_name" event, and one "X" event (complete: ts and dur) a Span
 
-Times are microseconds since the earliest span; all of a file have to be of one clock.
+Times are microseconds since the earliest span; all of a file have to be of one clock.  What was not kept is said in the
+process's name, where every viewer shows it, and in "otherData".
 Format: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+Row = tuple[str, str, int, int, int]  # thread, what, start and end in ns, bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +37,73 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What one process did."""
+    """What one process did; `dropped` spans, the last ones, were not kept."""
 
     pid: int
     name: str
     tracks: Sequence[Track]
+    dropped: int = 0
 
 
-def trace_text(processes: Sequence[Process], *, dropped: int = 0) -> str:
-    """The trace as JSON, an event a line; `dropped` spans were not kept, which the trace says."""
+def tracks_of(rows: Iterable[Row], *, names: Mapping[str, str] | None = None) -> list[Track]:
+    """A track for each thread that rows are of, those of `names` first and called as it says.
+
+    A thread may end while one of the same name has begun: what would overlap without lying inside goes to a second
+    track, since viewers draw spans of one track as a stack.
+    """
+    names = names or {}
+    found: dict[str, list[Span]] = {}
+    for thread, what, start_ns, end_ns, num_bytes in rows:
+        args = {"bytes": num_bytes} if num_bytes else {}
+        found.setdefault(thread, []).append(Span(what, start_ns, end_ns, args))
+    first = [thread for thread in names if thread in found]
+    others = sorted(found.keys() - names.keys(), key=lambda name: (len(name), name))
+    return [
+        Track(names.get(thread, thread) + (f" ({number})" if number > 1 else ""), spans)
+        for thread in [*first, *others]
+        for number, spans in enumerate(_stacks(found[thread]), 1)
+    ]
+
+
+def _stacks(spans: Iterable[Span]) -> list[list[Span]]:
+    """The spans in as few rows as make every one of them lie beside or inside the others of its row."""
+    rows: list[list[Span]] = []
+    under_way: list[list[int]] = []  # of each row the ends of the spans that are not over
+    for span in sorted(spans, key=_outer_first):
+        for row, ends in zip(rows, under_way, strict=True):
+            while ends and ends[-1] <= span.start_ns:
+                ends.pop()
+            if not ends or span.end_ns <= ends[-1]:
+                row.append(span)
+                ends.append(span.end_ns)
+                break
+        else:
+            rows.append([span])
+            under_way.append([span.end_ns])
+    return rows
+
+
+def _outer_first(span: Span) -> tuple[int, int]:
+    return span.start_ns, -span.end_ns
+
+
+def trace_text(processes: Sequence[Process], *, note_ns: float | None = None) -> str:
+    """The trace as JSON, an event a line; noting a span took the thread `note_ns`, which the trace says."""
     starts = [span.start_ns for process in processes for track in process.tracks for span in track.spans]
     origin = min(starts, default=0)
     events = [json.dumps(event) for process in processes for event in _events(process, origin)]
-    other = json.dumps({"made_by": "iobench", "dropped_spans": str(dropped)})
+    said = {"made_by": "iobench", "dropped_spans": str(sum(process.dropped for process in processes))}
+    other = json.dumps(said | ({} if note_ns is None else {"noting_a_span_ns": f"{note_ns:.0f}"}))
     body = ",\n".join(events)
     return f'{{"displayTimeUnit": "ms", "otherData": {other}, "traceEvents": [\n{body}\n]}}\n'
 
 
 def _events(process: Process, origin: int) -> Iterator[dict[str, object]]:
-    yield _named("process_name", process.pid, 0, process.name)
+    yield _named("process_name", process.pid, 0, process.name + _left_out(process))
     for tid, track in enumerate(process.tracks, 1):
         yield _named("thread_name", process.pid, tid, track.name)
         yield {"name": "thread_sort_index", "ph": "M", "pid": process.pid, "tid": tid, "args": {"sort_index": tid}}
-        for span in sorted(track.spans, key=lambda span: (span.start_ns, -span.end_ns)):
+        for span in sorted(track.spans, key=_outer_first):
             event: dict[str, object] = {
                 "name": span.name,
                 "cat": "iobench",
@@ -67,6 +114,11 @@ def _events(process: Process, origin: int) -> Iterator[dict[str, object]]:
                 "tid": tid,
             }
             yield {**event, "args": dict(span.args)} if span.args else event
+
+
+def _left_out(process: Process) -> str:
+    kept = sum(len(track.spans) for track in process.tracks)
+    return f" (its first {kept} spans; {process.dropped} more were not kept)" if process.dropped else ""
 
 
 def _named(kind: str, pid: int, tid: int, name: str) -> dict[str, object]:

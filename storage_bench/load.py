@@ -17,7 +17,6 @@ from pydantic import Field
 
 from ..loaders.engines import EngineName, open_reader
 from ..loaders.evidence import RouteEvidence, background_rate, judge, moved, process_read_bytes
-from ..loaders.mapped import MappedReader
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
 from ..loaders.prefetch import Tally
@@ -26,7 +25,7 @@ from ..loaders.readers import BufferedReader, DirectReader, Reader
 from ..loaders.remote import RemotePath, ShardPath
 from ..loaders.route import by_own_counters, counter_of, own_counters
 from ..loaders.shards import ShardSet, open_index
-from ..loaders.traced import Recorder, TracedReader
+from ..loaders.traced import Recorder, traced_reader
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import summarise
 from .accelerators import touch
@@ -82,7 +81,7 @@ def measure_load(
     """Measure images/s of the loader on a path or an address; raises what opening and reading the shards raises.
 
     Objects on a server are in no page cache here: they are read cold, as far as this client goes.  A `recorder` gets
-    every read, wait for a batch, and touch of one; engine mmap shows it no reads, which the kernel makes.
+    every read, decode, wait for a batch, and touch of one; engine mmap shows it no reads, which the kernel makes.
     """
     shards, reason = _open_set(path, config, recorder)
     paths, index, reader = shards.paths, shards.index, shards.reader
@@ -164,8 +163,8 @@ def _open_set(path: Path | str, config: LoadConfig, recorder: Recorder | None) -
     paths, index = open_index(path, **config.sample_options())
     index = config.index_of(index)
     reader, reason = _open_reader(config, paths[0])
-    if recorder is not None and not isinstance(reader, MappedReader):
-        reader = TracedReader(reader, recorder)
+    if recorder is not None:
+        reader = traced_reader(reader, recorder)
     shards = ShardSet(
         paths,
         index,
@@ -176,6 +175,8 @@ def _open_set(path: Path | str, config: LoadConfig, recorder: Recorder | None) -
         transform=config.transform_of(index),
         on_error=config.on_error,
     )
+    if recorder is not None and shards.decoding is not None:
+        shards.decoding.note = recorder.add
     return shards, reason
 
 

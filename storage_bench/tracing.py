@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 
 from ..loaders.traced import Recorder
-from ..results.trace import Process, Span, Track, trace_text
+from ..results.trace import Process, trace_text, tracks_of
 
-LOOP = "MainThread"
+LOOP = {"MainThread": "the loop"}
 
 
 def trace_of_load(recorder: Recorder) -> str:
     """The trace of one process as JSON: a track for the loop, then one for each thread that read."""
-    spans: dict[str, list[Span]] = defaultdict(list, {LOOP: []})
-    for seen in list(recorder.spans):  # a reader thread may still end a read
-        args = {"bytes": seen.num_bytes} if seen.num_bytes else {}
-        spans[seen.thread].append(Span(seen.what, seen.start_ns, seen.end_ns, args))
-    names = [LOOP, *sorted(set(spans) - {LOOP}, key=lambda name: (len(name), name))]
-    tracks = [Track("the loop" if name == LOOP else name, spans[name]) for name in names]
-    return trace_text([Process(os.getpid(), "iobench load", tracks)], dropped=recorder.dropped)
+    tracks = tracks_of(recorder.spans, names=LOOP)  # of a copy: a reader thread may still end a read
+    process = Process(os.getpid(), "iobench load", tracks, dropped=recorder.dropped)
+    return trace_text([process], note_ns=recorder.cost_ns())

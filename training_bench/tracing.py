@@ -1,19 +1,21 @@
-"""What every rank did when, as a trace of the marks that the ranks have logged anyway: it costs a run nothing.
+"""What every rank did when, as a trace: its steps, of the marks that it logs anyway, and what its reader threads did.
 
 process  rank 0 on node1, pid 4711
   track  |------------------------- direct, 2 ranks, round 0 ---------------------------|
          |---- step 0 ----------------------------------||---- step 1 ---- ...
          |- data wait -||--- compute ---||- sync wait -|
+  track  iobench-reader-0   |- read -|- read -| ...
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ..results.trace import Process, Span, Track, trace_text
+from ..loaders.traced import Recorder
+from ..results.trace import Process, Row, Span, Track, trace_text, tracks_of
 
 MAX_STEPS = 20_000  # of all ranks: five spans each
 PARTS = ("data wait", "compute", "sync wait")
@@ -25,13 +27,13 @@ def trace_of_ranks(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) 
     Hosts have clocks of their own: each begins with its own first step.  Of long runs every rank's first blocks are
     kept, and what was not is counted.
     """
-    room, dropped = MAX_STEPS // max(1, len(results)), 0
+    room = MAX_STEPS // max(1, len(results))
     pids = Counter(result["pid"] for result in results)
     begun = _begun(results)
     processes = []
     for result in results:
         spans: list[Span] = []
-        left = room
+        left, dropped = room, 0
         for log in result["blocks"]:
             steps = [[mark - begun[result["host"]] for mark in marks] for marks in log["steps_ns"]]
             if len(steps) <= left:
@@ -39,9 +41,26 @@ def trace_of_ranks(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) 
                 spans += _of_block(f"{labels[log['block']]}, round {log['round']}", steps)
             else:
                 left, dropped = 0, dropped + len(steps) * (len(PARTS) + 1) + 1
+        tracks = [Track("steps", spans), *tracks_of(_from(begun[result["host"]], result.get("spans", ())))]
         unique = result["pid"] if pids[result["pid"]] == 1 else result["rank"] + 1
-        processes.append(Process(unique, f"rank {result['rank']} on {result['host']}", [Track("steps", spans)]))
-    return trace_text(processes, dropped=dropped)
+        dropped += result.get("spans_dropped", 0)
+        processes.append(Process(unique, f"rank {result['rank']} on {result['host']}", tracks, dropped=dropped))
+    costs = [result["note_ns"] for result in results if "note_ns" in result]
+    return trace_text(processes, note_ns=max(costs, default=None))
+
+
+def recorded(recorder: Recorder | None) -> dict[str, Any]:
+    """What a rank's result holds of its recorder; nothing without one."""
+    if recorder is None:
+        return {}
+    return {"spans": recorder.spans, "spans_dropped": recorder.dropped, "note_ns": recorder.cost_ns()}
+
+
+def _from(begun: int, rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows by the clock of their host; what was before its first step, as filling memory is, is left out."""
+    for thread, what, start_ns, end_ns, num_bytes in rows:
+        if start_ns >= begun:
+            yield thread, what, start_ns - begun, end_ns - begun, num_bytes
 
 
 def _begun(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:

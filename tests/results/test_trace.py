@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iobench.results.trace import Process, Span, Track, trace_text
+from iobench.results.trace import Process, Span, Track, trace_text, tracks_of
 
 
 def require_valid(text):
@@ -43,11 +43,12 @@ def require_nested(events):
 def test_a_trace_is_the_one_written_by_hand():
     spans = [Span("wait", 5_000, 6_500), Span("read", 8_000, 9_000, {"bytes": 4})]
     whole = {"cat": "iobench", "ph": "X", "pid": 7, "tid": 1}
-    assert json.loads(trace_text([Process(7, "rank 0", [Track("steps", spans)])], dropped=2)) == {
+    name = "rank 0 (its first 2 spans; 2 more were not kept)"
+    assert json.loads(trace_text([Process(7, "rank 0", [Track("steps", spans)], dropped=2)], note_ns=812.4)) == {
         "displayTimeUnit": "ms",
-        "otherData": {"made_by": "iobench", "dropped_spans": "2"},
+        "otherData": {"made_by": "iobench", "dropped_spans": "2", "noting_a_span_ns": "812"},
         "traceEvents": [
-            {"name": "process_name", "ph": "M", "pid": 7, "tid": 0, "args": {"name": "rank 0"}},
+            {"name": "process_name", "ph": "M", "pid": 7, "tid": 0, "args": {"name": name}},
             {"name": "thread_name", "ph": "M", "pid": 7, "tid": 1, "args": {"name": "steps"}},
             {"name": "thread_sort_index", "ph": "M", "pid": 7, "tid": 1, "args": {"sort_index": 1}},
             {"name": "wait", "ts": 0.0, "dur": 1.5, **whole},
@@ -79,3 +80,28 @@ def test_any_spans_make_a_valid_trace(processes, name):
 
 def test_no_spans_make_an_empty_trace():
     assert require_valid(trace_text([])) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 50), st.integers(0, 20)), max_size=30))
+def test_what_overlaps_in_threads_of_one_name_is_told_apart(found):
+    """Threads of one name may follow each other before the first has ended: no span is lost, no track has crossings."""
+    rows = [(thread, "read", start * 1000, (start + long) * 1000, 7) for thread, start, long in found]
+    tracks = tracks_of(rows)
+    spans = require_valid(trace_text([Process(1, "rank", tracks)]))
+    origin = min((start for _, _, start, _, _ in rows), default=0)
+    assert sorted((span["ts"], span["dur"]) for span in spans) == sorted(
+        ((start - origin) / 1000, (end - start) / 1000) for _, _, start, end, _ in rows
+    )
+
+
+def test_tracks_are_named_by_their_threads_those_that_were_given_names_first():
+    rows = [("reader-10", "read", 0, 1, 0), ("reader-2", "read", 0, 1, 5), ("Main", "wait", 0, 9, 0)]
+    rows += [("reader-2", "read", 4, 6, 0), ("reader-2", "read", 5, 8, 0)]
+    tracks = tracks_of(rows, names={"Main": "the loop", "other": "not there"})
+    assert [(track.name, len(track.spans)) for track in tracks] == [
+        ("the loop", 1),
+        ("reader-2", 2),
+        ("reader-2 (2)", 1),
+        ("reader-10", 1),
+    ]
+    assert tracks[1].spans[0].args == {"bytes": 5}
