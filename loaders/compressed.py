@@ -26,6 +26,7 @@ from typing import BinaryIO, ClassVar, NamedTuple
 from .index_file import cache_folder
 from .remote import RemotePath, ShardPath
 from .tfrecord import HEAD_BYTES, masked_crc
+from .webdataset import TAR_SUFFIX
 
 _PIECE_BYTES = 4 << 20
 _RESERVE_BYTES = 1 << 30  # what is left free on the cache's disk
@@ -58,7 +59,9 @@ def plain_shards(
     A set whose first file is plain, and none of which is named .gz, is not looked at further.
     """
     files = [path for path in paths if not isinstance(path, RemotePath)]
-    if len(files) < len(paths) or (compression(files[0]) is None and not any(path.suffix == ".gz" for path in files)):
+    if len(files) < len(paths) or files[0].suffix == TAR_SUFFIX:
+        return list(paths), ""
+    if compression(files[0]) is None and not any(path.suffix == ".gz" for path in files):
         return list(paths), ""
     kinds = [compression(path) for path in files]
     found = " and ".join(sorted({kind for kind in kinds if kind}))

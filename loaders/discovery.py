@@ -2,7 +2,8 @@
 
 In a data folder dotfiles and dataset.json are not shards; anything else that is no shard is an error.  Shards are
 TFRecords (`.tfrecord`, or numbered as TensorFlow does: `train-00000-of-00008`; plain, gzip or zlib), tensor shards
-(`.tensors`) or npz files (`.npz`, a sample each), one of the three in a set.  An S3 prefix is a folder.
+(`.tensors`), npz files (`.npz`, a sample each) or WebDataset's tars (`.tar`), one of the four in a set.  An S3 prefix
+is a folder.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from .npz import NPZ_SUFFIX
 from .objects import list_objects, read_beside, stat_objects
 from .remote import RemoteListError, RemotePath, RemotePathError, ShardPath, is_remote, shown_address
 from .tensors import DESCRIPTION_NAME, SUFFIX
+from .webdataset import TAR_SUFFIX
 
-SHARD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz", SUFFIX, NPZ_SUFFIX)
+SHARD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz", SUFFIX, NPZ_SUFFIX, TAR_SUFFIX)
 
 _NUMBERED = re.compile(r"-\d{5,}-of-\d{5,}(\.gz)?$")
 
@@ -125,7 +127,7 @@ def _checked(paths: list[Path], name: str) -> list[Path]:
 
 
 def _of_one_format(paths: list[_Place]) -> list[_Place]:
-    for suffix, kind in ((SUFFIX, "a tensor shard"), (NPZ_SUFFIX, "an npz file")):
+    for suffix, kind in ((SUFFIX, "a tensor shard"), (NPZ_SUFFIX, "an npz file"), (TAR_SUFFIX, "a tar shard")):
         some = [path for path in paths if path.suffix == suffix]
         if 0 < len(some) < len(paths):
             other = next(path for path in paths if path.suffix != suffix)

@@ -127,7 +127,7 @@ def codec_of(payload: memoryview, wanted: Wanted, *, where: str) -> str | None:
     if wanted != Wanted(wanted.fields) or image is None or image.kind != "bytes" or len(image.spans) != 1:
         return None
     at, length = image.spans[0]
-    return _CODECS.get(_encoding(payload[at : at + length]) or "")
+    return _CODECS.get(encoding_of(payload[at : at + length]) or "")
 
 
 def is_dlio(features: Mapping[str, Feature]) -> bool:
@@ -140,7 +140,7 @@ def _stated_shape(features: Mapping[str, Feature], fields: Fields, pixels: memor
     sizes: list[int] = []
     for what, name in (("height", fields.height), ("width", fields.width), ("channels", fields.channels)):
         if name is None or name not in features:
-            if kind := _encoding(pixels):
+            if kind := encoding_of(pixels):
                 raise _encoded(kind, where)
             raise _missing(what, name, features, where, or_else=", or give shape=(H, W, C)")
         feature = features[name]
@@ -168,7 +168,7 @@ def _label(features: Mapping[str, Feature], name: str | None, where: str) -> int
 
 def _other_size(shape: Shape, pixels: memoryview, wanted: Wanted, where: str, first: First) -> LayoutError:
     fits = len(pixels) == wanted.image_bytes(shape)
-    if not fits and (kind := _encoding(pixels)):
+    if not fits and (kind := encoding_of(pixels)):
         return _encoded(kind, where)
     mine = said(shape) if fits else f"of {len(pixels)} bytes"
     return LayoutError(
@@ -178,7 +178,7 @@ def _other_size(shape: Shape, pixels: memoryview, wanted: Wanted, where: str, fi
 
 
 def _not_raw(shape: Shape, pixels: memoryview, wanted: Wanted, where: str) -> LayoutError:
-    if kind := _encoding(pixels):
+    if kind := encoding_of(pixels):
         return _encoded(kind, where)
     return LayoutError(
         f"{where}: {wanted.fields.image!r} has {len(pixels)} bytes, not the {wanted.image_bytes(shape)} of "
@@ -186,7 +186,7 @@ def _not_raw(shape: Shape, pixels: memoryview, wanted: Wanted, where: str) -> La
     )
 
 
-def _encoding(pixels: memoryview) -> str | None:
+def encoding_of(pixels: memoryview | bytes) -> str | None:
     """The encoding that an image's first bytes show; None where they show none."""
     start = bytes(pixels[:4])
     return next((kind for magic, kind in _MAGICS.items() if start.startswith(magic)), None)

@@ -3,9 +3,10 @@
     TFRecords   each record is parsed, or spelled as one that was (layout.py)      ->  places of all pixels, labels
     tensors     dataset.json or the shape given, held against sizes and padding    ->  one stride, labels
     npz         directory, local headers and npy headers of each file (npz.py)     ->  extents, labels
+    tars        header by header (tar.py), images, labels by key (webdataset.py)   ->  extents, labels
     all pixels at one stride?   yes: `layout` says where they are      no: `payload_offsets` has each one's place
 
-Samples that need not have one size (opaque TFRecords, npz) have `extents`: place, length and shape of each.
+Samples that need not have one size (opaque TFRecords, npz, images) have `extents`: place, length and shape of each.
 
 One stride lets a batch be a view of what was read; without it records are gathered.  `layout_reason` tells which and
 why.  An index is kept in `.iobench-index` beside the data, or in the user's cache where the folder cannot be written,
@@ -35,6 +36,7 @@ from .records import RecordLayout, ShardFormatError, ShardIndex, ShardStamp, fir
 from .remote import ShardPath, folder_of
 from .tensors import SUFFIX, find_format, verify_digest
 from .tfrecord import verify_payload_crc, walk_frames
+from .webdataset import TAR_SUFFIX
 
 __all__ = [
     "INDEX_NAME",
@@ -100,6 +102,11 @@ def verify_shards(paths: Sequence[ShardPath], index: ShardIndex, *, progress: Pr
 
     Returns the bytes read.  ShardFormatError where nothing was written down that bytes could be held against.
     """
+    if paths[0].suffix == TAR_SUFFIX:
+        raise ShardFormatError(
+            f"{paths[0]}: there is nothing to verify against: tars hold no checksum of their members' bytes; leave "
+            f"--verify out (`iobench load` decodes every image)"
+        )
     done, total = 0, sum(stamp.size_bytes for stamp in index.stamps)
     digests = _digests_of(paths, index) if paths[0].suffix == SUFFIX else {}
     for number, (path, mark) in enumerate(zip(paths, index.stamps, strict=True)):

@@ -3,6 +3,7 @@
     TFRecords   walk_frames -> LayoutProof -> one stride, or places, or extents of opaque samples
     tensors     dataset.json or what is given -> one stride
     npz         headers of each file -> extents
+    tars        headers of each member -> extents of encoded images
 
 Errors are those of the format, at the first shard that is not as it should be.
 """
@@ -22,17 +23,25 @@ from .records import RecordLayout, ShardFormatError, ShardIndex, ShardStamp, fir
 from .remote import ShardPath
 from .tensors import SUFFIX, TensorFormat, count_records, find_format, read_labels
 from .tfrecord import FRAMING_BYTES, walk_frames
+from .webdataset import TAR_SUFFIX, TarFormat, TarSamples, read_samples
 
-Asked = Wanted | TensorFormat | NpzFormat
+Asked = Wanted | TensorFormat | NpzFormat | TarFormat
 Progress = Callable[[int, int], None]
 
 
 def asked_of(paths: Sequence[ShardPath], fields: Fields | None, shape: Shape | None, dtype: str | None) -> Asked:
-    """What the records should be: tensor shards have no fields, TFRecords say their shape themselves, npz always."""
+    """What the records should be: tensor shards have no fields, TFRecords say their shape themselves, npz always.
+
+    Images in tars are encoded, and say it too.
+    """
     if paths[0].suffix == NPZ_SUFFIX:
         if shape is not None or dtype is not None:
             raise ShardFormatError(f"{paths[0]}: an npz file says shape and dtype of its array itself; leave them out")
         return NpzFormat.of(fields)
+    if paths[0].suffix == TAR_SUFFIX:
+        if shape is not None or dtype is not None:
+            raise ShardFormatError(f"{paths[0]}: images in a tar say their shape themselves; leave shape and dtype out")
+        return TarFormat.of(fields)
     if paths[0].suffix != SUFFIX:
         return Wanted(fields or Fields(), shape, dtype or "uint8")
     if fields is not None:
@@ -53,6 +62,8 @@ def build(
         return _build_tensors(paths, stamps, wanted, progress)
     if isinstance(wanted, NpzFormat):
         return _build_npz(paths, stamps, wanted, progress)
+    if isinstance(wanted, TarFormat):
+        return _build_tars(paths, stamps, wanted, progress)
     proof = LayoutProof(wanted)
     found: list[ShardLayout] = []
     for number, path in enumerate(paths):
@@ -117,6 +128,23 @@ def _build_npz(
     told = "labels are theirs" if (labels != NO_LABEL).any() else "without labels"
     reason = f"one stored array of {extents.said} in each file, {told}"
     return _ragged(stamps, (1,) * len(found), labels.astype(np.int64), extents, reason)
+
+
+def _build_tars(
+    paths: Sequence[ShardPath], stamps: tuple[ShardStamp, ...], wanted: TarFormat, progress: Progress | None
+) -> ShardIndex:
+    found: list[TarSamples] = []
+    for number, path in enumerate(paths):
+        with opened(path, stamps[number]) as fd:
+            found.append(read_samples(fd, stamps[number].size_bytes, wanted, path=path))
+        if progress is not None:
+            progress(number + 1, len(paths))
+    offsets, lengths, labels = (np.concatenate([shard[column] for shard in found]) for column in range(3))
+    extents, codec = Extents(offsets, lengths), None if wanted.opaque else found[0].codec
+    what = "opaque samples" if codec is None else f"encoded images ({codec})"
+    told = "without labels" if wanted.label is None else f"labels from .{wanted.label}"
+    reason = f"{what} of {extents.said} in tars, {told}; {sum(shard.num_left_out for shard in found)} members left out"
+    return _ragged(stamps, tuple(len(shard.labels) for shard in found), labels, extents, reason, codec=codec)
 
 
 def _ragged(
