@@ -19,8 +19,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": set(),
     "storage_bench": {"loaders", "results"},
     "training_bench": {"storage_bench", "loaders", "results"},
-    "cli": ROOMS | {"qualify", "terminal"},  # the roof
+    "cli": ROOMS | {"qualify", "gpu_check", "terminal"},  # the roof
     "qualify": ROOMS,
+    "gpu_check": ROOMS - {"configs"},
     "terminal": {"results"},
     "__main__": {"cli"},
     "__init__": set(),
@@ -29,9 +30,8 @@ HEAVY = {"torch", "numpy", "pydantic", "scipy", "plotly", "jinja2", "horovod", "
 
 
 def package_files() -> list[Path]:
-    return sorted(
-        [*ROOT.glob("*.py"), *(file for room in {*ROOMS, "qualify", "cli"} for file in (ROOT / room).rglob("*.py"))]
-    )
+    rooms = {*ROOMS, "qualify", "gpu_check", "cli"}
+    return sorted([*ROOT.glob("*.py"), *(file for room in rooms for file in (ROOT / room).rglob("*.py"))])
 
 
 def imported_modules(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -52,7 +52,7 @@ def imported_rooms(file: Path) -> set[str]:
 
 
 def floor_of(file: Path) -> str:
-    first = file.relative_to(ROOT).parts[0]
+    first = "__main__" if file.name == "__main__.py" else file.relative_to(ROOT).parts[0]
     return first.removesuffix(".py")
 
 
@@ -95,7 +95,8 @@ def test_the_root_package_holds_only_its_docstring_and_version() -> None:
 
 def test_the_packages_listed_for_installation_are_the_folders() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    code = {folder for room in ROOMS for folder in (file.parent for file in (ROOT / room).rglob("*.py"))} | {
+    rooms = ROOMS | {"gpu_check"}
+    code = {folder for room in rooms for folder in (file.parent for file in (ROOT / room).rglob("*.py"))} | {
         ROOT / "qualify",
         ROOT / "cli",
     }

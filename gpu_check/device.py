@@ -1,0 +1,101 @@
+"""A GPU, or the CPU in its place: memory, streams, events and waiting, as far as the parts need them.
+
+cuda   pinned host memory, side streams, events; nothing waits for the device but `synchronize`
+cpu    plain memory; a copy is done when it returns, and every event has passed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from .part import DeviceName
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Passed:
+    """The event of a device that does everything at once."""
+
+    def query(self) -> bool:
+        """It has passed."""
+        return True
+
+    def synchronize(self) -> None:
+        """There is nothing to wait for."""
+
+
+class Device:
+    """The device that is checked: the first GPU that this process sees, or the CPU."""
+
+    def __init__(self, name: DeviceName) -> None:
+        self.name = name
+        self.is_cuda = name == "cuda"
+        if self.is_cuda:
+            import torch
+
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+
+    @property
+    def title(self) -> str:
+        """What it calls itself."""
+        if not self.is_cuda:
+            return "CPU"
+        import torch
+
+        return torch.cuda.get_device_name()
+
+    def empty(self, num_bytes: int) -> Tensor:
+        """Bytes of the device's memory."""
+        import torch
+
+        return torch.empty(num_bytes, dtype=torch.uint8, device=self.name)
+
+    def host(self, num_bytes: int, *, pinned: bool) -> Tensor:
+        """Bytes of host memory, page-locked where asked for and where there is a GPU; every page is there."""
+        import torch
+
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned and self.is_cuda).fill_(1)
+
+    def stream(self) -> Any:
+        """A stream beside the current one; None where there are none."""
+        if not self.is_cuda:
+            return None
+        import torch
+
+        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """What this thread starts within goes to `stream`."""
+        if stream is None:
+            return nullcontext()
+        import torch
+
+        return torch.cuda.stream(stream)
+
+    def event(self) -> Any:
+        """A mark in the current stream, here and now."""
+        if not self.is_cuda:
+            return Passed()
+        import torch
+
+        return torch.cuda.current_stream().record_event()
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given."""
+        if self.is_cuda:
+            import torch
+
+            torch.cuda.synchronize()
+
+    @contextmanager
+    def timed(self, took: Callable[[float], None]) -> Iterator[None]:
+        """Give `took` the seconds from here until the device has done what was started within."""
+        self.synchronize()
+        begin = perf_counter()
+        yield
+        self.synchronize()
+        took(perf_counter() - begin)

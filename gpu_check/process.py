@@ -1,0 +1,68 @@
+"""A part's process, seen from the job: started, given its time, killed when that is over.
+
+A part has a process of its own because it may hang in a driver, run out of GPU memory, or leave CUDA unusable: the
+parts behind it do not notice.  It leads a session, so that all it has started ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from .part import Bench, Part
+
+LOG_LINES = 4
+Ending = Literal["done", "skipped", "failed", "cut off"]
+
+
+class Ended(NamedTuple):
+    """How a part ended, and why where it is not done."""
+
+    ending: Ending
+    reason: str = ""
+
+
+def run_part(part: Part, bench: Bench, *, limit_s: float) -> Ended:
+    """Run a part in a process of its own, which is killed after `limit_s`; its record is in `bench.folder`."""
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    task = {**asdict(bench), **{name: str(getattr(bench, name)) for name in ("raw", "jpeg", "folder")}}
+    (bench.folder / "task.json").write_text(json.dumps({"part": part.name, "bench": task}), encoding="utf-8")
+    with (bench.folder / "log.txt").open("wb") as log, _process(bench.folder, log.fileno()) as process:
+        try:
+            status = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return Ended("cut off", f"was not done after {limit_s:.0f} s")
+    return _told(bench.folder, status)
+
+
+@contextmanager
+def _process(folder: Path, log: int) -> Iterator[subprocess.Popen[bytes]]:
+    words = [sys.executable, "-P", "-m", f"{__package__}.child", str(folder), str(os.getpid())]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(words, stdin=quiet, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also what a part that is done has left behind
+        process.wait()
+
+
+def _told(folder: Path, status: int) -> Ended:
+    try:
+        told = json.loads((folder / "ended.json").read_text(encoding="utf-8"))
+        return Ended(told["ending"], told["reason"])
+    except (OSError, ValueError):
+        lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+        last = " | ".join([line.strip() for line in lines if line.strip()][-LOG_LINES:])
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return Ended("failed", f"its process {how}{': ' if last else ''}{last}")
