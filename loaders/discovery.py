@@ -4,6 +4,8 @@ In a data folder dotfiles and dataset.json are not shards; anything else that is
 TFRecords (`.tfrecord`, or numbered as TensorFlow does: `train-00000-of-00008`; plain, gzip or zlib), tensor shards
 (`.tensors`), npz files (`.npz`, a sample each) or WebDataset's tars (`.tar`), one of the four in a set.  An S3 prefix
 is a folder.
+
+A folder of folders, without a shard, is an image folder as torchvision's ImageFolder has it (image_files.py).
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar, overload
 
+from .image_files import is_image_name
+from .image_index import open_image_folder
 from .index import ShardFormatError
 from .npz import NPZ_SUFFIX
 from .objects import list_objects, read_beside, stat_objects
@@ -40,13 +44,14 @@ class ShardSetError(ValueError):
 
 
 @overload
-def find_shards(source: Path) -> list[Path]: ...
+def find_shards(source: Path) -> Sequence[Path]: ...
 @overload
-def find_shards(source: ShardSource) -> list[Path] | list[RemotePath]: ...
-def find_shards(source: ShardSource) -> list[Path] | list[RemotePath]:
+def find_shards(source: ShardSource) -> Sequence[Path] | list[RemotePath]: ...
+def find_shards(source: ShardSource) -> Sequence[Path] | list[RemotePath]:
     """The shards of a folder, a glob, one file, an S3 prefix, an address or a list; anything else there is an error.
 
-    An s3 address is an object's where its name is a shard's, else a prefix; in a list every address is an object's.
+    Of an image folder its files, by its index, which is made where there is none.  An s3 address is an object's where
+    its name is a shard's, else a prefix; in a list every address is an object's.
     """
     if isinstance(source, RemotePath):
         return [source]
@@ -54,7 +59,13 @@ def find_shards(source: ShardSource) -> list[Path] | list[RemotePath]:
         return _listed(source)
     if isinstance(source, str) and is_remote(source):
         return _remote(source)
+    return _local(source)
+
+
+def _local(source: str | Path) -> Sequence[Path]:
     path = Path(source)
+    if (root := find_image_folder(path)) is not None:
+        return open_image_folder(root)[0]
     if path.is_dir():
         return _folder_shards(path)
     if path.exists():
@@ -65,6 +76,25 @@ def find_shards(source: ShardSource) -> list[Path] | list[RemotePath]:
     if not matches:
         raise ShardSetError(f"{source}: no such file or folder; make one with `iobench generate {source}`")
     return _checked([match for match in matches if match.name != DESCRIPTION_NAME], str(source))
+
+
+def find_image_folder(source: ShardSource) -> Path | None:
+    """The image folder that `source` is, or None: a folder that holds folders and no shard.
+
+    ShardSetError where images lie beside the folders: they would have no class.
+    """
+    if not isinstance(source, str | Path) or is_remote(source) or not Path(source).is_dir():
+        return None
+    entries = sorted(entry for entry in Path(source).iterdir() if not entry.name.startswith("."))
+    if not any(entry.is_dir() for entry in entries) or any(is_shard_name(entry.name) for entry in entries):
+        return None
+    for entry in entries:
+        if is_image_name(entry.name) and not entry.is_dir():
+            raise ShardSetError(
+                f"{entry}: an image beside folders of images, so that it has no class; put it into one of them, or "
+                f"move it elsewhere"
+            )
+    return Path(source)
 
 
 def _listed(source: Sequence[str | ShardPath]) -> list[Path] | list[RemotePath]:
@@ -123,6 +153,10 @@ def _checked(paths: list[Path], name: str) -> list[Path]:
     for path in paths:
         if not path.is_file():
             raise ShardFormatError(f"{path}: {_kind(path)}, not a shard; name files only")
+        if is_image_name(path.name):
+            raise ShardFormatError(
+                f"{path}: an image, which is no shard; give the folder that has a folder for each class (ImageFolder)"
+            )
     return _of_one_format(paths)
 
 
@@ -152,6 +186,11 @@ def _folder_shards(folder: Path) -> list[Path]:
     for entry in shards:
         if not entry.is_file() or not is_shard_name(entry.name):
             kind = "a file" if entry.is_file() else _kind(entry)
+            if is_image_name(entry.name):
+                raise ShardFormatError(
+                    f"{entry}: an image, which is no shard; images are read from a folder for each class, as "
+                    f"torchvision's ImageFolder has them: give the folder of these folders"
+                )
             raise ShardFormatError(
                 f"{entry}: {kind} that is no shard ({', '.join(SHARD_SUFFIXES)}); move it out of the data folder, "
                 f"or name the shards with a glob"

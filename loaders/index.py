@@ -46,6 +46,7 @@ __all__ = [
     "ShardIndex",
     "build_index",
     "index_locations",
+    "keep_index",
     "load_index",
     "save_index",
     "verify_shards",
@@ -151,18 +152,22 @@ def save_index(
     status: str,
 ) -> ShardIndex:
     """Keep the index beside the data, else in the user's cache, else nowhere; `location` says where."""
-    stored: Path | None = None
-    header, arrays = _pack(index, wanted)
+    stored, where = keep_index(*_pack(index, wanted), folder, name=name, mode=_mode(folder, index))
+    return replace(index, status=status + where, location=stored)
+
+
+def keep_index(
+    header: Mapping[str, Any], arrays: Arrays, folder: Path | str, *, name: str, mode: int
+) -> tuple[Path | None, str]:
+    """Write an index beside the data, else in the user's cache, else nowhere: the place, and a status's words on it."""
     for location in index_locations(folder, name=name):
         try:
             location.parent.mkdir(parents=True, exist_ok=True)
-            write_index_file(location, header, arrays, mode=_mode(folder, index))
+            write_index_file(location, header, arrays, mode=mode)
         except OSError:
             continue  # a folder that cannot be written; the status tells where it was kept instead
-        stored = location
-        break
-    where = "" if stored and stored.parent == folder else f" (kept in {'the cache' if stored else 'memory only'})"
-    return replace(index, status=status + where, location=stored)
+        return location, "" if location.parent == folder else " (kept in the cache)"
+    return None, " (kept in memory only)"
 
 
 def _mode(folder: Path | str, index: ShardIndex) -> int:

@@ -50,8 +50,8 @@ def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
 def _name_of(dataset: Any) -> str:
     """What data these are, as far as an order of it is concerned."""
     if isinstance(dataset, ShardSet):
-        shards = zip(dataset.paths, dataset.index.shard_sizes, strict=True)
-        rows = "".join(f"{str(path).rpartition('/')[2]} {size}\n" for path, size in shards)
+        shards = zip(dataset.index.stamps, dataset.index.shard_sizes, strict=True)
+        rows = "".join(f"{stamp.name} {size}\n" for stamp, size in shards)
         return f"{len(dataset)} records, {hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()}"
     name = type(dataset).__name__
     if isinstance(dataset, IterableDataset):

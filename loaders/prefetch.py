@@ -295,6 +295,8 @@ class Prefetcher:
     def _place(self, record: int) -> str:
         """Where a sample lies, as errors say it."""
         index = self._source.index
+        if index.extents is not None and index.extents.files:
+            return f"{self._source.paths[record]}: record {record}, a file of its own (byte 0)"
         shard = int(np.searchsorted(index.first_records, record, side="right")) - 1
         assert index.extents is not None  # encoded images differ in size
         number, offset = record - int(index.first_records[shard]), int(index.extents.offsets[record])

@@ -32,7 +32,8 @@ class Extents:
     """Where every sample lies in its shard: `offsets` and `lengths` in bytes, int64 (n,), and what it is there.
 
     A sample is an array of `dtype` with its row of `shapes`, int64 (n, dimensions); without `shapes` it is bytes,
-    (length,).  Where `fortran` (n,) is not 0 its first index moves fastest.
+    (length,).  Where `fortran` (n,) is not 0 its first index moves fastest.  With `files` each sample is a file of its
+    own, whatever shard it counts to: reads name the files by the samples' numbers.
     """
 
     offsets: Indices
@@ -40,6 +41,7 @@ class Extents:
     dtype: str = "uint8"
     shapes: Indices | None = None
     fortran: Indices | None = None
+    files: bool = False
 
     @property
     def mean_bytes(self) -> int:
@@ -93,9 +95,8 @@ def place_ragged(runs: Runs, first_records: Indices, extents: Extents, *, alignm
     skews = (targets + heads) % extents.item_bytes  # not 0 for one sample alone: it is bytes that lie side by side
     places = np.empty(len(records), np.int64)
     places[runs.slots[run_of] + within] = (targets + heads - skews - starts)[range_of] + offsets
-    reads = cut_reads(
-        runs.shards[run_of[begins]], starts - heads, needs, targets, alignment=alignment, read_bytes=read_bytes
-    )
+    files = records[begins] if extents.files else runs.shards[run_of[begins]]
+    reads = cut_reads(files, starts - heads, needs, targets, alignment=alignment, read_bytes=read_bytes)
     return Placement(
         reads,
         _moves(targets + heads, skews, lengths[begins]),
@@ -108,7 +109,10 @@ def place_ragged(runs: Runs, first_records: Indices, extents: Extents, *, alignm
 
 
 def _range_begins(run_of: Indices, offsets: Indices, lengths: Indices) -> Indices:
-    """The first sample of each range: a run's first, and what has much between it and the one before."""
+    """The first sample of each range: a run's first, and what has much between it and the one before, or is before it.
+
+    Files of their own all begin at 0, and so each is a range.
+    """
     gaps = offsets[1:] - offsets[:-1] - lengths[:-1]
     cuts = (run_of[1:] != run_of[:-1]) | (gaps > GAP_BYTES) | (gaps < 0)
     return np.append(0, np.flatnonzero(cuts) + 1)

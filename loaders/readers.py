@@ -198,10 +198,11 @@ class _FileReader:
                 mine.files.move_to_end(path)
                 return mine.files[path]
         file = OpenFile(self._open(path))  # not under the lock: on a shared file system this takes its time
+        dropped = []  # nor are these closed under it
         with mine.lock:
             file = mine.files.setdefault(path, file)
             while len(mine.files) > MAX_OPEN_FILES:
-                mine.files.popitem(last=False)
+                dropped.append(mine.files.popitem(last=False))
         return file
 
     def _open(self, path: ShardPath) -> int:

@@ -86,6 +86,7 @@ class ShardIndex:
     """Every record of a set: shard k holds records first_records[k] .. first_records[k] + shard_sizes[k] - 1.
 
     `payload_offsets` (n,), exactly where the layout has no stride, is where in its shard each record's pixels start.
+    Of an image folder a shard is one folder with images in it; labels are positions in `classes`.
     """
 
     layout: RecordLayout
@@ -98,6 +99,7 @@ class ShardIndex:
     status: str = "built"
     location: Path | None = None
     extents: Extents | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def num_records(self) -> int:

@@ -19,6 +19,7 @@ from .counters.backends import class_of, route_by_backends
 from .counters.choice import counter_for_objects
 from .counters.counter import CounterSet, NoCounter, moved
 from .evidence import Route, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
+from .image_files import ImageFiles
 from .page_cache import PAGE_BYTES, resident_bytes
 from .prefetch import Tally
 from .readers import Reader
@@ -86,7 +87,8 @@ def refuse_encoded(route: Route | None, *, codec: str, name: str) -> None:
     if route in DEVICE_ROUTES:
         raise RouteRefusedError(
             f"require_route={route!r} is not possible: {name} holds encoded images ({codec}), which decoders parse in "
-            f"host memory; write the images raw once, at one size, or leave require_route out"
+            f"host memory; write the images raw with `iobench convert SRC DST --format tensors`, or leave "
+            f"require_route out"
         )
 
 
@@ -96,7 +98,7 @@ class RouteWatch:
     def __init__(self, shards: Watched) -> None:
         self._shards = shards
         self._counter = counter_of(shards.paths)
-        self._sample = _spread(_files(shards.paths))
+        self._sample = _spread(files_of(shards.paths))
         self._cache_fraction = _resident_share(self._sample)
         self._before = own_counters(shards.reader)
         self._counted, self._process_before = self._counter.snapshot(), process_read_bytes()
@@ -128,7 +130,7 @@ class RouteWatch:
         counters = {**found.counters, **own, "cache_sampled_shards": len(self._sample)}
         if rate is None:
             counters["background_bytes"] = None
-        requested: Route = self._shards.require_route or ("host" if _files(self._shards.paths) else "remote")
+        requested: Route = self._shards.require_route or ("host" if files_of(self._shards.paths) else "remote")
         return replace(found, requested_route=requested, counters=counters)
 
     def check(self, evidence: RouteEvidence) -> None:
@@ -178,17 +180,19 @@ def own_counters(reader: Reader) -> dict[str, int]:
 
 def counter_of(paths: Sequence[ShardPath]) -> CounterSet:
     """The counters that see what is read of these shards; where there are none the reason why."""
-    files = _files(paths)
+    files = files_of(paths)
     if not files:
         return counter_for_objects()
     try:
-        return counter_for(files)
+        return counter_for(files.of_each_device() if isinstance(files, ImageFiles) else files)
     except OSError as error:  # a loop that asks for no evidence must not end for want of it
         return CounterSet(NoCounter(f"the device's counter cannot be read: {error}"))
 
 
-def _files(paths: Sequence[ShardPath]) -> list[Path]:
+def files_of(paths: Sequence[ShardPath]) -> Sequence[Path]:
     """The same paths where they are files; none where they are objects on a server."""
+    if isinstance(paths, ImageFiles):
+        return paths
     files = [path for path in paths if not isinstance(path, RemotePath)]
     return files if len(files) == len(paths) else []
 
@@ -211,7 +215,7 @@ def _resident_share(paths: Sequence[Path]) -> float | None:
     return resident / total if total else None
 
 
-def _spread(paths: Sequence[Path]) -> list[Path]:
+def _spread(paths: Sequence[Path]) -> Sequence[Path]:
     """At most MAX_SAMPLED_SHARDS of them, evenly spread."""
     step = -(-len(paths) // MAX_SAMPLED_SHARDS)
-    return list(paths[:: max(1, step)])
+    return paths[:: max(1, step)]

@@ -18,10 +18,12 @@ from .compressed import plain_shards
 from .decode import buffer_bytes
 from .decoders import DecoderName, open_decoder
 from .decoding import Decoding, OnError
-from .discovery import ShardSource, find_shards
-from .engines import EngineName, open_reader
+from .discovery import ShardSource, find_image_folder, find_shards
+from .engines import EngineName, open_reader, refuse_engine
 from .evidence import Route
 from .fields import Fields, Shape
+from .image_files import ImageFiles
+from .image_index import open_image_folder
 from .index import Progress, ShardIndex, load_index
 from .plan import SHUFFLE_MODES, Indices, ShuffleMode
 from .prefetch import Prefetcher, RawBatch, Tally
@@ -73,8 +75,9 @@ class ShardSet(_Samples):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
         refuse_route(require_route, engine=reader.engine)
+        refuse_engine(reader.engine, index)
         self.decoding = _decoding(index, transform, decoder, on_error, require_route)
-        self.paths: Sequence[ShardPath] = tuple(paths)
+        self.paths: Sequence[ShardPath] = paths if isinstance(paths, ImageFiles) else tuple(paths)
         self.index = index
         self.reader: Reader = reader
         self.engine_reason = engine_reason
@@ -122,7 +125,8 @@ class ShardSet(_Samples):
         paths, index = open_index(source, fields=fields, shape=shape, dtype=dtype)
         reason = "handed in"
         if isinstance(engine, str):
-            reader, reason = open_reader(engine, paths[0])
+            refuse_engine(engine, index)
+            reader, reason = open_reader(engine, paths[0], encoded=index.layout.codec is not None)
         else:
             reader = engine
         return cls(
@@ -229,6 +233,11 @@ class ShardSet(_Samples):
         return (images if self.transform is None else self.transform(images)), labels
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of an image folder's classes, by label; of shards, which have none, nothing."""
+        return self.index.classes
+
+    @property
     def files(self) -> list[Path]:
         """The shards as files, for who reads files only; RemotePathError where they are objects on a server."""
         return local_files(self.paths, user="this")
@@ -266,8 +275,14 @@ def open_index(
     shape: Shape | None = None,
     dtype: str | None = None,
     progress: Progress | None = None,
-) -> tuple[list[ShardPath], ShardIndex]:
-    """The files to read and their index; of compressed shards these are plain copies, which the status says."""
+    anew: bool = False,
+) -> tuple[Sequence[ShardPath], ShardIndex]:
+    """The files to read and their index; of compressed shards these are plain copies, which the status says.
+
+    With `anew` an image folder's tree is walked again, whatever its kept index says.
+    """
+    if (root := find_image_folder(source)) is not None:
+        return open_image_folder(root, fields=fields, shape=shape, dtype=dtype, anew=anew, progress=progress)
     paths, said = plain_shards(find_shards(source))
     index = load_index(paths, fields=fields, shape=shape, dtype=dtype, progress=progress)
     return paths, replace(index, status=f"{index.status}; {said}") if said else index

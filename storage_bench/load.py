@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from ..loaders.engines import EngineName, open_reader
+from ..loaders.engines import EngineName, open_reader, refuse_engine
 from ..loaders.evidence import RouteEvidence, background_rate, judge, moved, process_read_bytes
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
@@ -23,7 +23,7 @@ from ..loaders.prefetch import Tally
 from ..loaders.probe import Suggestion, suggest
 from ..loaders.readers import BufferedReader, DirectReader, Reader
 from ..loaders.remote import RemotePath, ShardPath
-from ..loaders.route import by_own_counters, counter_of, own_counters
+from ..loaders.route import by_own_counters, counter_of, files_of, own_counters
 from ..loaders.shards import ShardSet, open_index
 from ..loaders.traced import Recorder, traced_reader
 from ..results.record import Metric, Point, not_measured
@@ -89,7 +89,7 @@ def measure_load(
     total_bytes = sum(stamp.size_bytes for stamp in index.stamps)
     if not cold:
         require_room_to_warm(total_bytes)
-    files = [path for path in paths if not isinstance(path, RemotePath)]
+    files = files_of(paths)
     counter = counter_of(paths)
     background = background_rate(counter) or 0.0
     prepare = evict if cold else warm
@@ -162,7 +162,8 @@ def _open_set(path: Path | str, config: LoadConfig, recorder: Recorder | None) -
     """The set that is measured, with the reader that was asked for, and why it is that one."""
     paths, index = open_index(path, **config.sample_options())
     index = config.index_of(index)
-    reader, reason = _open_reader(config, paths[0])
+    refuse_engine(config.engine, index)
+    reader, reason = _open_reader(config, paths[0], encoded=index.layout.codec is not None)
     if recorder is not None:
         reader = traced_reader(reader, recorder)
     shards = ShardSet(
@@ -214,12 +215,12 @@ def _of_objects(evidence: RouteEvidence, own: Mapping[str, int]) -> RouteEvidenc
     return replace(found, requested_route="remote", counters={**found.counters, **own})
 
 
-def _open_reader(config: LoadConfig, sample: ShardPath) -> tuple[Reader, str]:
+def _open_reader(config: LoadConfig, sample: ShardPath, *, encoded: bool) -> tuple[Reader, str]:
     cold = config.page_cache == "cold"
     if isinstance(sample, RemotePath):
         if not cold:
             raise WorkloadUsageError(f"{sample}: objects on a server are in no page cache here; leave --page-cache out")
-        return open_reader(config.engine, sample)
+        return open_reader(config.engine, sample, encoded=encoded)
     if config.engine == "mmap" and cold:
         raise WorkloadUsageError("engine mmap shows the page cache itself; use --page-cache warm, or --engine direct")
     if config.engine in ("mmap", "kvikio", "remote"):
