@@ -135,6 +135,8 @@ def num_batches(num_records: int, *, rank: int, world_size: int, batch_size: int
 
 def batch_runs(records: Indices, first_records: Indices) -> Runs:
     """Split one batch into runs of consecutive records; `first_records` holds each shard's first record number."""
+    if (whole := _one_run(records, first_records)) is not None:
+        return whole
     owners = np.searchsorted(first_records, records, side="right") - 1
     edges = np.ones(len(records) + 1, dtype=np.bool_)
     edges[1:-1] = (records[1:] != records[:-1] + 1) | (owners[1:] != owners[:-1])
@@ -145,6 +147,17 @@ def batch_runs(records: Indices, first_records: Indices) -> Runs:
         slots, counts = slots[order], counts[order]
     shards = owners[slots]
     return Runs(shards, records[slots] - first_records[shards], counts, slots)
+
+
+def _one_run(records: Indices, first_records: Indices) -> Runs | None:
+    """A batch of consecutive records of one shard, which most are but for a full shuffle; None for any other."""
+    first, count = int(records[0]), len(records)
+    if int(records[-1]) - first != count - 1 or not (records[1:] - records[:-1] == 1).all():
+        return None
+    shard = int(first_records.searchsorted(first, side="right")) - 1
+    if shard + 1 < len(first_records) and first + count > first_records[shard + 1]:
+        return None
+    return Runs(*np.array([[shard], [first - int(first_records[shard])], [count], [0]]))
 
 
 def _pieces(shard_sizes: Sequence[int], longest: int) -> tuple[Indices, Indices]:
