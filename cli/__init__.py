@@ -18,7 +18,7 @@ import typer
 
 from .. import __version__
 from ..terminal import say
-from . import data, gpu, infer, jobs, reports, scale, staging, storage
+from . import convert, data, gpu, infer, jobs, reports, scale, staging, storage
 from .journal import print_json
 from .options import DONE, ENVIRONMENT, INTERRUPTED, USAGE, app
 from .patience import GRACE_S, watch
@@ -26,7 +26,7 @@ from .patience import GRACE_S, watch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["data", "gpu", "infer", "jobs", "main", "reports", "run", "scale", "staging", "storage"]
+__all__ = ["convert", "data", "gpu", "infer", "jobs", "main", "reports", "run", "scale", "staging", "storage"]
 
 
 def main() -> NoReturn:

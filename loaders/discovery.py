@@ -27,6 +27,7 @@ from .remote import RemoteListError, RemotePath, RemotePathError, ShardPath, is_
 from .tensors import DESCRIPTION_NAME, SUFFIX
 from .webdataset import TAR_SUFFIX
 
+UNFINISHED_NAME = ".iobench-converting.jsonl"  # a conversion's ledger, until all of the folder is there
 SHARD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz", SUFFIX, NPZ_SUFFIX, TAR_SUFFIX)
 
 _NUMBERED = re.compile(r"-\d{5,}-of-\d{5,}(\.gz)?$")
@@ -67,6 +68,7 @@ def _local(source: str | Path) -> Sequence[Path]:
     if (root := find_image_folder(path)) is not None:
         return open_image_folder(root)[0]
     if path.is_dir():
+        _require_finished(path)
         return _folder_shards(path)
     if path.exists():
         return _checked([path], str(source))
@@ -178,6 +180,14 @@ def _kind(path: Path) -> str:
     if path.exists():
         return "a pipe, socket or device"
     return "a link to a file that is missing" if path.is_symlink() else "missing"
+
+
+def _require_finished(folder: Path) -> None:
+    if (folder / UNFINISHED_NAME).exists():
+        raise ShardSetError(
+            f"{folder}: a conversion into this folder is not finished, so that images are missing; give the same "
+            f"`iobench convert` command again, which goes on where it stopped"
+        )
 
 
 def _folder_shards(folder: Path) -> list[Path]:

@@ -27,7 +27,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 SCHEMA_VERSION = 1
 
 Kind = Literal[
-    "doctor", "generate", "index", "storage", "load", "stage", "train", "infer", "scale", "qualify", "compare"
+    "doctor",
+    "generate",
+    "index",
+    "convert",
+    "storage",
+    "load",
+    "stage",
+    "train",
+    "infer",
+    "scale",
+    "qualify",
+    "compare",
 ]
 Route = Literal["host", "bounce", "gds", "p2pdma", "remote", "unknown"]
 CacheState = Literal["cold", "warm"]

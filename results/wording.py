@@ -18,6 +18,7 @@ KIND_TITLES = {
     "doctor": "What this machine can do",
     "generate": "Generated data",
     "index": "Index of a data set",
+    "convert": "Conversion of a data set",
     "storage": "Storage rates",
     "load": "Loader rates",
     "stage": "Copy to local storage",

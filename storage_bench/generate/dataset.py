@@ -108,9 +108,9 @@ class ShardFile(Model):
 class Dataset(Model):
     """What dataset.json says about the folder it lies in; without `shape` its samples are bytes of unequal number."""
 
-    format: FormatName | Literal["npz", "tfrecord-jpeg"]
+    format: FormatName | Literal["npz", "tfrecord-jpeg", "webdataset", "folder"]
     shape: tuple[int, int, int] | None
-    dtype: Literal["uint8"]
+    dtype: str
     num_images: int
     seed: int
     images_per_shard: int

@@ -50,9 +50,7 @@ def _lock(folder: Path, handle: int) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise GenerateError(
-            f"{folder}: another process is generating here; wait for it or give another folder"
-        ) from None
+        raise GenerateError(f"{folder}: another process is writing here; wait for it or give another folder") from None
     except OSError as error:
         if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise  # these say that the file system (NFS, some FUSE) cannot lock a folder

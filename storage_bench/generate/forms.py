@@ -10,7 +10,8 @@ same limit, else it is not padded.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -61,15 +62,20 @@ def record_form(format: FormatName, shape: Shape) -> Form:  # noqa: A002  # the 
     """The form of records of this format and shape (H, W, C), uint8."""
     if format == "tensors":
         return TensorForm(bytes(record_bytes_of(math.prod(shape))))
-    bare = len(_example(shape, 0))
+    return _place(padded_record(partial(_example, shape)))
+
+
+def padded_record(example: Callable[[int], bytes]) -> bytes:
+    """The framed record that `example` makes for a number of bytes of padding, at the stride that a TFRecord gets."""
+    bare = len(example(0))
     for alignment in (ALIGNMENT_BYTES, 512):
         target = -(-bare // alignment) * alignment
         # The length fields before the name may grow with it: a few paddings below the difference are tried.
         for padding in range(target - bare, max(target - bare - 8, -1), -1):
-            record = _example(shape, padding)
+            record = example(padding)
             if len(record) == target and padding * 20 <= target:
-                return _place(record)
-    return _place(_example(shape, 0))
+                return record
+    return example(0)
 
 
 def _example(shape: Shape, padding: int) -> bytes:

@@ -59,17 +59,32 @@ def jpeg_record(config: GenerateJpeg, index: int) -> bytes:
     height, width = jpeg_sides(config.seed, index)
     label = jpeg_label(config.seed, index)
     name = f"n{label:08d}"
+    return encoded_record(
+        jpeg_image(config, index),
+        (height, width),
+        label,
+        synset=name,
+        text=f"class {label}",
+        encoding="JPEG",
+        filename=f"{name}_{index:012d}.JPEG",
+    )
+
+
+def encoded_record(
+    data: bytes, sides: tuple[int, int], label: int, *, synset: str, text: str, encoding: str, filename: str
+) -> bytes:
+    """The framed record of an encoded image of these sides (height, width), in three channels once it is decoded."""
     features: dict[str, bytes | int] = {
-        "image/height": height,
-        "image/width": width,
+        "image/height": sides[0],
+        "image/width": sides[1],
         "image/colorspace": b"RGB",
         "image/channels": 3,
         "image/class/label": label,
-        "image/class/synset": name.encode(),
-        "image/class/text": f"class {label}".encode(),
-        "image/format": b"JPEG",
-        "image/filename": f"{name}_{index:012d}.JPEG".encode(),
-        "image/encoded": jpeg_image(config, index),
+        "image/class/synset": synset.encode(),
+        "image/class/text": text.encode(),
+        "image/format": encoding.encode(),
+        "image/filename": filename.encode(),
+        "image/encoded": data,
     }
     return frame(encode_example(features, padded_varints=False))
 

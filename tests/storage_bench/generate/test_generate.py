@@ -341,7 +341,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     handle = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:
-        with pytest.raises(GenerateError, match="another process is generating here"):
+        with pytest.raises(GenerateError, match="another process is writing here"):
             generate(tmp_path, SMALL)
     finally:
         os.close(handle)

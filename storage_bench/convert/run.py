@@ -1,0 +1,274 @@
+"""Convert a set: parts side by side, each read, made, written, read back, and only then given its name.
+
+plan -> ledger -> [ records -> samples -> part in its room -> on the disk -> read back, compared -> name, ledger ]
+                    `------------------- one thread a part -------------------'
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+import xxhash
+
+from ...loaders.decoders import BrokenImageError
+from ...loaders.discovery import ShardSource
+from ..generate.dataset import ShardFile
+from ..generate.folder import prepared
+from ..sample_format import SampleOptions
+from .forms import form_of
+from .ledger import Broken, Ledger, Row
+from .place import default_jobs, require_apart, require_only_ours, require_room
+from .plan import Part, Plan, plan_of
+from .samples import Maker, Sample, stored_bytes
+from .settings import Convert, ConvertError, ConvertUsageError
+from .source import Source
+from .target import ROOMS_NAME, ImageFiles, Made, Shards, Target, new_room, write_description
+
+Phase = Literal["check", "convert"]
+Progress = Callable[[Phase, int, int], None]  # phase, images done, images in all
+
+_PATIENCE_S = 2.0  # for threads under way when everything is to stop
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion made: `rows` are the parts that are whole, `made` those of them that this run has made."""
+
+    target: Path
+    plan: Plan
+    rows: tuple[Row, ...]
+    made: tuple[str, ...]
+    bytes_in: int
+    seconds: float
+    jobs: int
+
+    @property
+    def num_images(self) -> int:
+        """Images of the target."""
+        return sum(row.num_images for row in self.rows)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the target's shards or files."""
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def made_rows(self) -> tuple[Row, ...]:
+        """The parts that this run has made."""
+        return tuple(row for row in self.rows if row.name in self.made)
+
+    @property
+    def skipped(self) -> list[Broken]:
+        """The broken images that were left out."""
+        return [broken for row in self.rows for broken in row.skipped]
+
+
+def convert(
+    source: ShardSource,
+    target: Path,
+    config: Convert,
+    *,
+    options: SampleOptions | None = None,
+    progress: Progress | None = None,
+) -> Converted:
+    """Make the set `target` of `source`, or go on where an earlier run of the same was ended.
+
+    Every part is read back and held against what was written before it gets its name.  Raises ConvertUsageError where
+    the folder holds something else, ConvertError for a broken image, a disk that is full or fails, or a source that
+    has changed; what is whole by then stays.
+    """
+    require_apart(source, target)
+    with closing(Source(source, options)) as opened:
+        plan = plan_of(opened, config)
+        with prepared(target), ExitStack() as stack:
+            try:
+                return _Conversion(opened, target, plan, progress, stack).run()
+            except OSError as error:
+                rule = "no space left" if error.errno in _NO_SPACE else f"cannot be written ({error.strerror})"
+                raise ConvertError(
+                    f"{target}: {rule}; what is whole stays: make room, and the same command goes on from there"
+                ) from error
+
+
+class _Conversion:
+    """One run; threads make parts, the caller's thread waits for them."""
+
+    def __init__(self, source: Source, folder: Path, plan: Plan, progress: Progress | None, stack: ExitStack) -> None:
+        self._source = source
+        self._folder = folder
+        self._plan = plan
+        self._jobs = min(plan.config.jobs or default_jobs(), len(plan.parts))
+        self._maker = Maker(plan.config, encoded=source.encoded)
+        self._ledger = Ledger(folder, plan.as_ledger())
+        pool = stack.enter_context(ThreadPoolExecutor(self._jobs, "write"))
+        form = None if plan.classes else form_of(plan.config.format, plan.shape, plan.names)
+        self._target: Target = (
+            ImageFiles(folder, plan.classes) if form is None else Shards(folder, form, plan.described(source), pool)
+        )
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._phase: Phase = "check"
+        self._done = self._total = self._bytes_in = 0
+
+    def run(self) -> Converted:
+        """See `convert`."""
+        plan = self._plan
+        require_only_ours(self._folder, self._ledger.begun, plan)
+        begin = perf_counter()
+        whole = self._whole()
+        missing = [part for part in plan.parts if part.name not in whole]
+        if missing or not self._ledger.finished:
+            require_room(self._folder, plan, num_images=sum(part.stop - part.first for part in missing))
+            self._ledger.begin()
+            try:
+                self._run("convert", self._make, missing)
+            finally:
+                shutil.rmtree(self._folder / ROOMS_NAME, ignore_errors=True)
+            self._finish()
+        rows = tuple(self._ledger.rows[part.name] for part in plan.parts)
+        made = tuple(part.name for part in missing)
+        return Converted(self._folder, plan, rows, made, self._bytes_in, perf_counter() - begin, self._jobs)
+
+    def _whole(self) -> set[str]:
+        """The parts that are there, read back and held against the ledger's digests."""
+        known = [part for part in self._plan.parts if part.name in self._ledger.rows]
+
+        def is_whole(part: Part) -> bool:
+            row = self._ledger.rows[part.name]
+            skipped = {broken.record for broken in row.skipped}
+            order, labels = self._plan.order, self._source.labels
+            numbers = [number for number in range(part.first, part.stop) if int(order[number]) not in skipped]
+            there = not row.num_images or self._target.is_whole(
+                row, numbers, {number: int(labels[order[number]]) for number in numbers}
+            )
+            self._count(part.stop - part.first)
+            return there
+
+        found = self._run("check", is_whole, known)
+        return {part.name for part, there in zip(known, found, strict=True) if there}
+
+    def _make(self, part: Part) -> bool:
+        """One part, from its records to its name."""
+        room, made, skipped = new_room(self._folder, part.name), list[Made](), list[Broken]()
+        begin = perf_counter()
+        num_bytes, digest = self._target.write(room, part.name, self._samples(part, made, skipped))
+        if made:
+            self._read_back(room, self._target.expected(made))
+            self._target.publish(room, part.name)
+        shutil.rmtree(room)
+        self._ledger.add(
+            Row(
+                name=part.name,
+                num_images=len(made),
+                bytes=num_bytes if made else 0,
+                xxh3_128=digest,
+                skipped=tuple(skipped),
+                pngs=tuple(one.number for one in made if one.is_png) if self._plan.classes else (),
+                seconds=perf_counter() - begin,
+            )
+        )
+        return True
+
+    def _samples(self, part: Part, made: list[Made], skipped: list[Broken]) -> Iterator[Sample]:
+        """The part's samples in order; what was made and what was left out is added to both lists."""
+        records = self._plan.order[part.first : part.stop]
+        for number, read in enumerate(self._source.read(records), part.first):
+            self._require_going()
+            try:
+                sample = self._maker.make(read.data, read.label, number)
+            except BrokenImageError as error:
+                skipped.append(self._broken(read.record, error))
+            else:
+                self._require_shape(sample, read.record)
+                made.append(Made(read.label, xxhash.xxh3_64_intdigest(sample.stored), number, sample.encoding == "png"))
+                yield sample
+            self._count(1, read.data.nbytes)
+
+    def _broken(self, record: int, error: BrokenImageError) -> Broken:
+        rule = f"{self._source.place(record)}: its image cannot be decoded: {error}"
+        if self._plan.config.on_error == "raise":
+            raise ConvertError(f"{rule}; write this record again, or leave broken images out with --on-error skip")
+        return Broken(record=record, reason=rule)
+
+    def _require_shape(self, sample: Sample, record: int) -> None:
+        shape = self._plan.shape
+        if shape is not None and sample.data.shape != shape:
+            raise ConvertUsageError(
+                f"{self._source.place(record)}: its image has {sample.height} x {sample.width} pixels, the first one "
+                f"{shape[0]} x {shape[1]}, and {self._plan.config.format} holds images of one size; give --size"
+            )
+
+    def _read_back(self, room: Path, expected: Sequence[Made]) -> None:
+        """Raise ConvertError where what lies in `room`, read as a set, is not what was made."""
+        with closing(Source(room)) as back:
+            if len(back) != len(expected):
+                raise ConvertError(f"{room}: holds {len(back)} images, {len(expected)} were written; {_UNSOUND}")
+            for read, one in zip(back.read(np.arange(len(back))), expected, strict=True):
+                self._require_going()
+                digest = xxhash.xxh3_64_intdigest(stored_bytes(read.data))
+                if (read.label, digest) != (one.label, one.digest):
+                    raise ConvertError(f"{back.place(read.record)}: did not read back as it was written; {_UNSOUND}")
+
+    def _finish(self) -> None:
+        self._source.require_unchanged()
+        rows = [self._ledger.rows[part.name] for part in self._plan.parts]
+        if not any(row.num_images for row in rows):
+            raise ConvertError(f"{self._folder}: no image of the source can be decoded ({rows[0].skipped[0].reason})")
+        if isinstance(self._target, Shards):
+            shards = [
+                ShardFile(name=row.name, num_images=row.num_images, bytes=row.bytes, xxh3_128=row.xxh3_128)
+                for row in rows
+                if row.num_images
+            ]
+            write_description(self._folder, self._target.description, shards)
+        for name in self._plan.classes.values():
+            if not (self._folder / name).is_dir():
+                raise ConvertError(
+                    f"{self._folder / name}: every image of this class is broken, and without its folder the labels of "
+                    f"those behind it would change; take the class out of the source, or convert to another format"
+                )
+        self._ledger.finish()
+
+    def _run(self, phase: Phase, work: Callable[[Part], bool], parts: Sequence[Part]) -> list[bool]:
+        """Do `work` on all parts, some at once; raises the first error, or an interrupt, once others have stopped."""
+        self._phase, self._done, self._total = phase, 0, sum(part.stop - part.first for part in parts)
+        if parts:
+            self._count(0)  # the time begins
+        pool = ThreadPoolExecutor(self._jobs, "convert")
+        futures: list[Future[bool]] = []
+        try:
+            futures.extend(pool.submit(work, part) for part in parts)
+            for done in wait(futures, return_when=FIRST_EXCEPTION).done:
+                done.result()
+            return [future.result() for future in futures]
+        finally:
+            going = [future for future in futures if not (future.done() or future.cancel())]
+            if going:
+                self._stop.set()
+            pool.shutdown(wait=not wait(going, timeout=_PATIENCE_S).not_done)
+
+    def _require_going(self) -> None:
+        if self._stop.is_set():
+            raise ConvertError("stopped")
+
+    def _count(self, num_images: int, num_bytes: int = 0) -> None:
+        with self._lock:
+            self._done += num_images
+            self._bytes_in += num_bytes
+            if self._progress is not None:
+                self._progress(self._phase, self._done, self._total)
+
+
+_UNSOUND = "the target is unsound, name another folder"
