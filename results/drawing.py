@@ -1,11 +1,10 @@
-"""What a picture is made of, as plain plotly dictionaries: axes, lines, bars, intervals, marks.
+"""What a picture is made of, as plain dictionaries: axes, lines, bars, intervals, marks.  `svg` draws them.
 
-Text from a record goes through `plain`, since plotly reads markup in any text it is given.
+The words are those of plotly's figures.  Text is text, its lines parted by \\n; nothing in it is markup.
 """
 
 from __future__ import annotations
 
-import html
 import math
 import textwrap
 from dataclasses import dataclass
@@ -26,11 +25,8 @@ BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
 RED, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
 LINE_COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-INK = "#555555"  # the page's style sheet sets it to the page's own ink
 BAR_HEIGHT = 36
-AXES_HEIGHT = 110
-PHONE_WIDTH = 40  # letters of an axis title that fit a narrow screen
-LABEL_WIDTH = 24  # of one of the two lines of a bar's label, and of a title beside such labels
+LABEL_WIDTH = 24  # letters of one of the two lines of a bar's label
 MOST_BARS = 48
 MOST_MARKS = 400  # of one line
 MOST_LINES = 12
@@ -38,7 +34,7 @@ MOST_LINES = 12
 
 @dataclass(frozen=True)
 class Plot:
-    """One picture: the finding, what plotly draws, and the figures."""
+    """One picture: the finding, what is drawn, and the figures."""
 
     name: str
     title: str
@@ -48,44 +44,18 @@ class Plot:
     note: str = ""
 
 
-def plain(text: str) -> str:
-    """Text that plotly shows as it stands."""
-    return html.escape(text, quote=False)
-
-
 def value_of(point: Point, metric: str) -> float | None:
     """A point's figure, None where it was not measured."""
     found = point.metrics.get(metric)
     return None if found is None else found.value
 
 
-def chart(x: str, y: str, *, height: int = 400, width: int = PHONE_WIDTH) -> dict[str, Any]:
-    """The layout of a picture with these axis titles; the lower one in lines of `width` letters."""
-    axis = {
-        "automargin": True,
-        "zeroline": False,
-        "linecolor": INK,
-        "gridcolor": INK,
-        "exponentformat": "none",
-        "separatethousands": True,
-    }
+def chart(x: str, y: str, *, height: int = 290) -> dict[str, Any]:
+    """The layout of a picture with these axis titles, its axes so many pixels high."""
     return {
         "height": height,
-        "margin": {"l": 8, "r": 16, "t": 8, "b": 8},
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "hovermode": "closest",
-        "legend": {
-            "orientation": "h",
-            "x": 0,
-            "y": 1.02,
-            "yanchor": "bottom",
-            "traceorder": "normal",
-            "maxheight": 400,
-        },
-        "xaxis": axis | {"title": {"text": _wrapped(x, width), "standoff": 12, "font": {"size": 13}}},
-        "yaxis": axis | {"title": {"text": plain(y), "standoff": 12, "font": {"size": 13}}},
+        "xaxis": {"title": {"text": x}},
+        "yaxis": {"title": {"text": y}},
         "shapes": [],
         "annotations": [],
     }
@@ -107,17 +77,12 @@ def logarithmic(values: Sequence[float]) -> dict[str, Any]:
 
 
 def distinct(labels: Sequence[str]) -> list[str]:
-    """Labels for bars in at most two lines, numbered where they repeat: plotly stacks bars of one label."""
+    """Labels for bars in at most two lines, numbered where they repeat: bars of one label are stacked."""
     labels = [_two_lines(label) for label in labels]
     return [
         label if label not in labels[:place] else f"{label} ({labels[:place].count(label) + 1})"
         for place, label in enumerate(labels)
     ]
-
-
-def category(label: str) -> str:
-    """A label of `distinct` as plotly takes it."""
-    return plain(label).replace("\n", "<br>")
 
 
 def _two_lines(label: str) -> str:
@@ -127,14 +92,8 @@ def _two_lines(label: str) -> str:
 
 def bar_chart(x: str, num_bars: int) -> dict[str, Any]:
     """The layout of horizontal bars, the first on top."""
-    layout = chart(x, "", height=AXES_HEIGHT + BAR_HEIGHT * num_bars, width=LABEL_WIDTH)
-    layout["yaxis"] |= {
-        "autorange": "reversed",
-        "type": "category",
-        "showgrid": False,
-        "ticklen": 6,
-        "tickcolor": "rgba(0,0,0,0)",
-    }
+    layout = chart(x, "", height=BAR_HEIGHT * num_bars)
+    layout["yaxis"] |= {"type": "category", "showgrid": False}
     return layout | {"barmode": "relative", "bargap": 0.38}
 
 
@@ -146,71 +105,12 @@ def bars(
     return {
         "type": "bar",
         "orientation": "h",
-        "name": plain(name),
-        "y": [category(label) for label in labels],
+        "name": name,
+        "y": list(labels),
         "x": [None if value is None else value * factor for value in values],
         "marker": {"color": colour},
-        "hoverinfo": "text",
         "hovertext": [hover(point, [label, name], metric) for point, label in zip(points, labels, strict=True)],
     }
-
-
-def heat_map(
-    columns: Sequence[str],
-    rows: Sequence[str],
-    values: Sequence[Sequence[float | None]],
-    *,
-    x: str,
-    unit: str,
-    full: float,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A map of values from 0 on and its layout: fields with their value in them, no field where there is no value.
-
-    The darkest field is the largest value, or `full` where all are below it.  Made of bars, one trace a column:
-    plotly's own heat map is a bitmap, which the page's content policy forbids.
-    """
-    most = max([full, *(value for row in values for value in row if value is not None)])
-    traces = []
-    for place, column in enumerate(columns):
-        shades = [_shade(row[place], most) for row in values]
-        trace = {
-            "type": "bar",
-            "orientation": "h",
-            "name": plain(column),
-            "y": [category(row) for row in rows],
-            "x": [1] * len(rows),
-            "marker": {"color": [fill for fill, _ in shades]},
-            "text": ["" if row[place] is None else f"{row[place]:.1f} {unit}" for row in values],
-            "textposition": "inside",
-            "insidetextanchor": "middle",
-            "textangle": 0,
-            "insidetextfont": {"color": [ink for _, ink in shades]},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        }
-        traces.append(trace)
-    layout = bar_chart(x, len(rows)) | {"barmode": "stack", "bargap": 0.06}
-    layout["xaxis"] |= {
-        "showgrid": False,
-        "range": [0, len(columns)],
-        "tickvals": [place + 0.5 for place in range(len(columns))],
-        "ticktext": [plain(column) for column in columns],
-    }
-    return traces, layout
-
-
-def _wrapped(text: str, width: int) -> str:
-    return "<br>".join(plain(line) for line in textwrap.wrap(text, width, break_on_hyphens=False))
-
-
-def _shade(value: float | None, most: float) -> tuple[str, str]:
-    """From light yellow for 0 to dark blue for the most, and the ink that is read on it."""
-    if value is None:
-        return "rgba(0,0,0,0)", INK
-    share = min(max(value / most, 0.0), 1.0)
-    light, dark = (253, 243, 204), (0, 59, 92)
-    mixed = (round(first + (last - first) * share) for first, last in zip(light, dark, strict=True))
-    return f"rgb({','.join(map(str, mixed))})", "#ffffff" if share > 0.5 else "#1b1f23"
 
 
 def line(
@@ -229,13 +129,12 @@ def line(
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": plain(name),
+        "name": name,
         "x": [x(point) for point, _ in shown],
         "y": [value * factor for _, value in shown],
         "error_y": error_bars([point.metrics[metric] for point, _ in shown], factor=factor),
         "line": {"color": colour, "dash": dash, "width": 2},
         "marker": {"size": 9, "symbol": [symbol + "-open" * bool(doubts(point)) for point, _ in shown]},
-        "hoverinfo": "text",
         "hovertext": [hover(point, [name, point_label(point)], metric) for point, _ in shown],
     }
 
@@ -247,25 +146,21 @@ def curve(
     return {
         "type": "scatter",
         "mode": "lines+markers" if symbol else "lines",
-        "name": plain(name),
+        "name": name,
         "x": list(x),
         "y": list(y),
         "line": {"color": colour, "dash": dash, "width": 2},
         "marker": {"size": 8, "symbol": symbol or "circle"},
-        "hoverinfo": "x+y+name" if symbol else "skip",
+        **({} if symbol else {"hoverinfo": "skip"}),
     }
 
 
 def error_bars(metrics: Sequence[Metric], *, factor: float = 1.0) -> dict[str, Any]:
-    """Intervals as plotly's error bars; a value without an interval has none."""
+    """How far intervals reach above and below their values; a value without an interval has none."""
     spans = [(m.value - m.ci95[0], m.ci95[1] - m.value) if m.ci95 and m.value is not None else (0, 0) for m in metrics]
     return {
-        "type": "data",
-        "symmetric": False,
         "array": [above * factor for _, above in spans],
         "arrayminus": [below * factor for below, _ in spans],
-        "thickness": 1.2,
-        "width": 4,
     }
 
 
@@ -285,34 +180,34 @@ def keep_in_view(layout: dict[str, Any], traces: Iterable[dict[str, Any]], *, ax
 
 def mark_height(layout: dict[str, Any], y: float, text: str) -> None:
     """Draw a labelled dashed line across a picture."""
-    style = {"color": INK, "dash": "dash", "width": 1.5}
+    style = {"dash": "dash"}
     layout["shapes"].append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": style})
-    place = {"xref": "paper", "x": 1, "xanchor": "right", "y": y, "yanchor": "top", "showarrow": False}
-    layout["annotations"].append({"text": plain(text), **place})
+    place = {"xref": "paper", "x": 1, "xanchor": "right", "y": y, "yanchor": "top"}
+    layout["annotations"].append({"text": text, **place})
 
 
 def mark_place(layout: dict[str, Any], x: float, *lines: str) -> None:
     """Draw a labelled dotted line from bottom to top; the label stands on the side that has more room."""
     low, high = layout["xaxis"]["range"]
-    style = {"color": INK, "dash": "dot", "width": 1.5}
+    style = {"dash": "dot"}
     layout["shapes"].append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": style})
     height = 0.02 + 0.1 * sum(mark.get("yref") == "paper" for mark in layout["annotations"])  # labels do not overlap
-    place = {"yref": "paper", "y": height, "yanchor": "bottom", "x": x, "align": "left", "showarrow": False}
+    place = {"yref": "paper", "y": height, "yanchor": "bottom", "x": x}
     place |= {"xanchor": "left", "xshift": 6} if x < (low + high) / 2 else {"xanchor": "right", "xshift": -6}
-    layout["annotations"].append({"text": "<br>".join(plain(text) for text in lines), **place})
+    layout["annotations"].append({"text": "\n".join(lines), **place})
 
 
 def write_at(layout: dict[str, Any], x: float, y: float, text: str) -> None:
-    """Write a text above a point; on a logarithmic axis the place is the logarithm."""
-    place = {"x": x, "y": y, "yanchor": "bottom", "yshift": 8, "showarrow": False}
-    layout["annotations"].append({"text": plain(text), **place})
+    """Write a text above a point."""
+    place = {"x": x, "y": y, "yanchor": "bottom", "yshift": 8}
+    layout["annotations"].append({"text": text, **place})
 
 
 def write_beside(layout: dict[str, Any], labels: Sequence[str], ends: Sequence[float], texts: Sequence[str]) -> None:
     """Write a text at the end of each horizontal bar, and make room for it."""
     for label, end, text in zip(labels, ends, texts, strict=True):
-        place = {"x": end, "y": category(label), "xanchor": "left", "xshift": 4, "showarrow": False}
-        layout["annotations"].append({"text": plain(text), **place})
+        place = {"x": end, "y": label, "xanchor": "left", "xshift": 4}
+        layout["annotations"].append({"text": text, **place})
     if any(texts):
         layout["xaxis"]["range"] = [0, max(ends) * 1.45]
 
@@ -325,7 +220,7 @@ def hover(point: Point, words: Sequence[str], metric: str) -> str:
         lines.append(f"95 % interval {interval_text(figure)}, {counted(figure.n, 'block')}")
     if point.flags:
         lines.append(flag_text(point.flags))
-    return "<br>".join(plain(text) for text in lines)
+    return "\n".join(lines)
 
 
 def flag_note(points: Iterable[Point], *, mark: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from .drawing import (
     Plot,
     bar_chart,
     bars,
-    category,
     chart,
     curve,
     distinct,
@@ -60,7 +58,7 @@ def percentile_plot(record: RunRecord) -> Plot | None:
         trace = curve(point_label(point), [], times, colour=colour, symbol=symbol + "-open" * bool(doubts(point)))
         traces.append(trace | {"x": list(marks)})
     layout = chart("share of the reads that take no longer", "time per read, ms")
-    layout["xaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": list(PERCENTILES.values())}
+    layout["xaxis"] |= {"type": "category", "categoryarray": list(PERCENTILES.values())}
     layout["yaxis"] |= logarithmic([value for trace in traces for value in trace["y"]])
     worst = ordered[-1]
     median, tail = value_of(worst, "latency_p50_us"), value_of(worst, "latency_p99_us")
@@ -93,8 +91,8 @@ def roofline_plot(record: RunRecord) -> Plot | None:
     accelerator = accelerator_name(about(record, points[0]))
     layout = bar_chart(f"images per second, {accelerator}", len(points))
     rates = [value for trace in traces for value in trace["x"]]
-    layout["xaxis"] |= logarithmic(rates) | {"range": [math.log10(min(rates) / 2), math.log10(max(rates) * 1.5)]}
-    layout["yaxis"] |= {"categoryorder": "array", "categoryarray": [category(label) for label in labels]}
+    layout["xaxis"] |= logarithmic(rates) | {"range": [min(rates) / 2, max(rates) * 1.5]}
+    layout["yaxis"] |= {"categoryarray": list(labels)}
     layout["yaxis"] |= {"showgrid": True}
     roofs = [point for point, is_measured in zip(points, measured, strict=True) if not is_measured]
     title = f"The roofs of {accelerator}, in images per second"
@@ -113,10 +111,9 @@ def _dots(name: str, points: Sequence[Point], labels: Sequence[str], colour: str
         "mode": "markers",
         "name": name,
         "x": [value_of(point, "images_per_s") for point in points],
-        "y": [category(label) for label in labels],
+        "y": list(labels),
         "error_x": error_bars([point.metrics["images_per_s"] for point in points]),
         "marker": {"color": colour, "size": 13, "symbol": "diamond" if name == "measured" else "circle"},
-        "hoverinfo": "text",
         "hovertext": [hover(point, [label, name], "images_per_s") for point, label in zip(points, labels, strict=True)],
     }
 

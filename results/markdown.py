@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from . import tables
 from .changes import change_tables
+from .record_tables import metrics_table, requirement_table, route_table, stage_tables
+from .tables import Table
 from .wording import shell_line, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .record import Comparison, RunRecord, Verdict
-    from .tables import Cell, Table
+    from .tables import Cell
 
 SPECIAL = re.compile(r"([\\`*\[\]<>|~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 FOLDED_FROM = 12  # rows; longer tables are opened by the reader
@@ -52,7 +53,7 @@ def _parts(record: RunRecord) -> list[str]:
     head = [f"## {escaped(title_of(record))}", _when(record)]
     if record.verdict is not None:
         head.append(_verdict(record.verdict))
-    if requirements := tables.requirement_table(record):
+    if requirements := requirement_table(record):
         head.append(table_text(requirements))
     if record.history is not None:
         head += _changes(record.history)
@@ -87,11 +88,15 @@ def _changes(comparison: Comparison) -> list[str]:
 
 
 def _titled(table: Table, title: str) -> Table:
-    return tables.Table(f"{title} ({len(table.rows)})", table.columns)
+    return Table(f"{title} ({len(table.rows)})", table.columns)
 
 
 def _figures(record: RunRecord) -> list[str]:
-    found = [tables.metrics_table(record), *tables.stage_tables(record), tables.route_table(record)]
+    found = [
+        metrics_table(record),
+        *stage_tables(record),
+        route_table(record),
+    ]
     return [table_text(table) for table in found if table is not None]
 
 

@@ -2,8 +2,8 @@
 
     records -> Chapter (one a run) -> sections of plots and tables -> templates/report.html.j2 -> one file
 
-Every string of a record is escaped: in the page by jinja2, in the plots' data as JSON without <, > and &.  Scripts run
-only if the page's content policy names their hash, so that even a string that slipped through would stay text.
+Every string of a record is escaped: in the page by jinja2, in the pictures by `marks`.  Scripts run only if the page's
+content policy names their hash, so that even a string that slipped through would stay text.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from . import plots, tables
+from . import plots
 from .changes import change_tables
-from .quantities import amount, duration, interval_text, percent, quantity, scale_for, span_of_time, value_text
+from .facts import facts
+from .headlines import Fact, headline_facts
+from .quantities import amount, duration, interval_text, quantity, span_of_time
 from .record import write_whole
+from .record_tables import copy_tables, metrics_table, rank_tables, requirement_table, route_table, stage_tables
 from .scaling_plots import scaling_plots
-from .wording import accelerator_name, fed_text, metric_label, points_of, shell_line, stage_of, title_of
+from .svg import NARROW, WIDE, picture
+from .wording import points_of, shell_line, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,17 +33,6 @@ if TYPE_CHECKING:
     from .tables import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
-HEADLINES = {
-    "qualify": ("gpus_fed_measured", "read_gbps", "au_mlperf"),
-    "storage": ("read_gbps", "read_iops", "latency_p99_us"),
-    "metadata": ("create_per_s", "stat_per_s", "small_read_per_s"),
-    "checkpoint": ("write_gbps", "restore_gbps", "fsync_s"),
-    "load": ("images_per_s", "read_gbps", "cpu_seconds_per_gb"),
-    "stage": ("stage_time_s", "read_gbps", "break_even_epochs"),
-    "train": ("images_per_s", "data_stall_fraction", "au_mlperf"),
-    "infer": ("images_per_s", "data_stall_fraction", "au_mlperf"),
-    "scale": ("images_per_s", "scaling_efficiency", "data_stall_fraction"),
-}
 GRID_PLOTS = ("throughput", "efficiency", "stalls", "bandwidth")
 ABSENT = {  # a picture, and what would fill its place
     "steps": "Where a step's time goes: iobench train, or iobench qualify.",
@@ -66,17 +59,6 @@ class ReportError(ValueError):
     """There is nothing to report."""
 
     exit_status: ClassVar[int] = 2
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One figure behind the verdict: its words, value, interval, and what it is to be held against."""
-
-    label: str
-    value: str
-    unit: str = ""
-    interval: str = ""
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,13 +111,8 @@ def render(records: Sequence[RunRecord]) -> str:
         raise ReportError("a report needs at least one run; give a run's folder or its record.json")
     chapters = [chapter(record, name=f"run{place}") for place, record in enumerate(records)]
     together = side_by_side(records)
-    shown = [(part.name, section) for part in chapters for section in part.sections]
-    figures = {
-        f"{prefix}-{section.name}-{plot.name}": {"data": plot.traces, "layout": plot.layout}
-        for prefix, section in ([("all", together)] if together else []) + shown
-        for plot in section.plots
-    }
-    scripts = _scripts() if figures else []
+    folds = any(section.plots or section.folded for part in chapters for section in part.sections)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8") if folds else ""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -143,12 +120,13 @@ def render(records: Sequence[RunRecord]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["drawn"] = lambda plot, width: Markup(picture(plot.traces, plot.layout, width=width))
     return environment.get_template("report.html.j2").render(
         chapters=chapters,
         together=together,
-        figures=figures,
-        policy=_policy(scripts),
-        scripts=[Markup(text) for text in scripts],
+        widths={"wide": WIDE, "narrow": NARROW},
+        policy=_policy([script] if script else []),
+        script=Markup(script),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
     )
 
@@ -170,9 +148,9 @@ def chapter(record: RunRecord, *, name: str) -> Chapter:
         when=span_of_time(record.started_at, record.finished_at),
         record=record,
         badge=OUTCOMES[record.verdict.outcome] if record.verdict else None,
-        facts=tuple(_facts(record)),
+        facts=tuple(headline_facts(record)),
         basis=_basis(record.verdict) if record.verdict else "",
-        requirements=tables.requirement_table(record),
+        requirements=requirement_table(record),
         sections=tuple(section for section in _sections(record) if not section.is_empty),
     )
 
@@ -184,7 +162,7 @@ def _sections(record: RunRecord) -> list[Section]:
     def of(*names: str) -> tuple[Plot, ...]:
         return tuple(drawn[name] for name in names if name in drawn)
 
-    route, metrics = tables.route_table(record), tables.metrics_table(record)
+    route, metrics = route_table(record), metrics_table(record)
     return [
         _history_section(record),
         Section("steps", "Where a step's time goes", plots=of("steps", "hops")),
@@ -193,65 +171,25 @@ def _sections(record: RunRecord) -> list[Section]:
         Section("loader", "Loader", plots=of("loader")),
         _copy_section(record, of("copy")),
         Section("scaling", "Scaling", plots=tuple(plot for plot in drawn.values() if plot.name.startswith(GRID_PLOTS))),
-        Section("ranks", "Ranks", plots=of("ranks"), folded=tuple(tables.rank_tables(record))),
+        Section("ranks", "Ranks", plots=of("ranks"), folded=tuple(rank_tables(record))),
         Section("percentiles", "Latency percentiles", plots=of("percentiles")),
+        Section("names", "Many small files", plots=of("names")),
+        Section("checkpoints", "Checkpoints", plots=of("checkpoints")),
         Section("roofline", "Roofline", plots=of("roofline")),
         Section("energy", "Energy", plots=of("energy")),
         Section("route", "Proof of the route", intro=_route_intro(route), tables=(route,) if route else ()),
         Section(
-            "metrics", "All metrics", tables=(metrics,) if metrics else (), folded=tuple(tables.stage_tables(record))
+            "metrics",
+            "All metrics",
+            tables=(metrics,) if metrics else (),
+            folded=tuple(stage_tables(record)),
         ),
-        Section("workload", "Workload", pairs=tuple(tables.facts(_plain_workload(record)))),
-        Section("environment", "Environment", pairs=tuple(tables.facts(record.environment))),
+        Section("workload", "Workload", pairs=tuple(facts(_plain_workload(record)))),
+        Section("environment", "Environment", pairs=tuple(facts(record.environment))),
         Section("warnings", "Warnings", lines=record.warnings),
         Section("absent", "Not in this record", lines=absent_lines(record, drawn)),
         Section("repeat", "Repeat this run", command=shell_line(record.command)),
     ]
-
-
-def _facts(record: RunRecord) -> list[Fact]:
-    """The three figures behind the verdict, or behind the run where it has none."""
-    stages = {stage_of(record, point) for point in record.points}
-    names = HEADLINES.get(stages.pop() if len(stages) == 1 else record.kind, tuple(record.metrics)[:3])
-    return [_fact(record, name) for name in names if name in record.metrics]
-
-
-def _fact(record: RunRecord, name: str) -> Fact:
-    metric, label = record.metrics[name], metric_label(name)
-    notes = [*_against(record, name), metric.reason or ""]
-    predicted = record.metrics.get("gpus_fed_predicted")
-    if name == "gpus_fed_measured":
-        label = f"{accelerator_name(record.workload)} fed, measured"
-        if metric.value is None and predicted is not None and predicted.value is not None:
-            notes = [f"not measured: {metric.reason}"]
-            metric, label = predicted, f"{accelerator_name(record.workload)} fed, predicted only"
-    if metric.value is None:
-        return Fact(label, "not measured", notes=(metric.reason or "",))
-    interval = interval_text(metric)
-    if interval:
-        interval = f"{interval}, {metric.n} blocks"
-    notes = [note for note in notes if note]
-    if name.startswith("gpus_fed"):
-        return Fact(label, fed_text(metric), interval=interval, notes=tuple(notes))
-    unit = scale_for(metric.unit, [metric.value]).unit
-    return Fact(label, value_text(metric), unit, interval, tuple(notes))
-
-
-def _against(record: RunRecord, name: str) -> list[str]:
-    """What a headline figure is to be held against."""
-    workload, metrics = record.workload, record.metrics
-    threshold, demand = workload.get("au_threshold"), workload.get("demand_gbps")
-    if name == "gpus_fed_measured" and "gpus_fed_predicted" in metrics:
-        predicted = metrics["gpus_fed_predicted"]
-        span = f", {interval_text(predicted)} over the read rate's interval" if predicted.ci95 else ""
-        return [f"predicted {fed_text(predicted)}{span}"]
-    if name == "read_gbps" and isinstance(demand, int | float):
-        return [f"each {accelerator_name(workload)} takes {amount(demand, 'GB/s')}"]
-    if name == "au_mlperf" and isinstance(threshold, int | float):
-        stall = metrics.get("data_stall_fraction")
-        waiting = [f"{percent(stall.value)} of the time waits for data"] if stall and stall.value is not None else []
-        return [f"threshold {threshold:.2f}", *waiting]
-    return []
 
 
 def _basis(verdict: Verdict) -> str:
@@ -283,7 +221,7 @@ def _copy_section(record: RunRecord, drawn: tuple[Plot, ...]) -> Section:
         "Copy to local storage, or not",
         intro="" if drawn else sentence,
         plots=drawn,
-        tables=tuple(tables.copy_tables(record)),
+        tables=tuple(copy_tables(record)),
     )
 
 
@@ -305,14 +243,6 @@ def _route_intro(route: Table | None) -> str:
 
 def _plain_workload(record: RunRecord) -> dict[str, object]:
     return {name: value for name, value in record.workload.items() if name not in ("copy_or_not", "objects")}
-
-
-def _scripts() -> list[str]:
-    """The scripts of a page with plots, as the browser reads them: line ends are \\n."""
-    from plotly.offline import get_plotlyjs
-
-    texts = (get_plotlyjs(), (TEMPLATES / "report.js").read_text(encoding="utf-8"))
-    return [text.replace("\r\n", "\n").replace("\r", "\n") for text in texts]
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -25,13 +25,13 @@ from .drawing import (
     distinct,
     error_bars,
     flag_note,
-    heat_map,
     keep_in_view,
     line,
     mark_height,
     value_of,
     whole_numbers,
 )
+from .heat_map import heat_map
 from .quantities import percent, quantity, sentences
 from .tables import MOST_ROWS, Table, flag_columns, out_of, point_columns, text_column, thinned
 from .wording import about, accelerator_name, doubts, point_label, points_of, ranks_of, source_of, whole
@@ -124,7 +124,7 @@ def _efficiency(cells: Sequence[Cell], suffix: str) -> Plot | None:
     cells = [cell for cell in cells if value_of(cell.point, "scaling_efficiency") is not None]
     if len({ranks_of(cell.point) for cell in cells}) < 2:
         return None
-    layout = chart(_ranks_axis(cells), "share of the linear line", height=340)
+    layout = chart(_ranks_axis(cells), "share of the linear line", height=230)
     layout["xaxis"] |= whole_numbers([ranks_of(cell.point) for cell in cells])
     layout["yaxis"] |= {"rangemode": "tozero", "tickformat": ".0%"}
     mark_height(layout, 1.0, "linear")

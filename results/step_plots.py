@@ -1,57 +1,72 @@
-"""Pictures of a step: what each hop of the data's way adds to it, and which rank the others waited for."""
+"""Pictures of a step: where its time goes, and what each hop of the data's way adds to it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from .drawing import (
-    BLUE,
+    GREEN,
     GREY,
     MOST_BARS,
+    ORANGE,
     PURPLE,
     RED,
     SKY,
     Plot,
     bar_chart,
-    category,
-    chart,
+    bars,
     distinct,
     flag_note,
     value_of,
     write_beside,
 )
 from .quantities import amount, counted, percent
-from .tables import (
-    MOST_RANKS,
-    MOST_ROWS,
-    Table,
-    flag_columns,
-    metric_column,
-    out_of,
-    point_columns,
-    text_column,
-    thinned,
-)
-from .wording import (
-    HOP_WORDS,
-    about,
-    accelerator_name,
-    doubts,
-    metric_label,
-    point_label,
-    points_of,
-    ranks_of,
-    source_of,
-)
+from .tables import MOST_ROWS, Table, flag_columns, named_column, out_of, point_columns, text_column, thinned
+from .wording import HOP_WORDS, about, accelerator_name, doubts, point_label, points_of, ranks_of, source_of, trained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .record import Point, RankReport, RunRecord
+    from .record import Point, RunRecord
 
-OWN_PARTS = {"compute_s": ("compute", SKY), "data_wait_s": ("data wait", RED), "optimizer_s": ("optimiser", BLUE)}
-WAITS = {"sync_wait_s": ("waits for others", PURPLE)}
-SAME = 0.01  # of a step: ranks whose own times differ by less hold nobody up
+PARTS = {
+    "compute_s": ("compute", SKY),
+    "forward_backward_s": ("forward and backward", SKY),
+    "optimizer_s": ("optimiser", GREEN),
+    "data_wait_s": ("data wait", RED),
+    "sync_wait_s": ("sync wait", PURPLE),
+    "exposed_allreduce_s": ("exposed allreduce", PURPLE),
+    "communication_s": ("communication", PURPLE),
+    "straggler_wait_s": ("wait for the last rank", ORANGE),
+    "overhead_s": ("overhead", GREY),
+}
+FINER = {  # a part that is drawn as these where every point has all of them, so that nothing is counted twice
+    "sync_wait_s": ("communication_s", "straggler_wait_s"),
+    "compute_s": ("forward_backward_s",),
+}
+MINUS = "\N{MINUS SIGN}"
+
+
+def step_plot(record: RunRecord) -> Plot | None:
+    """Where a step's time goes: one bar for each source and number of ranks, its parts stacked."""
+    found = [point for point in trained(record) if any(value_of(point, part) is not None for part in PARTS)]
+    if not found:
+        return None
+    points, parts = thinned(found, MOST_BARS), _parts_of(found)
+    accelerator = accelerator_name(about(record, points[0]))
+    labels = distinct([point_label(point) + " *" * bool(doubts(point)) for point in points])
+    traces = [
+        bars(name, points, labels, metric=part, colour=colour, factor=1e3) for part, (name, colour) in parts.items()
+    ]
+    layout = bar_chart(f"ms per step, {accelerator}", len(points))
+    used = [point.metrics.get("au_mlperf") for point in points]
+    words = ["" if au is None or au.value is None else f"AU {au.value:.2f}" for au in used]
+    write_beside(layout, labels, [sum(value_of(point, part) or 0 for part in parts) * 1e3 for point in points], words)
+    columns = point_columns(points, ("step_time_s", *PARTS, "data_stall_fraction", "images_per_s", "au_mlperf"))
+    columns = [named_column(points), *columns, *flag_columns(points)]
+    table = Table("Parts of a step, mean over ranks", tuple(columns), left_out=out_of(found, points))
+    title = _step_finding(record, found, accelerator)
+    return Plot("steps", title, tuple(traces), layout, table, note=flag_note(points, mark="* is"))
 
 
 def hop_plot(record: RunRecord) -> Plot | None:
@@ -70,10 +85,9 @@ def hop_plot(record: RunRecord) -> Plot | None:
             "type": "bar",
             "orientation": "h",
             "name": name,
-            "y": [category(label) for label in labels],
+            "y": list(labels),
             "x": lengths,
             "marker": {"color": colour},
-            "hoverinfo": "x+name",
         }
         for name, lengths, colour in parts
     )
@@ -88,76 +102,32 @@ def hop_plot(record: RunRecord) -> Plot | None:
     return Plot("hops", _hop_finding(points, accelerator), traces, layout, table, note=flag_note(points, mark="* is"))
 
 
-def rank_plot(record: RunRecord) -> Plot | None:
-    """One column a rank of the point with the most ranks: its own time, and how long it waits for the others."""
-    ran = [point for point in record.points if len(point.ranks) > 1]
-    if not ran and len(record.ranks) < 2:
-        return None
-    point = max(ran, key=lambda each: (len(each.ranks), source_of(each) == "direct")) if ran else None
-    ranks = sorted(point.ranks if point else record.ranks, key=lambda rank: rank.rank)
-    shown = {
-        part: look
-        for part, look in {**OWN_PARTS, **WAITS}.items()
-        if any((metric := rank.metrics.get(part)) is not None and metric.value is not None for rank in ranks)
-    }
-    if not shown:
-        return None
-    places = [rank.rank for rank in ranks]
-    traces = tuple(
-        {
-            "type": "bar",
-            "name": name,
-            "x": places,
-            "y": [None if (value := _of(rank, part)) is None else value * 1e3 for rank in ranks],
-            "marker": {"color": colour, "line": {"width": 0}},
-            "hoverinfo": "x+y+name",
-        }
-        for part, (name, colour) in shown.items()
-    )
-    accelerator = accelerator_name(about(record, point) if point else record.workload)
-    layout = chart(f"rank, one per {accelerator}", "ms per step", height=320)
-    layout |= {"barmode": "stack", "bargap": 0.25 if len(ranks) <= 64 else 0}
-    layout["xaxis"] |= {"showgrid": False} | ({"tickvals": places} if len(ranks) <= 16 else {})
-    layout["yaxis"] |= {"rangemode": "tozero"}
-    where = point_label(point) if point else "the run"
-    last, finding = _straggler(ranks, where)
-    if last is not None:
-        top = max(sum(_of(rank, part) or 0 for part in shown) for rank in ranks) * 1e3
-        layout["yaxis"] |= {"range": [0, 1.12 * top]}
-        place = {"x": last.rank, "y": top, "yanchor": "bottom", "yshift": 2, "showarrow": False}
-        layout["annotations"].append({"text": f"rank {last.rank}", **place})
-    return Plot("ranks", finding, traces, layout, rank_table(where, ranks))
+def _parts_of(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
+    """The parts to stack: the finer ones where every point has them, and nothing twice."""
+    has = {part: all(value_of(point, part) is not None for point in points) for part in PARTS}
+    left = set()
+    for coarse, finer in FINER.items():
+        whole_part = any(value_of(point, coarse) is not None for point in points)
+        left |= {coarse} if whole_part and all(has[part] for part in finer) else set(finer) if whole_part else set()
+    measured = {part for part in PARTS if any(part in point.metrics for point in points)}
+    return {part: look for part, look in PARTS.items() if part in measured - left}
 
 
-def rank_table(title: str, ranks: Sequence[RankReport]) -> Table:
-    """What each rank was and did."""
-    names = ("compute_s", "data_wait_s", "gpu_data_wait_s", "sync_wait_s", "data_stall_fraction", "au_mlperf")
-    shown = thinned(ranks, MOST_RANKS)
-    columns = (
-        text_column("rank", [str(rank.rank) for rank in shown], numeric=True),
-        text_column("host", [rank.host for rank in shown]),
-        text_column("rank on its host", [str(rank.local_rank) for rank in shown], numeric=True),
-        *(
-            metric_column(metric_label(name), [rank.metrics.get(name) for rank in shown])
-            for name in (*names, "images_per_s")
-            if any(name in rank.metrics for rank in shown)
-        ),
-    )
-    return Table(title, columns, left_out=out_of(ranks, shown))
-
-
-def _straggler(ranks: Sequence[RankReport], where: str) -> tuple[RankReport | None, str]:
-    """The rank with the longest time of its own, where it is longer than the middle one's by a share of a step."""
-    own = {rank.rank: sum(_of(rank, part) or 0 for part in OWN_PARTS) for rank in ranks}
-    last = max(ranks, key=lambda rank: own[rank.rank])
-    middle = sorted(own.values())[len(own) // 2 if len(own) > 2 else 0]
-    late, step = own[last.rank] - middle, max(own.values())
-    if not step or late < SAME * step:
-        return None, f"No rank holds the others up: their own times differ by less than {percent(SAME)} ({where})"
-    data = (_of(last, "data_wait_s") or 0) - min(_of(rank, "data_wait_s") or 0 for rank in ranks)
-    why = "waiting for data" if data > late / 2 else "computing"
-    name = f"Rank {last.rank} on {last.host} is the last on average: {amount(late, 's')} of a step later than "
-    return last, name + f"{'the middle one' if len(ranks) > 2 else 'the other'}, {why} ({where})"
+def _step_finding(record: RunRecord, points: Sequence[Point], accelerator: str) -> str:
+    """How long ranks that read directly wait: at the number that is fed, and at the most that ran."""
+    fed = record.metrics.get("gpus_fed_measured")
+    direct = [point for point in points if source_of(point) == "direct"] or [points[-1]]
+    chosen = [point for point in direct if fed is not None and ranks_of(point) == fed.value]
+    told = []
+    for point in chosen if chosen == direct[-1:] else [*chosen, direct[-1]]:
+        wait, step = value_of(point, "data_wait_s"), value_of(point, "step_time_s")
+        if wait is not None and step:
+            told.append(f"{percent(wait / step)} of a step with {counted(ranks_of(point), 'rank')}")
+    if not told:
+        return f"Where a step's time goes ({accelerator})"
+    source = source_of(direct[-1])
+    reading = {"direct": "Read directly", "staged": "Read from the copy"}.get(source, source)
+    return f"{reading}, waiting for data takes {' and '.join(told)} ({accelerator})"
 
 
 def _rung(point: Point, points: Sequence[Point]) -> str:
@@ -183,11 +153,3 @@ def _hop_finding(points: Sequence[Point], accelerator: str) -> str:
     share = (value_of(dearest, "hop_cost_s") or 0) / (value_of(dearest, "step_time_s") or 1)
     words = HOP_WORDS.get(str(dearest.params.get("hop")), str(dearest.params.get("hop")))
     return f"The hop that costs the most is {words}: {percent(share)} of a step ({accelerator})"
-
-
-def _of(rank: RankReport, name: str) -> float | None:
-    metric = rank.metrics.get(name)
-    return None if metric is None else metric.value
-
-
-MINUS = "\N{MINUS SIGN}"

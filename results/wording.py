@@ -165,6 +165,16 @@ def points_of(record: RunRecord, stage: str) -> list[Point]:
     return [point for point in record.points if stage_of(record, point) == stage]
 
 
+def trained(record: RunRecord) -> list[Point]:
+    """The points that ran ranks, by number of ranks, the control first."""
+
+    def order(point: Point) -> tuple[int, int]:
+        return ranks_of(point), SOURCES.index(source_of(point)) if source_of(point) in SOURCES else 0
+
+    ran = (point for stage in ("train", "real", "infer", "scale") for point in points_of(record, stage))
+    return sorted(ran, key=order)
+
+
 def stage_of(record: RunRecord, point: Point) -> str:
     """The bench that measured a point."""
     return str(point.params.get("stage", record.kind))

@@ -69,10 +69,7 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[theme])
         start = time.monotonic()
         self.call("Page.navigate", url=path.resolve().as_uri())
-        drawn = (
-            "document.readyState === 'complete' && document.querySelectorAll('.plot:not(.js-plotly-plot)').length === 0"
-        )
-        while not self.ask(drawn):
+        while not self.ask("document.readyState === 'complete'"):
             if time.monotonic() - start > 30:
                 raise TimeoutError(f"{path}: the page is not drawn after 30 s; {self.logged}")
             time.sleep(0.05)

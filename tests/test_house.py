@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-HEAVY = {"torch", "numpy", "pydantic", "scipy", "plotly", "jinja2", "horovod", "kvikio", "nvidia"}
+HEAVY = {"torch", "numpy", "pydantic", "scipy", "jinja2", "horovod", "kvikio", "nvidia"}
 
 
 def package_files() -> list[Path]:

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from iobench.results.limit_plots import energy_plot, percentile_plot, roofline_plot
-from iobench.results.plots import sweep_plots
-from iobench.results.tables import stage_tables, thinned
+from iobench.results.record_tables import stage_tables
+from iobench.results.sweep_plots import sweep_plots
+from iobench.results.tables import thinned
 
 
 def test_percentiles_stand_in_order_and_in_milliseconds(everything):

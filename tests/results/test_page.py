@@ -15,6 +15,16 @@ AXE = ROOT / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 AXE_CALL = """axe.run().then(found => found.violations
     .filter(each => ["serious", "critical"].includes(each.impact))
     .map(each => each.id + ": " + each.nodes[0].html.slice(0, 200)))"""
+SEEN = """[...document.querySelectorAll('.plot > div')].filter(each => each.getClientRects().length
+    && each.querySelector('path, rect')).map(each => each.className)"""
+# Words of a picture that reach over its edge.
+LOST_WORDS = """[...document.querySelectorAll('.plot svg')].filter(svg => svg.getClientRects().length).flatMap(svg => {
+    const rim = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll('text')].filter(text => {
+        const box = text.getBoundingClientRect();
+        return box.left < rim.left - 1 || box.right > rim.right + 1 || box.bottom > rim.bottom + 1;
+    }).map(text => text.textContent);
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +46,33 @@ def page(everything, grid, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("width", [1400, 390])
-def test_the_browser_draws_every_picture_logs_nothing_and_asks_for_nothing(browser, page, width):
+@pytest.mark.parametrize(("width", "shown"), [(1400, "wide"), (390, "narrow")])
+def test_every_picture_is_seen_and_the_page_logs_nothing_and_asks_for_nothing(browser, page, width, shown):
     browser.open(page, width=width)
-    drawn = browser.ask("[...document.querySelectorAll('.plot')].map(plot => plot.querySelectorAll('path').length)")
-    assert len(drawn) == 18 + 4 * 3  # the first run's; four of each grid, and of both in the same axes
-    assert all(drawn)
+    assert browser.ask("document.querySelectorAll('.plot').length") == 18 + 4 * 3  # of both grids together, too
+    seen = browser.ask(SEEN)
+    assert seen == [shown] * 30
+    assert browser.ask(LOST_WORDS) == []
     assert browser.logged == []
     assert browser.asked == []
     assert browser.ask("document.documentElement.scrollWidth") == width
+
+
+def test_a_page_is_loaded_in_two_seconds_and_light_enough_to_be_mailed(browser, page):
+    browser.open(page)
+    assert browser.ask("performance.getEntriesByType('navigation')[0].duration") < 2000
+    assert page.stat().st_size < 1e6
+
+
+def test_paper_has_every_table_open_and_the_wide_pictures(browser, page):
+    browser.open(page, width=390)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.ask("dispatchEvent(new Event('beforeprint'))")
+    assert browser.ask("document.querySelectorAll('details:not([open])').length") == 0
+    assert browser.ask(SEEN) == ["wide"] * 30
+    browser.ask("dispatchEvent(new Event('afterprint'))")
+    browser.call("Emulation.setEmulatedMedia", media="")
+    assert browser.ask("document.querySelectorAll('details[open]').length") == 0
 
 
 def test_the_driver_sees_what_a_page_logs_and_asks_for(browser, tmp_path):
@@ -56,7 +84,7 @@ def test_the_driver_sees_what_a_page_logs_and_asks_for(browser, tmp_path):
 
 
 def test_letters_and_lines_follow_the_theme(browser, page):
-    ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+    ink = "getComputedStyle(document.querySelector('.plot text')).fill"
     paper = "getComputedStyle(document.body).backgroundColor"
     browser.open(page)
     light = browser.ask(ink), browser.ask(paper)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from iobench.results.record import RunRecord, Verdict, not_measured
 from iobench.results.report import ReportError, render, write_report
 
-BROWSER = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
 EVIL = "</script></style><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>\"'&"
 
 
@@ -205,7 +203,8 @@ def test_the_page_asks_for_nothing_from_anywhere(qualified):
 
 def test_only_the_pages_own_scripts_may_run(qualified):
     page = Page(render([qualified]))
-    running = [body for attrs, body in page.scripts if attrs.get("type") != "application/json"]
+    running = [body for _, body in page.scripts]
+    assert running
     digests = [base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in running]
     (allowed,) = re.findall(r"script-src ([^;]*);", page.policy)
     assert allowed.split() == [f"'sha256-{digest}'" for digest in digests]
@@ -221,11 +220,10 @@ def test_no_string_of_a_record_becomes_markup(everything):
     record = RunRecord.model_validate(poisoned(document, keep=keep))
     clean, page = Page(render([qualified])), Page(render([record]))
     assert page.text.count("<script>alert(1)</script>") > 50
-    for tag in ("script", "style", "img", "section", "figure"):
+    for tag in ("script", "style", "img", "section", "figure", "svg"):
         assert page.count(tag) == clean.count(tag), tag
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
-    assert "<" not in page.scripts[0][1]
-    assert json.loads(page.scripts[0][1]).keys() == json.loads(clean.scripts[0][1]).keys()
+    assert page.scripts == clean.scripts
 
 
 markup = st.sampled_from(["<b>", "</main>", "<script>", "&lt;", "&amp", "<!--", "-->", "<", "&", "'", '"', "{{", "%}"])
@@ -260,39 +258,10 @@ def test_a_command_with_blanks_and_quotes_can_be_pasted(qualified):
     text = Page(render([qualified.model_copy(update={"command": command})])).text
     line = text[text.rindex("iobench load") :]
     echoed = subprocess.run(
-        ["bash", "-c", f"printf '%s\\n' {line.split('Pictures need')[0]}"],
+        ["bash", "-c", f"printf '%s\\n' {line}"],
         env={"HOME": "/home/ada", "USER": "ada", "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         check=True,
     ).stdout.split("\n")
     assert echoed == ["iobench", "load", "/home/ada/my data", "--set", "a='b'", "/scratch/ada/x", "", ""]
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
-def test_a_browser_draws_every_picture(qualified, tmp_path):
-    write_report([qualified], tmp_path / "report.html")
-    quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    answer = subprocess.run(
-        [
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            *quiet,
-            "--disable-sync",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=8000",
-            "--dump-dom",
-            (tmp_path / "report.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in answer.stderr
-    drawn = Page(answer.stdout)
-    plots = [attrs for tag, attrs in drawn.elements if "plot" in attrs.get("class", "").split() and tag == "div"]
-    assert len(plots) == 8
-    assert all("js-plotly-plot" in attrs["class"].split() for attrs in plots)

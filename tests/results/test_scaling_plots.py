@@ -43,7 +43,7 @@ def test_the_map_of_stalls_has_a_field_for_every_cell_that_read_and_none_for_a_c
 
 def test_simulated_nodes_and_emulated_accelerators_are_told_in_the_picture(grid):
     for plot in drawn(grid()).values():
-        axis = plot.layout["xaxis"]["title"]["text"].replace("<br>", " ")
+        axis = plot.layout["xaxis"]["title"]["text"]
         if plot.name in ("throughput", "stalls", "bandwidth", "efficiency"):
             assert "emulated H100" in axis
             assert "nodes simulated on one machine" in axis

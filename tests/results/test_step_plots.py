@@ -2,8 +2,9 @@
 
 import pytest
 
+from iobench.results.rank_plots import rank_plot
 from iobench.results.record import Metric, RankReport
-from iobench.results.step_plots import hop_plot, rank_plot
+from iobench.results.step_plots import hop_plot
 
 
 def ranks_with(*own_s, wait="data_wait_s"):

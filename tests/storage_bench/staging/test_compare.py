@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iobench.results.plots import copy_plot
+from iobench.results.copy_plots import copy_plot
 from iobench.results.record import Metric, RunRecord
-from iobench.results.tables import copy_tables
+from iobench.results.record_tables import copy_tables
 from iobench.storage_bench.staging import stage_chain
 from iobench.storage_bench.staging.chain import ChainResult
 from iobench.storage_bench.staging.compare import Case, compare, weigh
