@@ -68,7 +68,6 @@ def _local(source: str | Path) -> Sequence[Path]:
     if (root := find_image_folder(path)) is not None:
         return open_image_folder(root)[0]
     if path.is_dir():
-        _require_finished(path)
         return _folder_shards(path)
     if path.exists():
         return _checked([path], str(source))
@@ -83,10 +82,11 @@ def _local(source: str | Path) -> Sequence[Path]:
 def find_image_folder(source: ShardSource) -> Path | None:
     """The image folder that `source` is, or None: a folder that holds folders and no shard.
 
-    ShardSetError where images lie beside the folders: they would have no class.
+    ShardSetError where images lie beside the folders: they would have no class; or where a conversion is not finished.
     """
     if not isinstance(source, str | Path) or is_remote(source) or not Path(source).is_dir():
         return None
+    _require_finished(Path(source))
     entries = sorted(entry for entry in Path(source).iterdir() if not entry.name.startswith("."))
     if not any(entry.is_dir() for entry in entries) or any(is_shard_name(entry.name) for entry in entries):
         return None

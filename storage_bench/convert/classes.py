@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ...loaders.fields import NO_LABEL
 from ...loaders.tfrecord import HEAD_BYTES, walk_example, walk_frames
+from .ledger import classes_in
 from .settings import ConvertUsageError
 from .source import Source
 
@@ -30,6 +31,8 @@ def class_names(source: Source) -> dict[int, str]:
     """The names of labels, as far as the source has them; those of TFRecords are asked of one record each."""
     if source.classes:
         return dict(enumerate(source.classes))
+    if isinstance(source.paths[0], Path) and (known := classes_in(source.paths[0].parent)):
+        return known
     labels, firsts = np.unique(source.labels, return_index=True)
     if len(labels) > MAX_CLASSES:
         return {}

@@ -99,6 +99,15 @@ class Ledger:
             os.close(fd)
 
 
+def classes_in(folder: Path) -> dict[int, str]:
+    """The names of classes that the ledger of a converted set has; none where there is no such ledger."""
+    try:
+        plan = json.loads(_lines(folder / FINISHED_NAME)[0])["plan"]
+        return {int(label): str(name) for label, name in plan["classes"].items()}
+    except (OSError, IndexError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # they are a convenience: labels are in the shards
+
+
 def _lines(path: Path) -> list[bytes]:
     return [line for line in path.read_bytes().splitlines() if line] if path.is_file() else []
 

@@ -82,7 +82,7 @@ class Plan:
 def plan_of(source: Source, config: Convert) -> Plan:
     """Decide it all; ConvertUsageError where the source cannot become what is asked for."""
     _require_fitting(source, config)
-    names = class_names(source) if config.format in ("tfrecord-jpeg", "folder") else {}
+    names = class_names(source)
     classes = folder_classes(source.labels, names, relabel=config.relabel) if config.format == "folder" else {}
     shape = _shape(source, config) if config.raw else None
     record_bytes = _record_bytes(source, config, shape)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ...loaders.augment import Crop, centre, shorter_side
 from ...loaders.decoders import MAX_PIXELS, BrokenImageError, Decoder, open_decoder
+from ...loaders.fields import encoding_of
 from ...loaders.transforms import Cut, ImageNetValidation
 from .settings import QUALITY, Convert, Fit
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 Encoding = Literal["raw", "jpeg", "png"]
 Array = npt.NDArray[Any]
-
-_PNG = b"\x89PNG"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,7 @@ class Maker:
         if self._keeps and self._cut(header.height, header.width) is None:
             if self._config.check:
                 self._decoder.decode(read, header, scratch=None)
-            kind: Encoding = "png" if bytes(read[:4]) == _PNG else "jpeg"
-            return Sample(read, header.height, header.width, kind, label, number)
+            return Sample(read, header.height, header.width, _encoding(read), label, number)
         return self._of_pixels(self._decoder.decode(read, header, scratch=None), label, number)
 
     def _of_pixels(self, pixels: Array, label: int, number: int) -> Sample:
@@ -102,6 +100,13 @@ class Maker:
         target = torch.empty((cut.window.height, cut.window.width, 3), dtype=torch.uint8)
         self._resizer.write(np.ascontiguousarray(pixels), cut, target, _room)
         return target.numpy()
+
+
+def _encoding(data: Array) -> Encoding:
+    kind = encoding_of(data.data)
+    if kind not in ("JPEG", "PNG"):
+        raise BrokenImageError(f"a {kind or 'foreign'} image, whose bytes cannot be kept; --quality makes it a JPEG")
+    return "png" if kind == "PNG" else "jpeg"
 
 
 def fitted(height: int, width: int, size: int, fit: Fit) -> Cut:

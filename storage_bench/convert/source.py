@@ -5,7 +5,7 @@ ShardSet -> batches of record numbers -> [(record, what was read of it, its labe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ from ...loaders import ShardSet
 from ...loaders.buffers import BufferPool
 from ...loaders.discovery import ShardSource
 from ...loaders.plan import Indices
-from ...loaders.records import ShardIndex, stamps_of
+from ...loaders.records import ShardIndex
+from ...loaders.shards import open_index
 from ..sample_format import SampleOptions
 from .samples import Array
 from .settings import ConvertError, ConvertUsageError
@@ -36,7 +37,8 @@ class Source:
     """A set that is read in any order, from many threads at once."""
 
     def __init__(self, source: ShardSource, options: SampleOptions | None = None) -> None:
-        self._shards = ShardSet.open(source, **(options or _NOTHING_SAID))
+        self._source, self._options = source, options or _NOTHING_SAID
+        self._shards = ShardSet.open(source, **self._options)
         self._shards.decoding = None  # bytes as they are
         index = self._shards.index
         self.codec = index.layout.codec
@@ -44,7 +46,8 @@ class Source:
         self.labels = index.labels
         self.index = index
         self.paths = self._shards.paths
-        self.classes: Sequence[str] = getattr(self._shards, "classes", None) or ()
+        self.classes = index.classes
+        self.digest = digest_of(index)  # tells this version of the set from any other
         if index.layout.ragged and self.codec is None:
             self._require_images(index)
 
@@ -68,11 +71,6 @@ class Source:
         height, width, channels = layout.shape
         return height, width, channels
 
-    @property
-    def digest(self) -> str:
-        """Of all that tells this version of the set from another: names, sizes, times, places and labels."""
-        return digest_of(self.index)
-
     def read(self, records: Indices) -> Iterator[Read]:
         """Records in this order, as views that hold until they are let go."""
         for batch in self._shards.prefetch(
@@ -93,16 +91,16 @@ class Source:
 
     def require_unchanged(self) -> None:
         """Raise ConvertError where the files are other ones than when the set was opened."""
-        now = stamps_of(self.paths)
-        for was, mark in zip(self.index.stamps, now, strict=True):
-            if was != mark:
-                raise ConvertError(
-                    f"{mark.name}: changed while it was converted; convert it again into an empty folder"
-                )
+        if digest_of(open_index(self._source, **self._options)[1]) != self.digest:
+            raise ConvertError(
+                f"{self.paths[0]}: this set was changed while it was converted; convert it again into an empty folder"
+            )
 
     def place(self, record: int) -> str:
         """File, record and byte of a record, as errors say it."""
         index = self.index
+        if index.extents is not None and index.extents.files:
+            return f"{self.paths[record]}: record {record}, a file of its own"
         shard = int(np.searchsorted(index.first_records, record, side="right")) - 1
         number = record - int(index.first_records[shard])
         return f"{self.paths[shard]}: record {number} (byte {offset_of(index, record, number)})"
