@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..terminal import say, show_points, show_verdict
+from ..terminal import say
 from .options import ENVIRONMENT, INVALID
+from .points import show_points
+from .verdicts import show_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

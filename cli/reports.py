@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from ..terminal import say, show_comparison
+from ..terminal import say
 from .journal import Journal, command_line, print_json
 from .options import DONE, INVALID, MISSED, Json, Out, app
+from .verdicts import show_comparison
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from iobench.cli.points import show_points
 from iobench.results.environment import collect
 from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
 from iobench.results.stats import summarise
 from iobench.storage_bench.generate import Generate, generate
-from iobench.terminal import Screen, say, show_points
+from iobench.terminal import Screen, say
 from iobench.training_bench.real_plan import RealConfig
 from iobench.training_bench.real_run import RealRun, run_real
 

@@ -1,0 +1,238 @@
+"""The points of a record on the terminal: a table for each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..terminal import figure, table
+from .folder_points import show_checkpoints, show_names
+
+if TYPE_CHECKING:
+    from ..results.record import Point
+
+SPREAD = "mean and 95 % interval over time blocks"
+
+
+def show_points(points: Sequence[Point]) -> None:
+    """The points of each stage as a table of their own."""
+    for show in (_storage, _roads, _copies, _readings, _loads):
+        show(points)
+    for point in _of(points, "metadata"):
+        show_names(point)
+    if checkpoints := _of(points, "checkpoint"):
+        show_checkpoints(checkpoints)
+    _trains(points)
+    _trained(points)
+
+
+def _of(points: Sequence[Point], stage: str) -> list[Point]:
+    return [point for point in points if point.params["stage"] == stage]
+
+
+def _storage(points: Sequence[Point]) -> None:
+    if found := _of(points, "storage"):
+        heads = ("engine", "access", "block KiB", "depth", "threads", "cache", "GB/s", "ops/s", "p50 us", "p99 us")
+        heads += ("max us", "cached", "route", "")
+        table(heads, [_storage_row(point) for point in found], title=f"Storage rate ({SPREAD})")
+
+
+def _roads(points: Sequence[Point]) -> None:
+    if found := [point for point in points if "road" in point.params]:
+        table(
+            ("road", "way", "threads", "consumer", "cache", "images/s", "GB/s", "CPU s/GB", "peak MB", "ours/it", ""),
+            [_road_row(point) for point in found],
+            title="Loaders side by side (mean and 95 % interval over interleaved time blocks)",
+        )
+
+
+def _copies(points: Sequence[Point]) -> None:
+    if found := _of(points, "stage"):
+        table(
+            ("hop", "from", "to", "files", "GB", "copy s", "GB/s", "verify s", "GB/s", "in flight MB", "route"),
+            [_hop_row(point) for point in found],
+            title="Copy, hop by hop",
+        )
+
+
+def _readings(points: Sequence[Point]) -> None:
+    if found := [point for point in _of(points, "load") if "source" in point.params]:
+        last = f"epoch {found[0].params.get('epochs', '-')}"
+        table(
+            ("read", "images/s", "GB/s", "first batch s", "since start: first batch", "epoch 1", last, "route"),
+            [_reading_row(point) for point in found],
+            title="Reading, cold (mean and 95 % interval over interleaved time blocks; since start: with the copying)",
+        )
+
+
+def _loads(points: Sequence[Point]) -> None:
+    if found := [point for point in _of(points, "load") if not {"road", "source"} & set(point.params)]:
+        table(
+            ("engine", "batch", "shuffle", "threads", "cache", "images/s", "GB/s", "CPU s/GB", "route"),
+            [_load_row(point) for point in found],
+            title="Loader",
+        )
+
+
+def _trains(points: Sequence[Point]) -> None:
+    if found := _of(points, "train"):
+        heads = (
+            "source",
+            "ranks",
+            "step ms",
+            "compute",
+            "data wait",
+            "sync wait",
+            "other",
+            "images/s",
+            "AU",
+            "predicted",
+        )
+        title = f"Ranks on {found[0].params['accelerator']}" + (" (emulated)" if found[0].params["emulated"] else "")
+        table((*heads, "predicted", ""), [_train_row(point) for point in found], title=title)
+
+
+def _trained(points: Sequence[Point]) -> None:
+    if found := _of(points, "real"):
+        table(
+            ("network", "ranks", "source", "step ms", "compute", "data wait", "allreduce", "images/s", "right", "seen"),
+            [_trained_row(point) for point in found],
+            title=f"Training on {found[0].params['accelerator']} ({SPREAD}; of 100 images so many are right, at the "
+            "end and of the validation data)",
+        )
+
+
+def _storage_row(point: Point) -> tuple[str, ...]:
+    params, path = point.params, point.read_path
+    cached = "-" if path is None or path.cache_fraction is None else f"{path.cache_fraction:.3f}"
+    operation = params.get("operation", "read")
+    return (
+        str(params["engine"]),
+        f"{params['access']} {operation}",
+        f"{int(params['block_size_bytes'] or 0) / 1024:g}",
+        str(params["queue_depth"]),
+        str(params["threads"]),
+        str(params["page_cache"] or "-"),
+        figure(point.metrics[f"{operation}_gbps"]),
+        figure(point.metrics[f"{operation}_iops"], digits=0),
+        figure(point.metrics["latency_p50_us"], digits=0),
+        figure(point.metrics["latency_p99_us"], digits=0),
+        figure(point.metrics.get("latency_max_us"), digits=0),
+        cached,
+        "-" if path is None else f"{path.observed_route} ({path.counter_class})",
+        " ".join(point.flags),
+    )
+
+
+def _load_row(point: Point) -> tuple[str, ...]:
+    params, path = point.params, point.read_path
+    return (
+        str(params["engine"]),
+        str(params["batch_size"]),
+        str(params["shuffle"]),
+        str(params["num_workers"]),
+        str(params["page_cache"]),
+        figure(point.metrics["images_per_s"], digits=0),
+        figure(point.metrics["read_gbps"]),
+        figure(point.metrics["cpu_seconds_per_gb"]),
+        "-" if path is None else f"{path.observed_route} ({path.counter_class})",
+    )
+
+
+def _hop_row(point: Point) -> tuple[str, ...]:
+    params, metrics = point.params, point.metrics
+
+    def short(name: str, digits: int, factor: float = 1.0) -> str:
+        value = metrics[name].value if name in metrics else None
+        return "-" if value is None else f"{value * factor:.{digits}f}"
+
+    return (
+        str(params.get("hop", 1)),
+        str(params.get("source", "-")),
+        str(params.get("target", "-")),
+        str(params["files"]),
+        f"{float(params['bytes'] or 0) / 1e9:.2f}",
+        short("stage_time_s", 2),
+        short("read_gbps", 3),
+        short("verify_time_s", 2),
+        short("verify_gbps", 3),
+        short("peak_in_flight_bytes", 0, 1e-6),
+        _route(point),
+    )
+
+
+def _reading_row(point: Point) -> tuple[str, ...]:
+    metrics = point.metrics
+    return (
+        str(point.params["source"]),
+        figure(metrics["images_per_s"], digits=0),
+        figure(metrics["read_gbps"]),
+        figure(metrics["first_batch_s"]),
+        figure(metrics["until_first_batch_s"]),
+        figure(metrics["until_first_epoch_s"], digits=2),
+        figure(metrics["until_last_epoch_s"], digits=2),
+        _route(point),
+    )
+
+
+def _route(point: Point) -> str:
+    path = point.read_path
+    return "-" if path is None else f"{path.observed_route} ({path.counter_class})"
+
+
+def _road_row(point: Point) -> tuple[str, ...]:
+    params, metrics = point.params, point.metrics
+    peak = metrics["peak_rss_bytes"].value
+    missing = metrics["images_per_s"].value is None
+    return (
+        str(params["road"]),
+        str(params.get("engine", "-")),
+        str(params.get("threads", "-")),
+        str(params["consumer"]),
+        str(params["page_cache"]),
+        figure(metrics["images_per_s"], digits=0),
+        figure(metrics["read_gbps"]),
+        figure(metrics["cpu_seconds_per_gb"]),
+        "-" if peak is None else f"{peak / 1e6:.0f}",
+        figure(metrics.get("images_per_s_ratio"), digits=2),
+        "not installed" if missing else " ".join(point.flags),
+    )
+
+
+def _train_row(point: Point) -> tuple[str, ...]:
+    metrics = point.metrics
+
+    def milliseconds(name: str) -> str:
+        value = metrics[name].value
+        return "-" if value is None else f"{value * 1e3:.1f}"
+
+    return (
+        str(point.params["source"]),
+        str(point.params["num_ranks"]),
+        milliseconds("step_time_s"),
+        milliseconds("compute_s"),
+        milliseconds("data_wait_s"),
+        milliseconds("sync_wait_s"),
+        milliseconds("overhead_s"),
+        figure(metrics["images_per_s"], digits=0),
+        figure(metrics["au_mlperf"]),
+        figure(metrics.get("au_predicted")),
+        " ".join(point.flags),
+    )
+
+
+def _trained_row(point: Point) -> tuple[str, ...]:
+    params, metrics = point.params, point.metrics
+
+    def share(name: str, scale: float, digits: int) -> str:
+        value = metrics[name].value
+        return "-" if value is None else f"{value * scale:.{digits}f}"
+
+    return (
+        f"{params['model']} {params['precision']}",
+        str(params["num_ranks"]),
+        str(params["source"]),
+        *(share(name, 1e3, 1) for name in ("step_time_s", "compute_s", "data_wait_s", "sync_wait_s")),
+        figure(metrics["images_per_s"], digits=0),
+        *(share(name, 100, 1) for name in ("train_accuracy", "validation_accuracy")),
+    )
