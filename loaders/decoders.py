@@ -20,6 +20,9 @@ from .jpeg import UPRIGHT, orientation_of
 
 DecoderName = Literal["auto", "simplejpeg"]
 MAX_PIXELS = 178_956_970  # what Pillow takes for a decompression bomb: nothing is allocated on a header's word beyond
+# What a byte can hold at most: JPEG spends a bit at least on each block of 8 x 8 (T.81 annexes F and G), which are at
+# least 1/128 of the pixels; deflate makes at most 1032 bytes of one, which in PNG are 8 pixels each.
+MOST_PIXELS_PER_BYTE = {"JPEG": 1024, "MPO": 1024, "PNG": 8 * 1032}
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8]
@@ -99,8 +102,10 @@ class SimpleJpegDecoder:
                 height = width = 0
                 colours = ""
             if colours in _PLAIN and 0 < height * width <= MAX_PIXELS:
+                _require_room(height, width, len(view), "JPEG")
                 return Header(height, width, True)
         with _opened(data) as image:
+            _require_room(image.height, image.width, len(view), image.format)
             try:
                 turned = image.getexif().get(0x0112, UPRIGHT) in range(5, 9)
             except Exception as error:  # as of the pixels
@@ -120,6 +125,21 @@ class SimpleJpegDecoder:
                 return shrunk(_by_pillow(data, header), shrink)
             return pixels
         return _by_pillow(data, header)
+
+
+class RawPixels:
+    """Pixels as they were stored, (height, width, 3): there is nothing to decode."""
+
+    name = "none"
+
+    def header(self, data: Bytes) -> Header:
+        """See Decoder."""
+        height, width, _ = data.shape
+        return Header(height, width, False)
+
+    def decode(self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1) -> Pixels:  # noqa: ARG002
+        """See Decoder."""
+        return data
 
 
 def open_decoder(name: str) -> tuple[Decoder, str]:
@@ -153,19 +173,36 @@ def _by_pillow(data: Bytes, header: Header) -> Pixels:
 
     with _opened(data) as image:
         try:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            pixels = _rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
             raise BrokenImageError(_words(error)) from error
-        pixels = np.array(upright)
     if pixels.shape[:2] != (header.height, header.width):  # as where its Exif data are damaged
         told = f"{header.height} x {header.width} pixels"
         raise BrokenImageError(f"its header says {told}, and it has {pixels.shape[0]} x {pixels.shape[1]}")
     return pixels
 
 
+def _rgb(image: Any) -> Pixels:
+    """Its pixels; of 16 bits a level the upper 8, as Pillow has them of colour images: of grey ones it cuts at 255."""
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _require_room(height: int, width: int, num_bytes: int, kind: str | None) -> None:
+    """Refuse a header that promises more pixels than the file can hold, before memory is taken for them."""
+    most = MOST_PIXELS_PER_BYTE.get(kind or "")
+    if most is not None and height * width > most * num_bytes:
+        told = f"{height} x {width} pixels"
+        raise BrokenImageError(f"its header says {told}, which {num_bytes} bytes of {kind} cannot hold")
+
+
 def _opened(data: Bytes) -> Any:
     from PIL import Image, UnidentifiedImageError
 
+    if not len(data):
+        raise BrokenImageError("it has no bytes")
     try:
         return Image.open(io.BytesIO(data))  # type: ignore[arg-type]  # any buffer will do
     except UnidentifiedImageError:

@@ -91,8 +91,8 @@ class ImageBatch:
     """One batch on its way: encoded bytes are in `samples` once they are read; `output`, or `images`, takes the pixels.
 
     `numbers` are each image's own, `place` names a record as errors do.  Threads write to different images; what they
-    count is added under `lock`.  `queued_ns` is when the parts were queued, by perf_counter_ns, and `waited_ns` how long
-    an image waited since then for a thread, on the average.
+    count is added under `lock`.  `queued_ns` is when the parts were queued, by perf_counter_ns; `waited_ns` is for how
+    long an image then waited for a thread, on the average.
     """
 
     decoding: Decoding
