@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, perf_counter_ns
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -46,7 +46,10 @@ class Tally:
     """What a loader has read so far.
 
     `read_s`, `decode_s` and `augment_s` are seconds that threads spent there, added up over threads; what lies in hops
-    that a set does not have is 0.  `skipped` names the first MAX_NAMED images of those that were left out.
+    that a set does not have is 0.  `read_queue_s`, `decode_queue_s` and `ready_s` are how long batches waited to be
+    read, to be decoded, and to be asked for, added up over batches: divided by the seconds that went by, how many lay
+    there on the average.  An image is augmented by the thread that has just decoded it, and waits for nothing.
+    `skipped` names the first MAX_NAMED images of those that were left out.
     """
 
     num_batches: int = 0
@@ -58,6 +61,9 @@ class Tally:
     read_s: float = 0.0
     decode_s: float = 0.0
     augment_s: float = 0.0
+    read_queue_s: float = 0.0
+    decode_queue_s: float = 0.0
+    ready_s: float = 0.0
     num_skipped: int = 0
     skipped: list[SkippedImage] = field(default_factory=list)
 
@@ -250,6 +256,8 @@ class Prefetcher:
         tally.payload_bytes += placement.payload_bytes
         tally.copied_bytes += sum(move.length for move in placement.moves)
         tally.read_s += batch.read_ns / 1e9
+        tally.read_queue_s += batch.read_waited_ns / batch.num_reads / 1e9
+        tally.ready_s += (perf_counter_ns() - batch.ready_ns) / 1e9
         if batch.images is not None:
             return self._hand_out_images(batch, batch.images)
         if placement.places is not None:
@@ -284,13 +292,24 @@ class Prefetcher:
     def _images(self, decoding: Decoding, batch: PendingBatch) -> ImageBatch:
         """What reader threads make of a batch once it is read, and where to."""
         records, transform = batch.records, decoding.transform
-        memory = None if batch.buffer is None else np.frombuffer(batch.buffer.memory, np.uint8)
-        samples = self._views(batch, memory)
+        samples = self._samples(batch)
         if transform is None:
             return ImageBatch(decoding, records, samples, (), None, self._place)
         numbers = uniforms(self._source.seed, self._epoch, records, transform.num_numbers).tolist()
         output = self._image_pool.acquire(decoding.output_bytes(len(records)))
         return ImageBatch(decoding, records, samples, numbers, output, self._place)
+
+    def _samples(self, batch: PendingBatch) -> Arrays:
+        """The samples of a batch, where they will lie once they are read."""
+        memory = None if batch.buffer is None else np.frombuffer(batch.buffer.memory, np.uint8)
+        if batch.placement.places is not None:
+            return self._views(batch, memory)
+        if memory is None:
+            assert batch.mapping is not None  # a batch has the one or the other
+            memory = np.frombuffer(batch.mapping.memory, np.uint8)
+        layout = self._source.index.layout
+        shape, strides, offset = view_geometry(layout, len(batch.records), batch.placement.first_record)
+        return list(np.ndarray(shape, layout.dtype, buffer=memory, offset=offset, strides=strides))
 
     def _place(self, record: int) -> str:
         """Where a sample lies, as errors say it."""
@@ -298,14 +317,17 @@ class Prefetcher:
         if index.extents is not None and index.extents.files:
             return f"{self._source.paths[record]}: record {record}, a file of its own (byte 0)"
         shard = int(np.searchsorted(index.first_records, record, side="right")) - 1
-        assert index.extents is not None  # encoded images differ in size
-        number, offset = record - int(index.first_records[shard]), int(index.extents.offsets[record])
+        number = record - int(index.first_records[shard])
+        offsets = index.payload_offsets if index.extents is None else index.extents.offsets
+        layout = index.layout
+        offset = number * layout.slot_bytes + layout.payload_offset if offsets is None else int(offsets[record])
         return f"{self._source.paths[shard]}: record {number} (byte {offset})"
 
     def _hand_out_images(self, batch: PendingBatch, images: ImageBatch) -> RawBatch:
         tally = self._tally
         tally.decode_s += images.decode_ns / 1e9
         tally.augment_s += images.augment_ns / 1e9
+        tally.decode_queue_s += images.waited_ns / 1e9
         kept, records = images.kept, batch.records
         if images.broken:
             tally.num_skipped += len(images.broken)
@@ -331,5 +353,7 @@ class Prefetcher:
 
 def _tasks(reads: Reads) -> list[Reads]:
     """Small reads a few together, about READ_BYTES a task: what a task costs is then shared by several records."""
+    if len(reads) == 1:
+        return [reads]
     together = max(1, READ_BYTES * len(reads) // int(reads.lengths.sum()))
     return [reads.between(start, start + together) for start in range(0, len(reads), together)]

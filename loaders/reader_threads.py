@@ -36,7 +36,8 @@ class PendingBatch:
     """A batch on its way, into `buffer` or seen in `mapping`; `gate` is held until the last task is done.
 
     `left` is set when its epoch is left; `ready_ns` is when the gate was opened, by perf_counter_ns.  Where there are
-    `images` these are decoded after the last read, before the gate opens.
+    `images` these are decoded after the last read, before the gate opens.  `read_waited_ns` is how long
+    its `num_reads` tasks waited for a thread, added up.
     """
 
     records: Indices
@@ -53,8 +54,16 @@ class PendingBatch:
     images: ImageBatch | None = None
     read_ns: int = 0
     decoding: bool = False
+    queued_ns: int = field(default_factory=perf_counter_ns)
+    read_waited_ns: int = 0
+    num_reads: int = field(init=False)
 
-    def finish(self, delivered: int, error: BaseException | None, *, read_ns: int = 0) -> Sequence[Part]:
+    def __post_init__(self) -> None:
+        self.num_reads = self.remaining
+
+    def finish(
+        self, delivered: int, error: BaseException | None, *, read_ns: int = 0, waited_ns: int = 0
+    ) -> Sequence[Part]:
         """Count one task as done; the last one moves what could not be read in place, and opens the gate.
 
         Where there are images, the last read gives the parts to decode instead, each of which is then a task.
@@ -62,6 +71,7 @@ class PendingBatch:
         with self.lock:
             self.delivered += delivered
             self.read_ns += read_ns
+            self.read_waited_ns += waited_ns
             self.error = self.error or error
             self.remaining -= 1
             last = self.remaining == 0
@@ -74,6 +84,7 @@ class PendingBatch:
                     _move(self.buffer, self.placement)
                 if self.images is not None:
                     parts = self.images.parts
+                    self.images.queued_ns = perf_counter_ns()
                     self.decoding, self.remaining, opens = True, len(parts), False
                     return parts
         except BaseException as failure:  # raised again in the caller's next()
@@ -202,7 +213,7 @@ def work_off(
         return batch.finish(0, None)
     begun = perf_counter_ns()
     delivered = carry_out(reader, paths, batch, work)
-    return batch.finish(delivered, None, read_ns=perf_counter_ns() - begun)
+    return batch.finish(delivered, None, read_ns=perf_counter_ns() - begun, waited_ns=begun - batch.queued_ns)
 
 
 def carry_out(reader: Reader, paths: Sequence[ShardPath], batch: PendingBatch, reads: Reads) -> int:

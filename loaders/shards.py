@@ -16,7 +16,7 @@ import numpy as np
 from .buffers import BufferPool
 from .compressed import plain_shards
 from .decode import buffer_bytes
-from .decoders import DecoderName, open_decoder
+from .decoders import DecoderName, RawPixels, open_decoder
 from .decoding import Decoding, OnError
 from .discovery import ShardSource, find_image_folder, find_shards
 from .engines import EngineName, open_reader, refuse_engine
@@ -75,8 +75,8 @@ class ShardSet(_Samples):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
         refuse_route(require_route, engine=reader.engine)
-        refuse_engine(reader.engine, index)
         self.decoding = _decoding(index, transform, decoder, on_error, require_route)
+        refuse_engine(reader.engine, index)
         self.paths: Sequence[ShardPath] = paths if isinstance(paths, ImageFiles) else tuple(paths)
         self.index = index
         self.reader: Reader = reader
@@ -113,13 +113,14 @@ class ShardSet(_Samples):
         a list of such: `auto` reads them with kvikio where a CUDA driver is, else with `remote`, which needs none.
 
         `transform` takes a batch of images (B, C, H, W) and runs once per batch; of `loaders.transforms` it works on
-        each encoded image, in the reader threads.  Of images that cannot be decoded the first is an ImageError, or with
-        `on_error="skip"` they are left out, and told in the loader's `tally`.  `fields` names the features of
-        TFRecords where they are not TensorFlow's own; `shape` (H, W, C) is needed where the shards do not say it, and
-        `dtype` is that of the pixels, uint8 unless given or said by dataset.json.  Raises ShardSetError,
-        ShardFormatError, LayoutError, TensorShardError, CompressedShardError or TFRecordError with the file and the
-        way out, ObjectError or RemotePathError with the address; EngineError for an engine that does not read such
-        shards, DirectRefusedError where `direct` is not possible, RouteRefusedError where `require_route` is not.
+        each encoded image, or raw one of uint8 (H, W, 3), in the reader threads.  Of images that cannot be decoded the
+        first is an ImageError, or with `on_error="skip"` they are left out, and told in the loader's `tally`.  `fields`
+        names the features of TFRecords where they are not TensorFlow's own; `shape` (H, W, C) is needed where the
+        shards do not say it, and `dtype` is that of the pixels, uint8 unless given or said by dataset.json.  Raises
+        ShardSetError, ShardFormatError, LayoutError, TensorShardError, CompressedShardError or TFRecordError with the
+        file and the way out, ObjectError or RemotePathError with the address; EngineError for an engine that does not
+        read such shards, DirectRefusedError where `direct` is not possible, RouteRefusedError where `require_route` is
+        not.
         """
         refuse_route(require_route, engine=engine if isinstance(engine, str) else engine.engine)
         paths, index = open_index(source, fields=fields, shape=shape, dtype=dtype)
@@ -257,15 +258,28 @@ def _decoding(
     """How the set's images become samples; None where they are no encoded ones."""
     of_images = transform if isinstance(transform, ImageTransform) else None
     if index.layout.codec is None:
-        if of_images is not None:
+        if of_images is None:
+            return None
+        if not _is_rgb(index):
             raise TransformError(
-                f"transform {type(transform).__name__} takes encoded images, and {index.stamps[0].name} holds other "
-                f"samples ({index.layout_reason}); give a function of a batch (B, C, H, W)"
+                f"transform {type(transform).__name__} takes encoded images or pixels of uint8 (H, W, 3), and "
+                f"{index.stamps[0].name} holds others ({index.layout_reason}); give a function of a batch (B, C, H, W)"
             )
-        return None
+        return Decoding(RawPixels(), "pixels are stored as they are", of_images, on_error)
     refuse_encoded(require_route, codec=index.layout.codec, name=index.stamps[0].name)
     found, reason = open_decoder(decoder)
     return Decoding(found, reason, of_images, on_error)
+
+
+def _is_rgb(index: ShardIndex) -> bool:
+    """Whether samples are pixels of uint8 (H, W, 3), of one size or each of its own."""
+    layout, extents = index.layout, index.extents
+    if layout.dtype != "uint8":
+        return False
+    if extents is None:
+        return len(layout.shape) == 3 and layout.shape[2] == 3
+    shapes = extents.shapes
+    return shapes is not None and shapes.shape[1] == 3 and bool((shapes[:, 2] == 3).all())
 
 
 def open_index(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5  # of RandomResizedCrop and RandomHorizontalFlip, as ImageNet's
 DTYPES = ("float32", "bfloat16", "float16", "uint8")
 MAX_SIZE = 4096
 SPARE = 2  # mean absolute errors then stay within a level of an exact resize, also of fine patterns
@@ -147,9 +148,9 @@ class ImageNetTrain(_Normalised):
         size: int = 224,
         *,
         dtype: torch.dtype | None = None,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
+        scale: tuple[float, float] = SCALE,
+        ratio: tuple[float, float] = RATIO,
+        flip: float = FLIP,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         scaled_decoding: bool = True,
@@ -195,6 +196,11 @@ class ImageNetValidation(_Normalised):
         if math.prod(resized) > MAX_PIXELS:
             raise BrokenImageError(f"{height} x {width} pixels become {resized[0]} x {resized[1]}, which is too many")
         return Cut(Crop(0, 0, height, width), resized, centre(*resized, self.size))
+
+
+def resize_of(size: int) -> int:
+    """The shorter side before the middle is cut out: 256 for 224, and in that proportion."""
+    return round(size * 256 / 224)
 
 
 def shrunk_crop(crop: Crop, factor: int, height: int, width: int) -> Crop:
