@@ -155,8 +155,9 @@ def load(
     samples |= {"decoder": decoder, "transform": transform}
     path = data_source(source)
     if peers is not None:
-        _refuse_for_peers(path, {**samples, "trace": None if trace is None else str(trace)})
-        _load_beside(Path(source), {**flags, "peers": peers}, config, set_, out, json=json)
+        told = {name: value for name, value in samples.items() if name != "transform"}
+        _refuse_for_peers(path, {**told, "trace": None if trace is None else str(trace)})
+        _load_beside(Path(source), {**flags, "peers": peers, "transform": transform}, config, set_, out, json=json)
         return
     settings = load_config(LoadConfig, file=config, sets=set_ or (), flags={**flags, **samples})
     require_writable(trace)
@@ -194,7 +195,7 @@ def load(
 
 
 def _refuse_for_peers(path: Path | str, samples: dict[str, str | None]) -> None:
-    """Other loaders read files, and images of uint8 as TensorFlow's scripts write them."""
+    """Other loaders read files, and raw images of uint8 or JPEGs as TensorFlow's scripts write them."""
     if isinstance(path, str):
         raise typer.BadParameter("--peers compares loaders on files; give a folder, or leave --peers out")
     if given := [f"--{name.replace('_', '-')}" for name, value in samples.items() if value is not None]:
@@ -217,7 +218,7 @@ def _load_beside(
         )
     ours = result.points[0]
     journal.finish(
-        workload={**settings.model_dump(mode="json"), "roads": list(result.roads)},
+        workload={**settings.model_dump(mode="json"), "roads": list(result.roads), "images": result.images},
         points=result.points,
         metrics=ours.metrics,
         best=ours,

@@ -8,7 +8,8 @@
 
 Each gives batches for ever, epoch behind epoch: `images` on the host (B, H, W, C) uint8 and `labels` (B,) int64.  Each
 is written as well as its library allows, with no copy that the library does not make itself.  Index files that
-libraries ask for live in memory (memfd), so that nothing is left behind however a process ends.
+libraries ask for live in memory (memfd), so that nothing is left behind however a process ends.  Roads over encoded
+images, which RoadOptions.transform asks for, are those of image_roads.py.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ import numpy.typing as npt
 
 from .. import __version__
 from .bare_loop import PreadvRoad
+from .image_roads import ROADS as IMAGE_ROADS
+from .image_roads import image_candidates
 from .plan import ShuffleMode
 from .readers import BufferedReader
 from .roads import IMAGE, LABEL, MemoryFile, Records, Road, RoadBatch, RoadError, RoadOptions, read_fully
@@ -246,6 +249,7 @@ _KINDS: dict[str, _Kind] = {
 }
 OURS = "iobench"
 PEERS: tuple[str, ...] = tuple(name for name in _KINDS if name != OURS)
+IMAGE_PEERS: tuple[str, ...] = tuple(name for name in IMAGE_ROADS if name != OURS)  # those that decode images
 _EXTRAS = {"nvidia.dali": ("NVIDIA DALI", "gpu"), "tfrecord": ("the tfrecord package", "dev")}
 
 
@@ -262,12 +266,16 @@ def open_road(name: str, paths: Sequence[Path], options: RoadOptions) -> Road:
     """Open road `name` over these shards; raises RoadError, and what reading and indexing the shards raises."""
     if name not in _KINDS:
         raise RoadError(f"road {name!r} is not known; known are {', '.join(_KINDS)}")
-    if options.shuffle not in _KINDS[name].shuffles:
+    if not options.transform and options.shuffle not in _KINDS[name].shuffles:
         raise RoadError(
             f"road {name}: shuffle {options.shuffle!r} is not compared; take {' or '.join(_KINDS[name].shuffles)}"
         )
     if reason := missing(name):
         raise RoadError(f"road {name}: {reason}")
+    if options.transform:
+        if name not in IMAGE_ROADS:
+            raise RoadError(f"road {name}: it decodes no images; compare with {' or '.join(IMAGE_PEERS)}")
+        return IMAGE_ROADS[name](paths, options)
     if paths[0].suffix == SUFFIX and not _KINDS[name].reads_tensors:
         raise RoadError(f"road {name}: {paths[0].name} is a tensor shard, and it reads TFRecord only")
     return _KINDS[name].open(Records(paths), options)
@@ -275,6 +283,8 @@ def open_road(name: str, paths: Sequence[Path], options: RoadOptions) -> Road:
 
 def candidates(name: str, options: RoadOptions) -> list[RoadOptions]:
     """The ways a road can be taken with at most `options.threads` threads; the fastest of them is its best."""
+    if options.transform:
+        return image_candidates(name, options)
     if name == "torch":
         workers = sorted({0, 1, options.threads})
         variants = ["map", *(["iterable"] if _installed("tfrecord") else [])]

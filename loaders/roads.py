@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ from .shards import open_index
 from .tfrecord import FRAMING_BYTES, walk_frames
 
 IMAGE, LABEL = "image/encoded", "image/class/label"
-Images = npt.NDArray[np.uint8] | list[npt.NDArray[np.uint8]]  # (B, H, W, C), or B times (H, W, C)
+Images = npt.NDArray[Any] | list[npt.NDArray[np.uint8]]  # (B, H, W, C), or B times (H, W, C)
+TransformName = Literal["", "train", "validation"]  # "": pixels as they were stored
 
 
 class RoadError(ValueError):
@@ -49,6 +50,8 @@ class RoadOptions:
     prefetch_factor: int = 2
     cold: bool = False
     seed: int = 0
+    transform: TransformName = ""
+    image_size: int = 224
 
 
 class Road(Protocol):
@@ -67,6 +70,17 @@ class Road(Protocol):
 
     def close(self) -> None:
         """End threads and processes, close files."""
+
+
+@runtime_checkable
+class TimedRoad(Road, Protocol):
+    """A road over encoded images that tells where its threads' time goes."""
+
+    def hop_seconds(self) -> dict[str, float]:
+        """Seconds that threads have spent in each hop so far, added up over threads."""
+
+    def decoder(self) -> tuple[str, str]:
+        """What decodes, and why that."""
 
 
 class Records:
@@ -97,11 +111,8 @@ class Records:
         return len(self.labels)
 
     def index_files(self, *, with_end: bool = False) -> list[MemoryFile]:
-        """An index per shard as DALI and the tfrecord package want it: a line `offset size` per framed record.
-
-        `with_end` adds a line for the file's end: the tfrecord package cannot read an index of one line.
-        """
-        return [_index_file(path, with_end=with_end) for path in self.paths]
+        """An index per shard as DALI wants it; the tfrecord package cannot read one line alone: `with_end` adds one."""
+        return [index_file(path, with_end=with_end) for path in self.paths]
 
 
 class MemoryFile:
@@ -118,7 +129,8 @@ class MemoryFile:
         os.close(self._fd)
 
 
-def _index_file(path: Path, *, with_end: bool) -> MemoryFile:
+def index_file(path: Path, *, with_end: bool = False) -> MemoryFile:
+    """The index of one shard: a line `offset size` per framed record, and with `with_end` one for the file's end."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size_bytes = os.fstat(file).st_size

@@ -51,7 +51,7 @@ class Contest:
 
     @property
     def image_bytes(self) -> int:
-        """The pixels of one image."""
+        """The pixels of one image; of an encoded one its bytes, on the average."""
         return self.index.layout.payload_bytes
 
     @property
@@ -88,6 +88,7 @@ class Contestant:
     why: str = "asked for"
     version: str = ""
     engine: str = ""
+    decoder: tuple[str, str] = ("", "")
     blocks: list[RoadBlock] = field(default_factory=list)
     device_bytes: list[int | None] = field(default_factory=list)
     cache_fractions: list[float | None] = field(default_factory=list)
@@ -118,7 +119,7 @@ class Contestant:
 def open_contest(path: Path, options: RoadOptions, *, consumer: Consumer, seconds: float) -> Contest:
     """Find and index the shards; WorkloadError where they are too few for cold blocks, or too many for warm ones."""
     paths, index = open_index(path)
-    if index.layout.ragged:
+    if index.layout.ragged and not options.transform:
         raise WorkloadError(f"{path}: samples of unequal size are read by our loader alone; leave --peers out")
     files = tuple(local_files(paths, user="a comparison with other loaders"))
     contest = Contest(files, index, consumer, "cold" if options.cold else "warm", seconds)
@@ -180,7 +181,8 @@ def interleave(
     with running([contestant.road for contestant in contestants]) as processes:
         for contestant, process in zip(contestants, processes, strict=True):
             opened = process.open(contestant.road, contestant.contest.paths, contestant.options)
-            contestant.version, contestant.engine = opened
+            contestant.version, contestant.engine, *decoder = opened
+            contestant.decoder = (decoder[0], decoder[1])
         for _ in range(blocks):
             for which in random.permutation(len(contestants)).tolist():
                 _run_block(contestants[which], processes[which], counter)

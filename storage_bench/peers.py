@@ -10,19 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..loaders.baselines import OURS, PEERS, missing
+from ..loaders.baselines import IMAGE_PEERS, OURS, PEERS, missing
 from ..loaders.engines import EngineName
 from ..loaders.evidence import RouteEvidence
 from ..loaders.roads import RoadOptions
+from ..loaders.shards import open_index
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import is_noisy, summarise
 from .choice import choose_engine
 from .contest import Contest, Contestant, OnBlock, best_of, interleave, open_contest, ratio
 from .evidence import cold_scope_of, doubts, read_path
+from .image_hops import HOPS, ImageHops
 from .road_server import Consumer, RoadBlock
 from .workload import PageCache, parse_list
 
@@ -50,7 +52,10 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class PeersConfig(BaseModel):
-    """What is held side by side, and for how long.  All roads read in the order on disk, with the same threads."""
+    """What is held side by side, and for how long.  All roads read in the order on disk, with the same threads.
+
+    Of encoded images all make normalised samples, by `transform` and of `image_size`; raw ones pass these two by.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,6 +67,8 @@ class PeersConfig(BaseModel):
     num_workers: Annotated[int, Field(ge=1, le=64)] = 2
     prefetch_factor: Annotated[int, Field(ge=1, le=64)] = 2
     page_cache: PageCache = "cold"
+    transform: Literal["train", "validation"] = "train"
+    image_size: Annotated[int, Field(ge=8, le=4096)] = 224
     seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     blocks: Annotated[int, Field(ge=2, le=1000)] = 8
     seed: int = 0
@@ -69,13 +76,17 @@ class PeersConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PeersResult:
-    """Ours first, then each peer; what must be said of them, and why a point would not count."""
+    """Ours first, then each peer; what must be said of them, and why a point would not count.
+
+    `images` is what there is to say of encoded ones: how ours decodes, and which hop limits it.
+    """
 
     points: tuple[Point, ...]
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
     invalid: tuple[str, ...]
     roads: tuple[dict[str, str | int], ...]
+    images: dict[str, Any] | None = None
 
 
 def compare_peers(path: Path, config: PeersConfig, *, on_block: OnBlock | None = None) -> PeersResult:
@@ -84,6 +95,7 @@ def compare_peers(path: Path, config: PeersConfig, *, on_block: OnBlock | None =
     A peer whose package is missing is named with what brings it; PeersError where that leaves none.  Raises
     RoadProcessError for a road that fails, and what opening the shards raises.
     """
+    transform = _transform(path, config)
     absent = {name: reason for name in config.peers if (reason := missing(name))}
     present = [name for name in config.peers if name not in absent]
     if not present:
@@ -94,22 +106,48 @@ def compare_peers(path: Path, config: PeersConfig, *, on_block: OnBlock | None =
         prefetch_factor=config.prefetch_factor,
         cold=config.page_cache == "cold",
         seed=config.seed,
+        transform=transform,
+        image_size=config.image_size,
     )
     contest = open_contest(path, options, consumer=config.consumer, seconds=config.seconds)
     ours = Contestant(OURS, replace(options, engine=_our_engine(config, contest.paths[0])), contest)
     contestants = [ours, *(best_of(name, options, contest) for name in present)]
     evidence = interleave(contestants, blocks=config.blocks, seed=config.seed, on_block=on_block)
+    hops = _hops(ours) if transform else None
     points = [
         point_of(contestant, evidence=seen, ours=None if contestant is ours else ours)
         for contestant, seen in zip(contestants, evidence, strict=True)
     ]
+    if hops is not None:
+        points[0] = points[0].model_copy(update={"metrics": points[0].metrics | hops.metrics()})
     return PeersResult(
         points=(*points, *(_absent_point(name, reason, contest) for name, reason in absent.items())),
-        sentences=tuple(sentence(point) for point in points[1:]),
+        sentences=(*(sentence(point) for point in points[1:]), *([hops.sentence] if hops else [])),
         warnings=(*absent.values(), *(text for seen in evidence for text in doubts(seen))),
         invalid=tuple(f"{seen.engine}: {reason}" for seen in evidence if (reason := seen.invalid_reason())),
         roads=tuple(_described(contestant) for contestant in contestants),
+        images=None if hops is None else hops.described(),
     )
+
+
+def _transform(path: Path, config: PeersConfig) -> Literal["", "train", "validation"]:
+    """What becomes of the images; PeersUsageError for peers that do not decode encoded ones."""
+    if open_index(path)[1].layout.codec is None:
+        return ""
+    if wrong := [name for name in config.peers if name not in IMAGE_PEERS]:
+        raise PeersUsageError(
+            f"{path} holds encoded images, which {', '.join(wrong)} would hand out as they are; compare with "
+            f"{' or '.join(IMAGE_PEERS)}"
+        )
+    return config.transform
+
+
+def _hops(ours: Contestant) -> ImageHops:
+    """Where the time of our threads went, over all blocks."""
+    seconds = sum(block.seconds for block in ours.blocks)
+    spent = {hop: sum(block.hop_s.get(hop, 0.0) for block in ours.blocks) / seconds for hop in HOPS}
+    waited = sum(block.waited_s for block in ours.blocks) / seconds
+    return ImageHops(spent, ours.options.threads, waited, *ours.decoder, num_skipped=0)
 
 
 def point_of(contestant: Contestant, *, evidence: RouteEvidence | None = None, ours: Contestant | None = None) -> Point:
@@ -128,6 +166,7 @@ def point_of(contestant: Contestant, *, evidence: RouteEvidence | None = None, o
             "threads": options.threads,
             "batch_size": options.batch_size,
             "shuffle": options.shuffle,
+            **_made(options),
         },
         read_path=None if evidence is None else read_path(evidence, cold_scope=cold_scope_of(contest.paths[0])),
         metrics={**metrics, **_memory(contestant.blocks)},
@@ -167,6 +206,11 @@ def _memory(blocks: Sequence[RoadBlock]) -> dict[str, Metric]:
 
 def _params(road: str, contest: Contest) -> dict[str, str | int | float | bool | None]:
     return {"stage": "load", "road": road, "consumer": contest.consumer, "page_cache": contest.page_cache}
+
+
+def _made(options: RoadOptions) -> dict[str, str | int]:
+    """What is made of encoded images."""
+    return {"transform": options.transform, "image_size": options.image_size} if options.transform else {}
 
 
 def _absent_point(name: str, reason: str, contest: Contest) -> Point:

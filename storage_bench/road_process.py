@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from ..loaders.roads import RoadOptions
 from .road_server import Consumer, RoadBlock
@@ -40,6 +40,15 @@ class RoadProcessError(RuntimeError):
     def __init__(self, message: str, *, exit_status: int = 4) -> None:
         super().__init__(message)
         self.exit_status: int = exit_status
+
+
+class OpenedRoad(NamedTuple):
+    """What a road says of itself; what decodes, and why that, only where it tells its hops."""
+
+    version: str
+    engine: str
+    decoder: str
+    decoder_reason: str
 
 
 class RoadProcess:
@@ -62,11 +71,11 @@ class RoadProcess:
         finally:
             os.close(answers)
 
-    def open(self, road: str, paths: Sequence[Path], options: RoadOptions) -> tuple[str, str]:
-        """Open a road there, in the place of the one before; its version and engine."""
+    def open(self, road: str, paths: Sequence[Path], options: RoadOptions) -> OpenedRoad:
+        """Open a road there, in the place of the one before."""
         told = {"road": road, "paths": [str(path.absolute()) for path in paths], "options": asdict(options)}
         answer = self._ask({"do": "open", **told}, ANSWERS_WITHIN_S)
-        return answer["version"], answer["engine"]
+        return OpenedRoad(answer["version"], answer["engine"], *answer["decoder"])
 
     def run(
         self, *, consumer: Consumer, seconds: float, ramp_s: float, ramp_images: int, most_images: int | None

@@ -17,15 +17,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..loaders.baselines import open_road
-from ..loaders.roads import Images, Road, RoadBatch, RoadOptions
+from ..loaders.roads import Images, Road, RoadBatch, RoadOptions, TimedRoad
 from .accelerators import touch
 from .rank_process import die_with
 
@@ -43,6 +44,8 @@ class RoadBlock:
 
     `storage_bytes` is what the processes made storage read.  `memory_bytes` is anonymous and shared memory at the end,
     each page counted once; `peak_rss_bytes` is the sum of each process's peak, mapped pages of files included.
+    `waited_s` of the window the consumer waited for batches; `hop_s` is what a road's threads spent in each hop, added
+    up, where it tells.
     """
 
     images: int
@@ -53,6 +56,16 @@ class RoadBlock:
     storage_bytes: int | None
     peak_rss_bytes: int
     memory_bytes: int | None
+    waited_s: float = 0.0
+    hop_s: dict[str, float] = field(default_factory=dict)
+
+
+class _Taken(NamedTuple):
+    """What came of a road in one go, in what time, and how much of that was waiting."""
+
+    images: int
+    seconds: float
+    waited_s: float
 
 
 class _Server:
@@ -77,52 +90,61 @@ class _Server:
         self._road = open_road(told["road"], [Path(path) for path in told["paths"]], options)
         self._batches = self._road.batches()
         first = next(self._batches).images
-        self._consumers = {"copy": _Copy(options.batch_size, first[0].shape), "touch": _touch}
+        self._consumers = {"copy": _Copy(options.batch_size, first[0].shape, first[0].dtype), "touch": _touch}
         _wait_until_quiet()
-        return {"version": self._road.version, "engine": self._road.engine}
+        decoder = self._road.decoder() if isinstance(self._road, TimedRoad) else ("", "")
+        return {"version": self._road.version, "engine": self._road.engine, "decoder": decoder}
 
     def _run(self, told: dict[str, Any]) -> dict[str, Any]:
         consume, begin = self._consumers[told["consumer"]], perf_counter()
         processes = _tree()
         storage_bytes = _storage_bytes(processes)
         ramp_images, most_images = told["ramp_images"], told["most_images"] or sys.maxsize
-        ramped = _take(self._batches, consume, told["ramp_s"], least=ramp_images, most=most_images)[0]
-        cpu_s = _cpu_s(processes)
-        images, seconds = _take(self._batches, consume, told["seconds"], least=1, most=most_images - ramped)
+        ramped = _take(self._batches, consume, told["ramp_s"], least=ramp_images, most=most_images).images
+        cpu_s, hops = _cpu_s(processes), self._hop_seconds()
+        taken = _take(self._batches, consume, told["seconds"], least=1, most=most_images - ramped)
         cpu_s = _cpu_s(processes) - cpu_s
+        hop_s = {name: spent - hops[name] for name, spent in self._hop_seconds().items()}
         _wait_until_quiet()
         read = _storage_bytes(processes)
         block = RoadBlock(
-            images=images,
-            seconds=seconds,
+            images=taken.images,
+            seconds=taken.seconds,
             cpu_s=cpu_s,
-            total_images=ramped + images,
+            total_images=ramped + taken.images,
             total_s=perf_counter() - begin,
             storage_bytes=None if read is None or storage_bytes is None else read - storage_bytes,
             peak_rss_bytes=sum(_status_kib(pid, "status", ("VmHWM",)) or 0 for pid in processes) << 10,
             memory_bytes=_memory_bytes(processes),
+            waited_s=taken.waited_s,
+            hop_s=hop_s,
         )
         return asdict(block)
+
+    def _hop_seconds(self) -> dict[str, float]:
+        return self._road.hop_seconds() if isinstance(self._road, TimedRoad) else {}
 
 
 def _take(
     batches: Iterator[RoadBatch], consume: Callable[[Images], object], seconds: float, *, least: int, most: int
-) -> tuple[int, float]:
-    """Consume until `seconds` are over and `least` images have come, or `most` have; how many, and in what time."""
-    images, start, now = 0, perf_counter(), 0.0
-    while (now < seconds or images < least) and images < most:
+) -> _Taken:
+    """Consume until `seconds` are over and `least` images have come, or `most` have."""
+    images, waited, start = 0, 0.0, perf_counter()
+    now = start
+    while (now - start < seconds or images < least) and images < most:
         batch = next(batches).images
+        waited += perf_counter() - now
         consume(batch)
         images += len(batch)
-        now = perf_counter() - start
-    return images, now
+        now = perf_counter()
+    return _Taken(images, now - start, waited)
 
 
 class _Copy:
     """Copies every byte of a batch into one buffer, again and again the same, as a transfer to a device would."""
 
-    def __init__(self, batch_size: int, shape: tuple[int, ...]) -> None:
-        self._target = np.zeros((batch_size, *shape), np.uint8)
+    def __init__(self, batch_size: int, shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> None:
+        self._target = np.zeros((batch_size, *shape), dtype)
 
     def __call__(self, images: Images) -> None:
         if isinstance(images, np.ndarray):

@@ -25,6 +25,7 @@ from iobench.storage_bench.contest import (
     read_ahead_images,
     running,
 )
+from iobench.storage_bench.generate import GenerateJpeg, generate
 from iobench.storage_bench.peers import PeersConfig, PeersError, compare_peers
 from iobench.storage_bench.road_process import RoadProcess, RoadProcessError, end_all
 from iobench.storage_bench.road_server import RoadBlock
@@ -314,6 +315,40 @@ def test_ctrl_c_ends_a_comparison_with_130_and_leaves_no_process(page_set, tmp_p
     assert "Traceback" not in said
     assert not psutil.wait_procs(below, timeout=5)[1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jpeg") / "data"
+    generate(folder, GenerateJpeg(num_images=24, images_per_shard=12))
+    return folder
+
+
+def test_roads_over_encoded_images_are_compared_by_what_they_make_of_them(jpegs):
+    peers = tuple(name for name in ("torch", "dali") if missing(name) is None)
+    config = PeersConfig(peers=peers, transform="validation", image_size=32, num_workers=1, consumer="copy", **WARM)
+    result = compare_peers(jpegs, config)
+    assert [point.params["road"] for point in result.points] == ["iobench", *peers]
+    for point in result.points:
+        assert point.params.items() >= {"transform": "validation", "image_size": 32, "shuffle": "off"}.items()
+        assert point.metrics["images_per_s"].value > 0
+        assert point.read_path.delivered_bytes > point.read_path.payload_bytes > 0
+    ours, *others = result.points
+    assert all(point.metrics["images_per_s_ratio"].n == 2 for point in others)
+    busy = [ours.metrics[f"{hop}_threads"].value for hop in ("read", "decode", "augment")]
+    assert all(value > 0 for value in busy)
+    assert "decode_threads" not in others[0].metrics
+    assert result.images["decoder"] == "simplejpeg"
+    assert result.sentences[-1] == result.images["sentence"]
+    torchs = next(road for road in result.roads if road["road"] == "torch")
+    assert torchs["why"].startswith("the fastest of 1 worker")
+    assert "with Pillow" in torchs["version"]
+    assert not processes_below()
+
+
+def test_roads_that_decode_nothing_are_refused_for_encoded_images(jpegs):
+    with pytest.raises(PeersError, match="preadv, tfrecord would hand out as they are; compare with torch or dali"):
+        compare_peers(jpegs, PeersConfig(peers="preadv,torch,tfrecord", **WARM))
 
 
 @pytest.fixture
