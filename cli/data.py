@@ -199,7 +199,8 @@ def index(
         paths, found = open_index(
             data_source(source),
             **samples,
-            progress=lambda done, total: screen.show("index", done / total, f"{done} shards"),
+            progress=lambda done, total: screen.show("index", done / total, f"{done} of {total}"),
+            anew=True,
         )
         verified = None
         if verify:
@@ -211,7 +212,8 @@ def index(
         print_json(
             {
                 "num_records": found.num_records,
-                "num_shards": len(paths),
+                "num_shards": len(found.stamps),
+                "classes": found.classes,
                 "stride_bytes": layout.stride_bytes,
                 "payload_offset": layout.payload_offset,
                 "record_bytes": found.record_bytes,
@@ -225,8 +227,9 @@ def index(
             }
         )
     shape = f"{found.extents.said} of" if found.extents is not None else " x ".join(map(str, layout.shape))
-    where = shown_address(source)
-    say(f"{where}: {found.num_records} records of {shape} {layout.dtype} in {len(paths)} shards; index {found.status}")
+    where, kind = shown_address(source), "folders" if found.classes else "shards"
+    lie = f"in {len(found.stamps)} {kind}"
+    say(f"{where}: {found.num_records} records of {shape} {layout.dtype} {lie}; index {found.status}")
     say(found.layout_reason)
     if verified is not None:
         proof = "digest" if paths[0].suffix == ".tensors" else "crc"

@@ -76,8 +76,8 @@ def open_image_folder(
         reasons.append(changed)
     tree = _tree_of(root, classes, list(scan(root, classes, progress=progress)))
     header, arrays = _pack(tree)
-    location, where = keep_index(header, arrays, root, name=INDEX_NAME, mode=root.stat().st_mode & 0o666)
-    return _opened(root, tree, fields, (f"rebuilt: {reasons[0]}" if reasons else "built") + where, location)
+    kept, where = keep_index(header, arrays, root, name=INDEX_NAME, mode=root.stat().st_mode & 0o666)
+    return _opened(root, tree, fields, (f"rebuilt: {reasons[0]}" if reasons else "built") + where, kept)
 
 
 def _tree_of(root: Path, classes: tuple[str, ...], found: Sequence[Sequence[Folder]]) -> _Tree:
@@ -166,7 +166,9 @@ def _unpack(header: dict[str, Any], arrays: Arrays, location: Path) -> _Tree:
         tree = _Tree(
             tuple(map(str, header["classes"])),
             tuple(map(str, header["folders"])),
-            *(arrays[name] for name in ("times", "counts", "lengths")),
+            arrays["times"],
+            arrays["counts"],
+            arrays["lengths"],
             names,
             arrays["ends"],
             str(header["codec"]),

@@ -103,10 +103,10 @@ def verify_shards(paths: Sequence[ShardPath], index: ShardIndex, *, progress: Pr
 
     Returns the bytes read.  ShardFormatError where nothing was written down that bytes could be held against.
     """
-    if paths[0].suffix == TAR_SUFFIX:
+    if paths[0].suffix == TAR_SUFFIX or (index.extents is not None and index.extents.files):
+        what = "tars hold no checksum of their members' bytes" if paths[0].suffix == TAR_SUFFIX else "files hold none"
         raise ShardFormatError(
-            f"{paths[0]}: there is nothing to verify against: tars hold no checksum of their members' bytes; leave "
-            f"--verify out (`iobench load` decodes every image)"
+            f"{paths[0]}: there is nothing to verify against: {what}; leave --verify out (reading decodes every image)"
         )
     done, total = 0, sum(stamp.size_bytes for stamp in index.stamps)
     digests = _digests_of(paths, index) if paths[0].suffix == SUFFIX else {}

@@ -182,7 +182,7 @@ class TarFile:
                 f"{self._path}: a sparse member behind byte {at} ({sparse}), whose bytes do not lie in one piece; "
                 f"write this tar without --sparse"
             )
-        found = {name: records[name] for name in ("path", "size") if name in records}
+        found = {name: value for name, value in records.items() if name in ("path", "size")}
         if kind in _PAX_GLOBAL and found:
             raise TarError(
                 f"{self._path}: the pax header at byte {at} gives all members one {' and '.join(found)}; {_AGAIN}"

@@ -92,8 +92,8 @@ def read_samples(fd: int, size_bytes: int, wanted: TarFormat, *, path: ShardPath
         num_meant += 1 + (label is not None)
     if first is None:
         raise WebDatasetError(f"{path}: no sample in it ({_said(wanted)}); take it out of the data folder")
-    columns = (np.array(column, np.int64) for column in (offsets, lengths, labels))
-    return TarSamples(*columns, counted.num_files - num_meant, _codec(file, first))
+    places, sizes, classes = (np.array(column, np.int64) for column in (offsets, lengths, labels))
+    return TarSamples(places, sizes, classes, counted.num_files - num_meant, _codec(file, first))
 
 
 class _Counted:

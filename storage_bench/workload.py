@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..loaders.discovery import find_shards, is_shard_name
+from ..loaders.discovery import find_image_folder, find_shards, is_shard_name
 from ..loaders.tensors import DESCRIPTION_NAME
 
 Engine = Literal["auto", "buffered", "direct"]
@@ -105,7 +106,9 @@ def data_files(path: Path) -> list[DataFile]:
     if not path.exists():
         raise WorkloadError(f"{path}: no such file or folder; make data with `iobench generate {path}`")
     if path.is_dir():
-        found = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        found: Sequence[Path] = sorted(
+            entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")
+        )
         if any(entry.name == DESCRIPTION_NAME or is_shard_name(entry.name) for entry in found):
             found = find_shards(path)
     elif path.is_file():
@@ -114,6 +117,11 @@ def data_files(path: Path) -> list[DataFile]:
         raise WorkloadError(f"{path}: a pipe, socket or device; name a file or a folder")
     files = [DataFile(entry, entry.stat().st_size) for entry in found]
     files = [file for file in files if file.size_bytes]
+    if not files and find_image_folder(path) is not None:
+        raise WorkloadError(
+            f"{path}: folders of images, files too small to measure storage with; see how they are read with `iobench "
+            f"load {path}`, or write shards with `iobench convert {path} DST --format tfrecord-jpeg`"
+        )
     if not files:
         raise WorkloadError(f"{path}: no data to read here; make some with `iobench generate {path}`")
     return files

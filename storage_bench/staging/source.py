@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ...loaders.discovery import find_shards
+from ...loaders.discovery import find_image_folder, find_shards
 from ...loaders.evidence import RouteEvidence
 from ...loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
 from ...loaders.remote import RemotePath, is_remote, local_files
@@ -134,6 +134,11 @@ class LocalSource:
 
 def open_source(source: str | Path) -> Source:
     """The source under a path, a glob, or an address; raises StagingError, or what finding shards raises."""
+    if (root := find_image_folder(source)) is not None:
+        raise StagingError(
+            f"{root}: folders of images, each a file of its own, which are not copied as they are; write shards of "
+            f"them with `iobench convert {root} DST --format tfrecord-jpeg`"
+        )
     if is_remote(source):
         from .objects import RemoteSource
 
