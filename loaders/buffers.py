@@ -30,10 +30,10 @@ class Buffer:
 
     From 2 MiB on it begins at a huge page: a device then takes a large O_DIRECT read in few pieces, whose number would
     else be a matter of chance.  It is private: what a forked child holds does not change when this process reads on,
-    and the other way round.
+    and the other way round.  `busy` is a device's event, to be waited for before anything is written here.
     """
 
-    __slots__ = ("__weakref__", "address", "memory", "size_bytes")
+    __slots__ = ("__weakref__", "address", "busy", "memory", "size_bytes")
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -45,6 +45,12 @@ class Buffer:
         skip = -start % HUGE_PAGE_BYTES if spare else 0
         self.memory = memoryview(pages)[skip : skip + self.size_bytes]
         self.address = start + skip
+        self.busy: Any = None
+
+    def wait_until_free(self) -> None:
+        """Wait for what a device still reads from here."""
+        if self.busy is not None:
+            self.busy.synchronize()
 
 
 class BufferPool:
@@ -77,8 +83,8 @@ class BufferPool:
             self._free.clear()
         self._take_back()
         if self._free:
-            return self._free.pop()
-        buffer = Buffer(self.size_bytes)
+            return self._pick()
+        buffer = self._new()
         self._made = [made for made in self._made if made() is not None] + [weakref.ref(buffer)]
         return buffer
 
@@ -94,6 +100,13 @@ class BufferPool:
         reference = weakref.ref(owner, self._returned.append)
         self._handed_out[id(reference)] = reference, buffer
         return owner
+
+    def _pick(self) -> Buffer:
+        """One of the idle buffers: the last one, whose pages are still in the processor's cache."""
+        return self._free.pop()
+
+    def _new(self) -> Buffer:
+        return Buffer(self.size_bytes)
 
     def _take_back(self) -> None:
         while self._returned:

@@ -19,6 +19,9 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate,
 
 from .batches import PlannedBatches
 from .buffers import BufferPool
+from .destinations.choice import open_device
+from .destinations.destination import Destination
+from .destinations.device import Device
 from .evidence import RouteEvidence
 from .iterators import LocalBatches, ProcessBatches, ShardBatches
 from .order import draws_globally, samplers_of, settings_of
@@ -99,6 +102,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._pending: State | None = None
         self._pool: BufferPool | None = None
         self._image_pool: BufferPool | None = None
+        self._destination: Destination | None = None
         self._watch: RouteWatch | None = None
         self._reader_threads: ReaderThreads | None = None  # those of persistent workers
         # Whoever rebuilds a loader from its attributes gives torch's default by name.
@@ -138,6 +142,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         own = {
             "_pool": None,
             "_image_pool": None,
+            "_destination": None,
             "_watch": None,
             "_begun": False,
             "_reader_threads": None,
@@ -187,7 +192,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             restore(begun, samplers)
         self._place = Place(begun, sampler=own_state(samplers), resumed=resumed, seed_drawn=self.generator is None)
         self.meter = StallMeter()
-        self.meter.transfer_not_covered = cuda_in_use()
+        self.meter.transfer_not_covered = cuda_in_use() and (self._shards is None or self._target(self._shards) is None)
         batches: Any = super().__iter__() if self._shards is None else self._get_iterator()
         self._begun, self._pending = True, None
         self.epoch += 1
@@ -208,9 +213,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         depth = self.num_workers * (self.prefetch_factor or DEFAULT_PREFETCH_FACTOR)
         stated = getattr(self._index_sampler, "batch_size", 1)
         size = stated if isinstance(stated, int) else 1  # the pool grows to larger batches
-        self._pool = self._pool or shards.new_pool(size, depth=max(1, depth))
-        self._image_pool = self._image_pool or BufferPool(0, num_free_kept=max(1, depth) + 2)
-        self._watch = self._watch or RouteWatch(shards)
+        self._open_pools(shards, size, depth=max(1, depth))
+        assert self._pool is not None  # it was just made
         kept = self._reader_threads if self._reader_threads is not None and self._reader_threads.usable else None
         init_fn = self.worker_init_fn if kept is None else None
         with starting_workers(
@@ -231,7 +235,29 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 threads=kept,
                 epoch=self.epoch,
                 image_pool=self._image_pool,
+                freight=None if self._destination is None else shards.freight(self._destination),
             )
+
+    def _open_pools(self, shards: ShardSet, batch_size: int, *, depth: int) -> None:
+        """Buffers, kept from epoch to epoch unless batches go elsewhere from now on: a process may start CUDA late."""
+        device = self._target(shards)
+        if (device and device.name) != (self._destination and self._destination.device.name):
+            self._destination = None if device is None else Destination(device, num_free_kept=depth + 2)
+            self._pool, self._image_pool, self._watch = None, None, None
+        to = self._destination
+        self._pool = self._pool or shards.new_pool(batch_size, depth=depth, destination=to)
+        if self._image_pool is None:
+            self._image_pool = BufferPool(0, num_free_kept=depth + 2) if to is None else to.pinned_pool(0)
+        self._watch = self._watch or RouteWatch(shards, into_gpu=to is not None)
+
+    def _target(self, shards: ShardSet) -> Device | None:
+        """The device that batches go to now; None is host memory.
+
+        Who asks for no device, but for `pin_memory`, means host memory; images without one size stay there, too.
+        """
+        decoding = shards.decoding
+        as_they_are = decoding is not None and decoding.transform is None
+        return None if shards.device == "auto" and (self.pin_memory or as_they_are) else open_device(shards.device)
 
     # --- evidence
 

@@ -122,6 +122,8 @@ class ImageBatch:
         """
         if own_thread:
             _alone()
+        if self.output is not None:
+            self.output.wait_until_free()
         waited = (perf_counter_ns() - self.queued_ns) * (part.stop - part.start) / len(self.records)
         decoded = augmented = 0
         note = self.decoding.note

@@ -42,21 +42,22 @@ def refuse_engine(engine: str, index: ShardIndex) -> None:
 
 
 def open_reader(
-    engine: str, sample: ShardPath, *, evict_behind: bool = False, encoded: bool = False
+    engine: str, sample: ShardPath, *, evict_behind: bool = False, encoded: bool = False, into_device: bool = False
 ) -> tuple[Reader, str]:
     """The reader for an engine's name, and the reason where `auto` had a choice (for the record).
 
     `auto` is the page cache's reader on the CPU: later epochs then come from memory.  `direct` is tried on `sample`, a
     non-empty file of the data set, and refused with an error where the file system does not do it.  Objects are read
     by `kvikio` or `remote`, which tell nobody to keep anything: `evict_behind` means nothing for them.  `encoded`
-    samples are for host memory, so that `auto` reads objects with `remote`.
+    samples are for host memory, so that `auto` reads objects with `remote`.  `into_device`: kvikio reads into memory of
+    a device, on whose terms; the others fill host memory, from where batches are copied.
     """
     if isinstance(sample, RemotePath):
-        return _open_remote_reader(engine, sample, encoded=encoded)
+        return _open_remote_reader(engine, sample, encoded=encoded, into_device=into_device)
     if engine == "remote":
         raise EngineError(f"engine remote reads objects on servers, and {sample} is a file; use --engine auto")
     if engine == "auto":
-        return BufferedReader(evict_behind=evict_behind), "auto: buffered, because batches stay in host memory"
+        return BufferedReader(evict_behind=evict_behind), "auto: buffered, whose pages later epochs find in memory"
     if engine == "buffered":
         return BufferedReader(evict_behind=evict_behind), "asked for"
     if engine == "direct":
@@ -68,12 +69,12 @@ def open_reader(
     if engine == "kvikio":
         from .kvikio_reader import KvikioReader
 
-        kvikio = KvikioReader(evict_behind=evict_behind)
+        kvikio = KvikioReader(evict_behind=evict_behind, into_device=into_device)
         return kvikio, kvikio.reason
     raise _unknown(engine)
 
 
-def _open_remote_reader(engine: str, sample: RemotePath, *, encoded: bool) -> tuple[Reader, str]:
+def _open_remote_reader(engine: str, sample: RemotePath, *, encoded: bool, into_device: bool) -> tuple[Reader, str]:
     """The reader of objects: `auto` takes kvikio only where there is a GPU that it could serve."""
     from .kvikio_probe import probe_kvikio
     from .remote_reader import RemoteReader
@@ -83,7 +84,7 @@ def _open_remote_reader(engine: str, sample: RemotePath, *, encoded: bool) -> tu
     if engine == "kvikio":
         from .kvikio_reader import KvikioReader
 
-        kvikio = KvikioReader()
+        kvikio = KvikioReader(into_device=into_device)
         return kvikio, kvikio.reason
     if engine != "auto":
         if engine not in get_args(EngineName):
@@ -96,7 +97,7 @@ def _open_remote_reader(engine: str, sample: RemotePath, *, encoded: bool) -> tu
     found = probe_kvikio()
     why = found.missing or (f"cuInit answers {found.cuda_error}" if found.cuda_error else None)
     if why is None:
-        reader, _ = _open_remote_reader("kvikio", sample, encoded=False)
+        reader, _ = _open_remote_reader("kvikio", sample, encoded=False, into_device=into_device)
         return reader, "auto: kvikio, because it and a CUDA driver are here"
     return RemoteReader(), f"auto: remote, because kvikio is not to be used here ({why})"
 

@@ -95,19 +95,26 @@ class ShardBatches(_Tracked):
         indices = self._place.stream(self._sampler_iter, self._index_sampler)
         records = indices if loader._plan is not None else _checked(shards, indices, batched=self._auto_collation)
         self._prefetcher = loader._open(shards, records, base_seed=int(self._base_seed))
+        self._waits = None if loader._destination is None else loader.meter.on_device(loader._destination.device)
 
     def _next_data(self) -> Any:
-        data = self._collated(*self._shards.to_tensors(next(self._prefetcher)))
-        return pin_memory(data, self._pin_memory_device) if self._pin_memory else data  # type: ignore[no-untyped-call]
+        pair = None if self._waits is None else self._waits.ask()
+        batch = next(self._prefetcher)
+        images, labels = self._shards.to_tensors(batch)
+        if self._waits is not None and pair is not None:
+            self._waits.receive(pair)
+        data = self._collated(images, labels, batch.records)
+        to_be_pinned = self._pin_memory and batch.labels is None  # a device's memory is no host's
+        return pin_memory(data, self._pin_memory_device) if to_be_pinned else data  # type: ignore[no-untyped-call]
 
-    def _collated(self, images: Any, labels: Any) -> Any:
-        """(images, labels); what collate_fn makes of the samples where one was given."""
+    def _collated(self, images: Any, labels: Any, records: Indices) -> Any:
+        """(images, labels); what collate_fn makes of the samples where one was given, with labels as plain numbers."""
         if not self._auto_collation:
-            sample = (images[0], int(labels[0]))
+            sample = (images[0], int(self._shards.index.labels[records[0]]))
             return sample if self._collate is None else self._collate(sample)  # type: ignore[arg-type]  # as torch does
         if self._collate is None:
             return images, labels
-        return self._collate(list(zip(images, labels.tolist(), strict=True)))
+        return self._collate(list(zip(images, self._shards.index.labels[records].tolist(), strict=True)))
 
     def _end_epoch(self) -> None:
         if self._held_to_route is not None:

@@ -1,7 +1,11 @@
-"""kvikio as a reader: byte ranges of files and of remote objects into host memory.
+"""kvikio as a reader: byte ranges of files and of remote objects into host memory, or into a device's.
 
     file     CuFile.pread      -> kvikio's own threads, POSIX reads  ->  the caller's memory
     object   RemoteFile.pread  -> ranged requests                    ->  the caller's memory
+
+Into a device's memory a file goes by GPUDirect Storage, or in pieces through kvikio's own bounce buffers where there is
+none; which of the two is kvikio's count to tell.  Offsets, lengths and addresses are then multiples of 4096: what is
+not leaves the direct way.
 
 What kvikio leaves to its caller is done here and in `kvikio_sources`: a read stops at the end of a file (kvikio raises
 there), a handle lives until its reads are done, a server that sends too little is noticed, and a forked child of a
@@ -20,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .buffers import ALIGNMENT_BYTES
 from .kvikio_probe import probe_kvikio
 from .kvikio_sources import FAILURES, LocalFile, RemoteObject, Source, told
 from .readers import MAX_OPEN_FILES, ReadError
@@ -39,19 +44,22 @@ class KvikioReader:
     """Reads files and remote objects with kvikio; may be used from many threads, and pickled.
 
     `evict_behind` puts the pages of a file out again behind each read, with readahead off, as BufferedReader does.
-    Raises KvikioUnavailableError where kvikio would fail or hang.
+    Raises KvikioUnavailableError where kvikio would fail or hang.  `into_device` asks for aligned reads, as those into
+    the memory of a device have to be; targets are then windows on it, but may be host memory as well.
     """
 
     engine = "kvikio"
-    alignment_bytes = 1  # of host memory; only reads into CUDA memory have to be aligned
     scatters = False
 
-    def __init__(self, *, evict_behind: bool = False) -> None:
+    def __init__(self, *, evict_behind: bool = False, into_device: bool = False) -> None:
         found = probe_kvikio()
         if found.missing:
             raise KvikioUnavailableError(found.missing)
         self.delivered_bytes = 0
-        self.reason = f"asked for; POSIX reads into host memory, cuInit answers {found.cuda_error or 'CUDA_SUCCESS'}"
+        self.into_device = into_device
+        self.alignment_bytes = ALIGNMENT_BYTES if into_device else 1
+        into = "reads into the device's memory" if into_device else "POSIX reads into host memory"
+        self.reason = f"asked for; {into}, cuInit answers {found.cuda_error or 'CUDA_SUCCESS'}"
         self._host_only = found.cuda_error is not None
         self._evict_behind = evict_behind
         self._session: _Session | None = None

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter_ns
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from .augment import uniforms
 from .buffers import Buffer, BufferPool
 from .decode import buffer_bytes, place_batch, view_geometry
 from .decoding import Decoding, ImageBatch, ImageError, SkippedImage
+from .destinations.destination import room_bytes
 from .index import ShardIndex
 from .mapped import MappedReader, Mapping
 from .placement import Placement, Reads
@@ -35,6 +36,12 @@ from .ragged import Arrays, sample_views
 from .reader_threads import PendingBatch, ReaderThreads, work_off
 from .readers import READ_BYTES, Reader, read_bytes_of
 from .remote import ShardPath
+
+if TYPE_CHECKING:
+    import torch
+
+    from .destinations.freight import Freight
+    from .destinations.memory import DeviceBuffer
 
 JOIN_TIMEOUT_S = 2.0
 MAX_NAMED = 1000  # of images that were left out
@@ -96,12 +103,14 @@ class Source(Protocol):
 class RawBatch:
     """A finished batch: images (B, H, W, C) over pool memory, or B samples of unequal size; and the record numbers.
 
-    `ready_ns` is when its last read was done, by perf_counter_ns: how long it lay waiting for the loop.
+    `ready_ns` is when its last read was done, by perf_counter_ns: how long it lay waiting for the loop.  On a device
+    the images are tensors, and `labels` (B) are there too.
     """
 
-    images: npt.NDArray[Any] | Arrays
+    images: npt.NDArray[Any] | Arrays | torch.Tensor | list[torch.Tensor]
     records: Indices
     ready_ns: int
+    labels: torch.Tensor | None = None
 
 
 class Prefetcher:
@@ -122,12 +131,14 @@ class Prefetcher:
         threads: ReaderThreads | None = None,
         epoch: int = 0,
         image_pool: BufferPool | None = None,
+        freight: Freight | None = None,
     ) -> None:
         self._source = source
         self._epoch = epoch
         self._image_pool = image_pool or BufferPool(0, num_free_kept=depth + 2)
         self._batches = batches
         self._pool = pool
+        self._freight = freight
         self._tally = tally
         self._read_bytes = read_bytes or read_bytes_of(source.reader.engine)
         self._timeout_s = timeout_s
@@ -135,6 +146,8 @@ class Prefetcher:
         self._mapped = source.reader if isinstance(source.reader, MappedReader) else None
         if self._mapped is not None:
             self._mapped.check_sizes(source.paths, [stamp.size_bytes for stamp in source.index.stamps])
+            if freight is not None and source.decoding is None:
+                self._mapped = None  # copies to a device go from page-locked memory, which a file's pages are not
         self._left = threading.Event()
         self._home = threading.get_ident()
         self._lent = threads is not None
@@ -173,8 +186,10 @@ class Prefetcher:
         while self._window:
             batch = self._window.popleft()
             done = not self._threads.alive or batch.gate.acquire(timeout=max(0.0, deadline - monotonic()))
-            if done and batch.buffer is not None:  # a buffer some thread may still write to is left to it
+            if done and isinstance(batch.buffer, Buffer):  # a buffer some thread may still write to is left to it
                 self._pool.release(batch.buffer)
+            if done and batch.landing is not None and self._freight is not None:
+                self._freight.destination.give_up(batch.landing)
             if done and batch.images is not None and batch.images.output is not None:
                 self._image_pool.release(batch.images.output)
         if not self._lent:
@@ -211,29 +226,37 @@ class Prefetcher:
         runs = batch_runs(records, index.first_records)
         alignment, scatters = reader.alignment_bytes, reader.scatters
         placement = place_batch(runs, index, alignment=alignment, scatters=scatters, read_bytes=self._read_bytes)
-        buffer, mapping = None, None
+        buffer: Buffer | DeviceBuffer | None = None
+        mapping = None
         if self._mapped is not None and len(runs) == 1 and (stride := index.layout.stride_bytes) is not None:
             run = next(iter(runs))
             path = self._source.paths[run.shard]
             mapping = self._mapped.map(path, run.first * stride, run.num_records * stride)
             self._mapped.count(run.num_records * stride)
         elif placement.places is not None:
-            buffer, mapping = self._room_for(placement)
+            buffer, mapping = self._room_for(placement, records)
         else:
-            buffer = self._pool.acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment))
+            buffer = self._acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment), records)
         tasks = _tasks(placement.reads) if len(self._threads) else [placement.reads]
         batch = PendingBatch(records, buffer, mapping, placement, len(tasks), self._left)
         if self._source.decoding is not None:
             batch.images = self._images(self._source.decoding, batch)
+        if self._freight is not None:
+            batch.landing = self._freight.expect(batch)
         batch.gate.acquire()
         if len(self._threads):
             self._threads.submit(batch, tasks)
         return batch
 
-    def _room_for(self, placement: Placement) -> tuple[Buffer | None, Mapping | None]:
+    def _acquire(self, size_bytes: int, records: Indices) -> Buffer | DeviceBuffer:
+        if self._freight is None:
+            return self._pool.acquire(size_bytes)
+        return self._freight.acquire(self._pool, size_bytes, len(records))
+
+    def _room_for(self, placement: Placement, records: Indices) -> tuple[Buffer | DeviceBuffer | None, Mapping | None]:
         """Where a batch of samples of unequal size is read to, or seen."""
         if self._mapped is None or not placement.whole:
-            return self._pool.acquire(placement.size_bytes), None
+            return self._acquire(placement.size_bytes, records), None
         first, length = next(iter(placement.reads)), int(placement.reads.needs.sum())
         self._mapped.count(length)
         return None, self._mapped.map(self._source.paths[first.shard], first.file_offset, length)
@@ -258,6 +281,8 @@ class Prefetcher:
         tally.read_s += batch.read_ns / 1e9
         tally.read_queue_s += batch.read_waited_ns / batch.num_reads / 1e9
         tally.ready_s += (perf_counter_ns() - batch.ready_ns) / 1e9
+        if batch.landing is not None and batch.images is None:
+            return self._receive(batch, batch.records)
         if batch.images is not None:
             return self._hand_out_images(batch, batch.images)
         if placement.places is not None:
@@ -265,16 +290,24 @@ class Prefetcher:
         shape, strides, offset = view_geometry(index.layout, len(batch.records), placement.first_record)
         dtype = index.layout.dtype
         images: npt.NDArray[Any]
-        if batch.buffer is not None:
+        if isinstance(batch.buffer, Buffer):
             images = self._pool.hand_out(batch.buffer, shape=shape, dtype=dtype, strides=strides, offset=offset)
         else:
             assert batch.mapping is not None  # a batch has the one or the other
             images = np.ndarray(shape, dtype, buffer=batch.mapping.memory, offset=offset, strides=strides)
         return RawBatch(images, batch.records, batch.ready_ns)
 
+    def _receive(self, batch: PendingBatch, records: Indices) -> RawBatch:
+        """The batch on its device; host buffers are free for the next one once the copy from them is done."""
+        assert self._freight is not None  # who has given the landing
+        images, labels = self._freight.receive(batch)
+        if isinstance(batch.buffer, Buffer):
+            self._pool.release(batch.buffer)
+        return RawBatch(images, records, batch.ready_ns, labels)
+
     def _hand_out_views(self, batch: PendingBatch) -> RawBatch:
         memory = None
-        if batch.buffer is not None:
+        if isinstance(batch.buffer, Buffer):
             size = batch.placement.size_bytes
             memory = self._pool.hand_out(batch.buffer, shape=(size,), dtype=np.uint8, strides=(1,), offset=0)
         return RawBatch(self._views(batch, memory), batch.records, batch.ready_ns)
@@ -296,12 +329,13 @@ class Prefetcher:
         if transform is None:
             return ImageBatch(decoding, records, samples, (), None, self._place)
         numbers = uniforms(self._source.seed, self._epoch, records, transform.num_numbers).tolist()
-        output = self._image_pool.acquire(decoding.output_bytes(len(records)))
+        room = 0 if self._freight is None else room_bytes(len(records))
+        output = self._image_pool.acquire(decoding.output_bytes(len(records)) + room)
         return ImageBatch(decoding, records, samples, numbers, output, self._place)
 
     def _samples(self, batch: PendingBatch) -> Arrays:
         """The samples of a batch, where they will lie once they are read."""
-        memory = None if batch.buffer is None else np.frombuffer(batch.buffer.memory, np.uint8)
+        memory = np.frombuffer(batch.buffer.memory, np.uint8) if isinstance(batch.buffer, Buffer) else None
         if batch.placement.places is not None:
             return self._views(batch, memory)
         if memory is None:
@@ -336,7 +370,10 @@ class Prefetcher:
             records = records[kept]
             if not len(records):
                 raise ImageError(f"{tally.skipped[-1].reason}; nor can any other of its batch, so none is left of it")
-        if batch.buffer is not None:
+        if batch.landing is not None and images.output is not None:
+            self._image_pool.release(images.output)
+            return self._receive(batch, records)
+        if isinstance(batch.buffer, Buffer):
             self._pool.release(batch.buffer)
         transform = images.decoding.transform
         if transform is None or images.output is None:

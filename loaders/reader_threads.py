@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter_ns
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,10 @@ from .plan import Indices
 from .readers import Reader, read_all
 from .remote import ShardPath
 
+if TYPE_CHECKING:
+    from .destinations.destination import Landing
+    from .destinations.memory import DeviceBuffer
+
 
 class EpochLeftError(Exception):
     """The epoch was left before this batch was read; nobody waits for it."""
@@ -35,13 +40,15 @@ class EpochLeftError(Exception):
 class PendingBatch:
     """A batch on its way, into `buffer` or seen in `mapping`; `gate` is held until the last task is done.
 
+    With a `landing` it is on its way to a device when the gate opens.
+
     `left` is set when its epoch is left; `ready_ns` is when the gate was opened, by perf_counter_ns.  Where there are
     `images` these are decoded after the last read, before the gate opens.  `read_waited_ns` is how long
     its `num_reads` tasks waited for a thread, added up.
     """
 
     records: Indices
-    buffer: Buffer | None
+    buffer: Buffer | DeviceBuffer | None
     mapping: Mapping | None
     placement: Placement
     remaining: int
@@ -54,6 +61,7 @@ class PendingBatch:
     images: ImageBatch | None = None
     read_ns: int = 0
     decoding: bool = False
+    landing: Landing | None = None
     queued_ns: int = field(default_factory=perf_counter_ns)
     read_waited_ns: int = 0
     num_reads: int = field(init=False)
@@ -80,13 +88,15 @@ class PendingBatch:
         opens = True
         try:
             if self.error is None and not self.decoding:
-                if self.buffer is not None:
+                if isinstance(self.buffer, Buffer):
                     _move(self.buffer, self.placement)
                 if self.images is not None:
                     parts = self.images.parts
                     self.images.queued_ns = perf_counter_ns()
                     self.decoding, self.remaining, opens = True, len(parts), False
                     return parts
+            if self.error is None and self.landing is not None:
+                self.landing.send()
         except BaseException as failure:  # raised again in the caller's next()
             self.error = failure
         finally:
@@ -222,6 +232,7 @@ def carry_out(reader: Reader, paths: Sequence[ShardPath], batch: PendingBatch, r
     if batch.mapping is not None:
         return sum(map(batch.mapping.populate, starts, needs))
     assert batch.buffer is not None  # a batch has the one or the other
+    batch.buffer.wait_until_free()
     memory = batch.buffer.memory
     targets: Iterable[Sequence[memoryview]]
     if reads.parts is None:

@@ -18,6 +18,7 @@ from typing import ClassVar, Protocol, get_args
 from .counters.backends import class_of, route_by_backends
 from .counters.choice import counter_for_objects
 from .counters.counter import CounterSet, NoCounter, moved
+from .destinations.choice import DeviceChoice, cuda_missing
 from .evidence import Route, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
 from .image_files import ImageFiles
 from .page_cache import PAGE_BYTES, resident_bytes
@@ -64,22 +65,31 @@ class Watched(Protocol):
         """The route that the bytes must take."""
 
 
-def refuse_route(route: Route | None, *, engine: str) -> None:
+def refuse_route(route: Route | None, *, engine: str, device: DeviceChoice = "auto") -> None:
     """Raise RouteRefusedError where `route` cannot be had from `engine` on this machine, ValueError if it is none."""
     possible = [name for name in get_args(Route) if name != "unknown"]
     if route is not None and route not in possible:
         raise ValueError(f"require_route {route!r} is not one of {', '.join(possible)}")
-    if route not in DEVICE_ROUTES:
+    if route == "host" and device not in ("auto", "cpu"):
+        reason = "batches go on to a device, which is route 'bounce'; ask for device='cpu'"
+    elif route not in DEVICE_ROUTES:
         return
-    import torch
-
-    if not torch.cuda.is_available():
-        reason = "torch sees no CUDA device here; leave require_route out, or run where a GPU is"
-    elif engine != "kvikio":
+    elif device == "cpu":
+        reason = "batches stay in host memory (device='cpu'); ask for device='cuda'"
+    elif isinstance(device, str) and (missing := cuda_missing()) is not None:
+        reason = f"{missing}; leave require_route out, or run where a GPU is"
+    elif route != "bounce" and engine != "kvikio":
         reason = f"engine {engine!r} reads into host memory; ask for engine='kvikio'"
     else:
         return
     raise RouteRefusedError(f"require_route={route!r} is not possible: {reason}")
+
+
+def device_for(route: Route | None, device: DeviceChoice) -> DeviceChoice:
+    """Where batches must go for a required route, of whoever leaves that to us."""
+    if route is None or device != "auto":
+        return device
+    return "cuda" if route in DEVICE_ROUTES else "cpu"
 
 
 def refuse_encoded(route: Route | None, *, codec: str, name: str) -> None:
@@ -95,8 +105,9 @@ def refuse_encoded(route: Route | None, *, codec: str, name: str) -> None:
 class RouteWatch:
     """The counters of one loader, read when it is made and again whenever evidence is asked for."""
 
-    def __init__(self, shards: Watched) -> None:
+    def __init__(self, shards: Watched, *, into_gpu: bool = False) -> None:
         self._shards = shards
+        self.into_gpu = into_gpu
         self._counter = counter_of(shards.paths)
         self._sample = _spread(files_of(shards.paths))
         self._cache_fraction = _resident_share(self._sample)
@@ -126,11 +137,12 @@ class RouteWatch:
             process_bytes=mine,
             beside=went,
         )
-        found = by_own_counters(found, own)
+        found = by_own_counters(found if not self.into_gpu else copied_on(found), own, into_gpu=self.into_gpu)
         counters = {**found.counters, **own, "cache_sampled_shards": len(self._sample)}
         if rate is None:
             counters["background_bytes"] = None
-        requested: Route = self._shards.require_route or ("host" if files_of(self._shards.paths) else "remote")
+        on_files: Route = "bounce" if self.into_gpu else "host"
+        requested: Route = self._shards.require_route or (on_files if files_of(self._shards.paths) else "remote")
         return replace(found, requested_route=requested, counters=counters)
 
     def check(self, evidence: RouteEvidence) -> None:
@@ -156,10 +168,18 @@ class RouteWatch:
         return rate
 
 
-def by_own_counters(found: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:
+def copied_on(found: RouteEvidence) -> RouteEvidence:
+    """The evidence of bytes that came into host memory and went on to a device from there."""
+    if found.observed_route != "host":
+        return found
+    words = f"{found.route_evidence}; from host memory each batch was copied to the device"
+    return replace(found, observed_route="bounce", route_evidence=words)
+
+
+def by_own_counters(found: RouteEvidence, own: Mapping[str, int], *, into_gpu: bool = False) -> RouteEvidence:
     """The evidence with the route by what the reader itself counted, where it counts."""
     nvidia_fs = found.counters.get("nvidia_fs_read_bytes")
-    told = route_by_backends(own, nvidia_fs_bytes=nvidia_fs if isinstance(nvidia_fs, int) else None)
+    told = route_by_backends(own, nvidia_fs_bytes=nvidia_fs if isinstance(nvidia_fs, int) else None, into_gpu=into_gpu)
     if told is None:
         return found
     route, words = told

@@ -18,6 +18,7 @@ from .compressed import plain_shards
 from .decode import buffer_bytes
 from .decoders import DecoderName, RawPixels, open_decoder
 from .decoding import Decoding, OnError
+from .destinations.choice import DeviceChoice, check_choice, reads_into_device
 from .discovery import ShardSource, find_image_folder, find_shards
 from .engines import EngineName, open_reader, refuse_engine
 from .evidence import Route
@@ -30,12 +31,15 @@ from .prefetch import Prefetcher, RawBatch, Tally
 from .ragged import pool_bytes
 from .readers import Reader
 from .remote import ShardPath, local_files
-from .route import refuse_encoded, refuse_route
+from .route import device_for, refuse_encoded, refuse_route
 from .transforms import ImageTransform, TransformError
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import Dataset
+
+    from .destinations.destination import Destination
+    from .destinations.freight import Freight
 
     _Samples = Dataset[tuple[torch.Tensor, int]]
 else:
@@ -69,12 +73,15 @@ class ShardSet(_Samples):
         engine_reason: str = "handed in",
         decoder: DecoderName = "auto",
         on_error: OnError = "raise",
+        device: DeviceChoice = "cpu",
     ) -> None:
         if shuffle_mode not in SHUFFLE_MODES:
             raise ValueError(f"shuffle_mode {shuffle_mode!r} is not one of {', '.join(SHUFFLE_MODES)}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
-        refuse_route(require_route, engine=reader.engine)
+        device = device_for(require_route, device)
+        refuse_route(require_route, engine=reader.engine, device=device)
+        check_choice(device)
         self.decoding = _decoding(index, transform, decoder, on_error, require_route)
         refuse_engine(reader.engine, index)
         self.paths: Sequence[ShardPath] = paths if isinstance(paths, ImageFiles) else tuple(paths)
@@ -86,6 +93,7 @@ class ShardSet(_Samples):
         self.rank = rank
         self.world_size = world_size
         self.require_route = require_route
+        self.device = device
         self.transform = None if isinstance(transform, ImageTransform) else transform
         self.block_records = max(1, BLOCK_BYTES // index.layout.slot_bytes)
 
@@ -95,6 +103,7 @@ class ShardSet(_Samples):
         source: ShardSource,
         *,
         engine: EngineName | Reader = "auto",
+        device: DeviceChoice = "auto",
         shuffle_mode: ShuffleMode = "records",
         seed: int = 0,
         rank: int = 0,
@@ -109,6 +118,10 @@ class ShardSet(_Samples):
     ) -> ShardSet:
         """Open the shards of a folder, a glob, one file, or a list of files; builds the index on first use.
 
+        `device` is where iobench's DataLoader brings batches: `auto` is the GPU that the process works with by then,
+        else host memory; `cpu`, `cuda`, `cuda:1`.  DestinationError where it is not there.  Samples, and batches of
+        torch's own loader, are in host memory.
+
         Or of an S3 prefix (s3://bucket/prefix), one object's address (s3://bucket/key, https://host/file.tfrecord), or
         a list of such: `auto` reads them with kvikio where a CUDA driver is, else with `remote`, which needs none.
 
@@ -122,12 +135,16 @@ class ShardSet(_Samples):
         read such shards, DirectRefusedError where `direct` is not possible, RouteRefusedError where `require_route` is
         not.
         """
-        refuse_route(require_route, engine=engine if isinstance(engine, str) else engine.engine)
+        device = device_for(require_route, device)
+        refuse_route(require_route, engine=engine if isinstance(engine, str) else engine.engine, device=device)
+        check_choice(device)
         paths, index = open_index(source, fields=fields, shape=shape, dtype=dtype)
         reason = "handed in"
         if isinstance(engine, str):
             refuse_engine(engine, index)
-            reader, reason = open_reader(engine, paths[0], encoded=index.layout.codec is not None)
+            encoded = index.layout.codec is not None
+            into_device = not encoded and reads_into_device(device, transform)
+            reader, reason = open_reader(engine, paths[0], encoded=encoded, into_device=into_device)
         else:
             reader = engine
         return cls(
@@ -143,6 +160,7 @@ class ShardSet(_Samples):
             engine_reason=reason,
             decoder=decoder,
             on_error=on_error,
+            device=device,
         )
 
     def __len__(self) -> int:
@@ -191,27 +209,42 @@ class ShardSet(_Samples):
         timeout_s: float = 0.0,
         on_thread_start: Callable[[int], None] | None = None,
         epoch: int = 0,
+        destination: Destination | None = None,
     ) -> Prefetcher:
-        """Read `batches` of record numbers ahead with `num_threads` threads; samples are drawn as `epoch` has them."""
+        """Read `batches` of record numbers ahead with `num_threads` threads; samples are drawn as `epoch` has them.
+
+        With a `destination` the batches are brought there; the pool must then be made for it, too.
+        """
         return Prefetcher(
             self,
             batches,
-            pool=pool or self.new_pool(batch_size, depth=depth),
+            pool=pool or self.new_pool(batch_size, depth=depth, destination=destination),
             tally=tally or Tally(),
             num_threads=num_threads,
             depth=depth,
             timeout_s=timeout_s,
             on_thread_start=on_thread_start,
             epoch=epoch,
+            image_pool=None if destination is None else destination.pinned_pool(0),
+            freight=None if destination is None else self.freight(destination),
         )
 
-    def new_pool(self, batch_size: int, *, depth: int) -> BufferPool:
+    def freight(self, destination: Destination) -> Freight:
+        """How the set's batches travel to a destination; DestinationUsageError where they cannot."""
+        from .destinations.freight import Freight
+
+        in_place = bool(getattr(self.reader, "into_device", False))
+        return Freight(destination, self.index, self.decoding, in_place=in_place)
+
+    def new_pool(self, batch_size: int, *, depth: int, destination: Destination | None = None) -> BufferPool:
         """Buffers for batches of this size: `depth` being read, and two between the loop's hands."""
         alignment = self.reader.alignment_bytes
         if self.index.extents is not None:
             size = pool_bytes(self.index.extents, batch_size=batch_size, alignment=alignment)
         else:
             size = buffer_bytes(self.index.layout, batch_size=batch_size, alignment=alignment)
+        if destination is not None:
+            return self.freight(destination).pool(size, num_records=batch_size, num_free_kept=depth + 2)
         return BufferPool(size, num_free_kept=depth + 2)
 
     def to_tensors(self, batch: RawBatch) -> tuple[Any, torch.Tensor]:
@@ -222,6 +255,9 @@ class ShardSet(_Samples):
         import torch
 
         images: torch.Tensor | list[torch.Tensor]
+        if batch.labels is not None:  # on a device already
+            images = batch.images if isinstance(batch.images, list) else batch.images.permute(0, 3, 1, 2)
+            return (images if self.transform is None else self.transform(images)), batch.labels
         if self.decoding is not None and isinstance(batch.images, list):
             images = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in batch.images]
         elif self.decoding is not None and self.decoding.transform is not None:

@@ -23,6 +23,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from .destinations.device import Device
     from .stall_cuda import DeviceWaits
 
 T = TypeVar("T")
@@ -111,6 +112,14 @@ class StallMeter:
         waits = DeviceWaits.of(device)
         self._devices.append(waits)
         return watch_device(fetch, waits, device, on_host_batch=self._say_not_covered)
+
+    def on_device(self, device: Device) -> DeviceWaits:
+        """Pairs of events for a loader that brings batches to a device itself; they count as `gpu_data_wait_s`."""
+        from .stall_cuda import DeviceWaits
+
+        waits = DeviceWaits(lambda: device.new_event(timing=True), device.current_stream)
+        self._devices.append(waits)
+        return waits
 
     def _say_not_covered(self) -> None:
         self.transfer_not_covered = True

@@ -1,0 +1,175 @@
+"""An NVIDIA GPU as a destination, through torch.
+
+Memory is torch's own, so that its allocator knows of it; each hand-out is foreign to torch all the same: a fresh object
+with `__cuda_array_interface__`, which every view keeps alive, tells when the last of them is gone.  Host buffers are
+registered with cudaHostRegister where they are, huge pages and all.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..buffers import ALIGNMENT_BYTES, Buffer
+from ..placement import Move
+from .device import DestinationError, Event
+
+_REGISTER_PORTABLE = 1  # cudaHostRegisterPortable: page-locked for every context of this process
+
+
+class TorchCuda:
+    """The GPU `number`, as torch counts them."""
+
+    def __init__(self, number: int) -> None:
+        self._device = torch.device("cuda", number)
+
+    @property
+    def name(self) -> str:
+        """As torch names it: cuda:0."""
+        return str(self._device)
+
+    def allocate(self, size_bytes: int, *, stream: Any) -> CudaMemory:
+        """See Device: should it be let go while a copy is under way, torch's allocator keeps it until that is done."""
+        block = torch.empty(size_bytes + ALIGNMENT_BYTES, dtype=torch.uint8, device=self._device)
+        block.record_stream(stream)
+        return CudaMemory(block, size_bytes)
+
+    def pin(self, buffer: Buffer) -> None:
+        """See Device."""
+        runtime: Any = torch.cuda.cudart()
+        with torch.cuda.device(self._device):
+            code = int(runtime.cudaHostRegister(buffer.address, buffer.size_bytes, _REGISTER_PORTABLE))
+        if code:
+            raise DestinationError(
+                f"{buffer.size_bytes} bytes of host memory cannot be page-locked (cudaHostRegister answers {code}): "
+                f"use smaller batches or a smaller prefetch_factor, or raise the limit on locked memory (ulimit -l)"
+            )
+        weakref.finalize(buffer, _unregister, runtime, buffer.address, keep=buffer.memory).atexit = False
+
+    def new_stream(self) -> torch.cuda.Stream:
+        """See Device; torch's streams of this kind do not wait for the default stream."""
+        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+
+    def current_stream(self) -> torch.cuda.Stream:
+        """See Device."""
+        return torch.cuda.current_stream(self._device)
+
+    def new_event(self, *, timing: bool = False) -> Event:
+        """See Device; a thread that waits for one sleeps, and does not spin."""
+        event: Event = torch.cuda.Event(enable_timing=timing, blocking=True)
+        return event
+
+    def wait(self, stream: torch.cuda.Stream, event: Any) -> None:
+        """See Device."""
+        stream.wait_event(event)
+
+    def copy_in(self, stream: torch.cuda.Stream, memory: CudaMemory, at: int, source: memoryview) -> None:
+        """See Device: one cudaMemcpyAsync."""
+        with torch.cuda.stream(stream):
+            host = torch.frombuffer(source, dtype=torch.uint8)
+            memory.bytes[at : at + len(source)].copy_(host, non_blocking=True)
+
+    def copy_within(self, stream: torch.cuda.Stream, memory: CudaMemory, moves: Sequence[Move]) -> None:
+        """See Device: one kernel where all moves are of one length, else a copy for each."""
+        if not moves:
+            return
+        lengths = {move.length for move in moves}
+        with torch.cuda.stream(stream):
+            if len(lengths) == 1 and _gathered(memory.bytes, moves, lengths.pop()):
+                return
+            for move in moves:
+                source = memory.bytes[move.source : move.source + move.length]
+                memory.bytes[move.target : move.target + move.length].copy_(source, non_blocking=True)
+
+    def window(self, memory: CudaMemory) -> CudaWindow:
+        """See Device."""
+        return CudaWindow(memory, 0, memory.size_bytes)
+
+    def show(self, memory: CudaMemory) -> tuple[torch.Tensor, CudaWindow]:
+        """See Device."""
+        owner = CudaWindow(memory, 0, memory.size_bytes)
+        return torch.as_tensor(owner, device=self._device), owner
+
+
+class CudaMemory:
+    """A page-aligned piece of a block of torch's allocator, as `bytes`."""
+
+    def __init__(self, block: torch.Tensor, size_bytes: int) -> None:
+        skip = -block.data_ptr() % ALIGNMENT_BYTES
+        self.bytes = block[skip : skip + size_bytes]
+        self.address = self.bytes.data_ptr()
+        self.size_bytes = size_bytes
+
+
+class CudaWindow:
+    """A range of device memory, as libraries take it (CUDA array interface, version 3); slices are windows too."""
+
+    readonly = False
+
+    def __init__(self, memory: CudaMemory, start: int, length: int) -> None:
+        self._memory = memory
+        self._start = start
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        address = self._memory.address + self._start
+        return {"shape": (self._length,), "typestr": "|u1", "data": (address, False), "strides": None, "version": 3}
+
+    def __getitem__(self, place: slice | int) -> Any:
+        """A window on a part, or the value of one byte, which waits for it on a stream of its own."""
+        if isinstance(place, slice):
+            start, stop, _ = place.indices(self._length)
+            return CudaWindow(self._memory, self._start + start, max(0, stop - start))
+        with _aside(self._memory.bytes.device):
+            return int(self._memory.bytes[self._at(place)].item())
+
+    def __setitem__(self, place: int, value: int) -> None:
+        """Write one byte, and wait until it is written."""
+        with _aside(self._memory.bytes.device) as stream:
+            self._memory.bytes[self._at(place)] = value
+        stream.synchronize()
+
+    def _at(self, place: int) -> int:
+        return self._start + (place if place >= 0 else self._length + place)
+
+
+class _aside:  # noqa: N801  # a context manager, used as a function is
+    """A stream of this thread's own for a moment."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._context = torch.cuda.stream(self._stream)
+
+    def __enter__(self) -> torch.cuda.Stream:
+        self._context.__enter__()
+        return self._stream
+
+    def __exit__(self, *error: object) -> None:
+        self._context.__exit__(*error)  # type: ignore[arg-type]  # as the protocol passes them
+
+
+def _gathered(memory: torch.Tensor, moves: Sequence[Move], length: int) -> bool:
+    """Make moves of one length to places at one distance by one kernel; False where their targets are not so."""
+    targets = [move.target for move in moves]
+    order = sorted(range(len(moves)), key=targets.__getitem__)
+    first = targets[order[0]]
+    step = targets[order[1]] - first if len(order) > 1 else length
+    if any(targets[number] != first + place * step for place, number in enumerate(order)):
+        return False
+    sources = torch.tensor([moves[number].source for number in order], pin_memory=True)
+    windows = memory.as_strided((len(memory) - length + 1, length), (1, 1), memory.storage_offset())
+    slots = memory.as_strided((len(moves), length), (step, 1), memory.storage_offset() + first)
+    slots.copy_(windows[sources.to(memory.device, non_blocking=True)])
+    return True
+
+
+def _unregister(runtime: Any, address: int, *, keep: memoryview) -> None:
+    runtime.cudaHostUnregister(address)
+    del keep  # the pages are there until here
