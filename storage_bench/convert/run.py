@@ -7,6 +7,7 @@ plan -> ledger -> [ records -> samples -> part in its room -> on the disk -> rea
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -95,10 +96,18 @@ def convert(
             try:
                 return _Conversion(opened, target, plan, progress, stack).run()
             except OSError as error:
-                rule = "no space left" if error.errno in _NO_SPACE else f"cannot be written ({error.strerror})"
-                raise ConvertError(
-                    f"{target}: {rule}; what is whole stays: make room, and the same command goes on from there"
-                ) from error
+                raise _failed(error, target) from error
+
+
+def _failed(error: OSError, target: Path) -> ConvertError:
+    """What went wrong with the target, or with the source, and that it can be gone on with."""
+    go_on = "what is whole stays, and the same command goes on from there"
+    if error.errno in _NO_SPACE:
+        return ConvertError(f"{target}: no space left ({error.strerror}); make room: {go_on}")
+    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else target
+    if place.is_relative_to(target):
+        return ConvertError(f"{target}: cannot be written ({error.strerror}); give a folder that can: {go_on}")
+    return ConvertError(f"{place}: cannot be read ({error.strerror}); see the storage: {go_on}")
 
 
 class _Conversion:
