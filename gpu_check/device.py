@@ -68,6 +68,14 @@ class Device:
 
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
+    def compute_stream(self) -> tuple[Any, ...]:
+        """The stream that this thread computes on, alone in a tuple; without streams nothing is in it."""
+        if not self.is_cuda:
+            return ()
+        import torch
+
+        return (torch.cuda.current_stream(),)
+
     def on(self, stream: Any) -> AbstractContextManager[Any]:
         """What this thread starts within goes to `stream`."""
         if stream is None:

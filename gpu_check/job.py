@@ -108,7 +108,7 @@ def gpu_check(
     GenerateError where the data cannot be written.  What goes wrong within a part is that part's outcome.
     """
     begin = perf_counter()
-    parts = parts_named(names, PARTS)
+    parts = tuple(part.of_twin() if twin else part for part in parts_named(names, PARTS))
     if not 0 < minutes <= 24 * 60:
         raise GpuCheckError(f"--minutes {minutes:g}: give more than 0, as in 9; a day at most")
     if not twin:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ from ..results.record import Kind, Metric, Point, Requirement
 
 DeviceName = Literal["cuda", "cpu"]
 TWIN = "cpu twin"
+TWIN_S, TWIN_LEAST_S = 3.0, 0.5  # of a part
 
 
 class GpuCheckError(ValueError):
@@ -93,11 +94,15 @@ class Part:
     module: str
     packages: tuple[tuple[str, str], ...] = ()
 
+    def of_twin(self) -> Part:
+        """The same part on the CPU, small."""
+        return replace(self, seconds=TWIN_S, least_s=min(self.least_s, TWIN_LEAST_S))
+
     def lacks(self) -> str | None:
         """What is not installed, and how to get it; None where the part can be run."""
         for module, title in self.packages:
             if not is_installed(module):
-                return f"{title} is not installed (extra gpu)"
+                return f"{title} is not installed"
         return None
 
 

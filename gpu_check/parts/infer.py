@@ -1,0 +1,38 @@
+"""Validation inference on the device: what `iobench infer` measures, of one network, from storage and synthetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...training_bench.infer import run_infer
+from ...training_bench.infer_plan import InferConfig
+from ...training_bench.infer_setup import InferRun
+from ..part import Bench, Findings
+
+
+def run(bench: Bench) -> Iterator[Findings]:
+    """One launch of one rank; its points are those of the command."""
+    config = InferConfig(
+        models=("resnet18",) if bench.twin else ("resnet50",),
+        accelerator=bench.device,
+        precision="bf16",
+        batch_sizes=(bench.sized(256, 4),),
+        sources=("direct", "synthetic"),
+        warmup_batches=bench.sized(10, 1),
+        batches=bench.sized(200, 8),
+        rounds=bench.sized(4, 2),
+        prefetch_threads=bench.threads,
+        queue_depth=bench.sized(8, 2),
+        seconds=max(1.0, bench.seconds * 0.7),
+        agreement_batches=bench.sized(4, 1),
+        channels_last=True,
+        engine="buffered",
+    )
+    found = run_infer(InferRun(path=bench.raw, config=config, local=bench.folder), show=lambda *_: None)
+    yield Findings(
+        tuple(found.points),
+        found.metrics,
+        sentence=found.sentence,
+        warnings=(*found.warnings, *(f"not valid: {text}" for text in found.invalid)),
+        workload=found.workload,
+    )

@@ -1,0 +1,97 @@
+"""Storage to the GPU, against its limit: our loader beside the bare loop, at the same threads, in interleaved blocks.
+
+bare       preadv into pinned memory, then a copy on the thread's own stream
+buffered   our loader on the same warm files: what is required is of this one
+direct     our loader past the page cache
+kvikio     our loader with cuFile into GPU memory, by whatever way there is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+from ...loaders.page_cache import warm
+from ...loaders.shards import ShardSet
+from ...results.record import Metric, Point
+from ...results.stats import summarise
+from ...storage_bench.evidence import cold_scope_of, read_path
+from ..bare import BareLoop
+from ..device import Device
+from ..part import Bench, Findings, at_least, is_installed
+from ..roads import OurRoad, block_of
+from ..rounds import Block, Rates, ratio, rounds
+
+REQUIRED = 0.95
+
+
+def run(bench: Bench) -> Iterator[Findings]:
+    """Rates of every way, and ours over the bare loop's, round by round."""
+    device, batch = Device(bench.device), bench.sized(128, 16)
+    shards = ShardSet.open(bench.raw)
+    slot_bytes = shards.index.layout.slot_bytes
+    warm(shards.files)
+    refused: dict[str, str] = {}
+    with ExitStack() as stack:
+        bare = stack.enter_context(
+            closing(BareLoop(shards.files, device, span_bytes=batch * slot_bytes, threads=bench.threads))
+        )
+        ours = {
+            engine: road
+            for engine in _engines(bench)
+            if (road := _opened(engine, bench, device, batch, refused)) is not None
+        }
+        for road in ours.values():
+            stack.enter_context(closing(road))
+        contestants = {
+            "bare": bare.run,
+            **{name: _bytes(block_of(road, device), slot_bytes) for name, road in ours.items()},
+        }
+        for rates in rounds(contestants, seconds=bench.seconds):
+            yield _findings(bench, rates, ours, bare.label, refused)
+
+
+def _engines(bench: Bench) -> tuple[str, ...]:
+    return ("buffered", "direct", *(("kvikio",) if is_installed("kvikio") and not bench.twin else ()))
+
+
+def _opened(engine: str, bench: Bench, device: Device, batch: int, refused: dict[str, str]) -> OurRoad | None:
+    """Our loader with this engine; what this machine refuses is told, and does not end the part."""
+    try:
+        return OurRoad(bench.raw, device, batch_size=batch, threads=bench.threads, engine=engine, shuffle_mode="off")
+    except (ValueError, OSError, RuntimeError) as error:
+        refused[engine] = f"{type(error).__name__}: {error}"
+        return None
+
+
+def _bytes(block: Block, slot_bytes: int) -> Callable[[float], float]:
+    return lambda seconds: block(seconds) * slot_bytes
+
+
+def _findings(
+    bench: Bench, rates: Rates, ours: dict[str, OurRoad], bare_label: str, refused: dict[str, str]
+) -> Findings:
+    ratios = {name: ratio(rates[name], rates["bare"]) for name in ours}
+    points = [_point("bare", bare_label, rates["bare"], bench, None, None)]
+    points += [_point(name, road.label, rates[name], bench, ratios[name], road) for name, road in ours.items()]
+    found = ratios["buffered"]
+    text = f"warm storage to the GPU, over a bare loop of preadv and asynchronous copies at {bench.threads} threads"
+    rate = points[1].metrics["read_gbps"].value or 0.0
+    return Findings(
+        tuple(points),
+        {**points[1].metrics},
+        at_least("storage_to_gpu", text, REQUIRED, found, bench),
+        f"{rate:.1f} GB/s from warm files, {found.value or 0:.3f} of the bare loop's",
+        tuple(f"{engine} cannot be used here: {reason}" for engine, reason in refused.items()),
+    )
+
+
+def _point(
+    name: str, label: str, rates: list[float], bench: Bench, over_bare: Metric | None, road: OurRoad | None
+) -> Point:
+    metrics = {"read_gbps": summarise([rate / 1e9 for rate in rates], unit="GB/s")}
+    if over_bare is not None:
+        metrics["of_bare_loop"] = over_bare
+    path = None if road is None else read_path(road.evidence(), cold_scope=cold_scope_of(bench.raw))
+    params = {"stage": "to_gpu", "road": name, "engine": label, "threads": bench.threads}
+    return Point(params=params, read_path=path, metrics=metrics)
