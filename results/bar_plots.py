@@ -15,15 +15,20 @@ if TYPE_CHECKING:
     from .record import Point, RunRecord
 
 
-def loader_plot(record: RunRecord) -> Plot | None:
-    """What the loader hands over, for each way it was run."""
+def loader_plots(record: RunRecord) -> list[Plot]:
+    """What loaders hand over; a picture for each heat, since only its rates can be compared."""
     points = [point for point in points_of(record, "load") if value_of(point, "images_per_s") is not None]
-    if not points:
-        return None
+    heats: dict[str, list[Point]] = {}
+    for point in points:
+        heats.setdefault(str(point.params.get("heat", "")), []).append(point)
+    return [_loader_plot(f"loader{f'-{place}' * bool(place)}", heat, heats[heat]) for place, heat in enumerate(heats)]
+
+
+def _loader_plot(name: str, heat: str, points: Sequence[Point]) -> Plot:
     names = ("images_per_s", "read_gbps", "data_wait_s", "data_stall_fraction", "cpu_seconds_per_gb", "peak_rss_bytes")
     several = any("road" in point.params for point in points)
     finding = "Loaders hand over up to {}" if several else "The loader hands over up to {}"
-    return bar_plot("loader", finding, points, names, axis="images per second")
+    return bar_plot(name, finding, points, names, axis=f"images per second{f', {heat}' * bool(heat)}")
 
 
 def bar_plot(name: str, finding: str, points: Sequence[Point], names: Sequence[str], *, axis: str) -> Plot:

@@ -17,7 +17,7 @@ from .drawing import (
     logarithmic,
     value_of,
 )
-from .quantities import amount, binary_size, interval_text, quantity, sentences
+from .quantities import amount, binary_size, interval_text, percent, quantity, sentences
 from .tables import Table, flag_columns, metric_column, point_columns, text_column
 from .wording import metric_label, points_of
 
@@ -130,4 +130,4 @@ def _checkpoint_finding(points: Sequence[Point]) -> str:
     lost = points[-1].metrics.get("read_gbps_ratio")
     if lost is None or lost.value is None:
         return told
-    return f"{told}; readers beside it keep {lost.value:.0%} of their rate ({interval_text(lost)})"
+    return f"{told}; readers beside it keep {percent(lost.value)} of their rate (ratio {interval_text(lost)})"

@@ -57,13 +57,14 @@ def percentile_plot(record: RunRecord) -> Plot | None:
         times = [value * 1e-3 for value in marks.values()]
         trace = curve(point_label(point), [], times, colour=colour, symbol=symbol + "-open" * bool(doubts(point)))
         traces.append(trace | {"x": list(marks)})
-    layout = chart("share of the reads that take no longer", "time per read, ms")
+    done = " or ".join(dict.fromkeys(_operation(point) for point in points))
+    layout = chart(f"share of the {done}s that take no longer", f"time per {done}, ms")
     layout["xaxis"] |= {"type": "category", "categoryarray": list(PERCENTILES.values())}
     layout["yaxis"] |= logarithmic([value for trace in traces for value in trace["y"]])
     worst = ordered[-1]
     median, tail = value_of(worst, "latency_p50_us"), value_of(worst, "latency_p99_us")
     times_text = f", {tail / median:.1f} times the median" if median and tail else ""
-    title = f"One read in a hundred takes over {quantity(worst.metrics['latency_p99_us'])}{times_text}"
+    title = f"One {_operation(worst)} in a hundred takes over {quantity(worst.metrics['latency_p99_us'])}{times_text}"
     shown = thinned(found, MOST_ROWS)
     named = text_column("point", [point_label(point) for point in shown])
     columns = (named, *point_columns(shown, tuple(PERCENTILES)), *flag_columns(shown))
@@ -139,6 +140,10 @@ def energy_plot(record: RunRecord) -> Plot | None:
     named = text_column("point", [point_label(point) for point in shown])
     table = Table("Energy", (named, *point_columns(shown, names)), left_out=out_of(points, shown))
     return Plot("energy", f"{title} ({accelerator})", tuple(traces), layout, table, note=flag_note(shown, mark="* is"))
+
+
+def _operation(point: Point) -> str:
+    return str(point.params.get("operation", "read"))
 
 
 def _roof_name(point: Point) -> str:

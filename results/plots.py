@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .bar_plots import loader_plot
+from .bar_plots import loader_plots
 from .copy_plots import copy_plot
 from .fed_plots import supply_plot, utilisation_plot
 from .folder_plots import checkpoint_plot, names_plot
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 def all_plots(record: RunRecord) -> list[Plot]:
     """The pictures a record has data for, in the order of the page."""
-    alone = (draw(record) for draw in (step_plot, hop_plot, utilisation_plot, supply_plot, loader_plot, copy_plot))
-    rest = (
-        draw(record) for draw in (rank_plot, percentile_plot, names_plot, checkpoint_plot, roofline_plot, energy_plot)
-    )
-    drawn = [*alone, *sweep_plots(record), *scaling_plots([record]), *rest]
-    return [plot for plot in drawn if plot]
+    first = (draw(record) for draw in (step_plot, hop_plot, utilisation_plot, supply_plot))
+    several = [*loader_plots(record), copy_plot(record), *sweep_plots(record), *scaling_plots([record])]
+    last = (rank_plot, percentile_plot, names_plot, checkpoint_plot, roofline_plot, energy_plot)
+    return [plot for plot in (*first, *several, *(draw(record) for draw in last)) if plot]

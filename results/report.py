@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .tables import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
+DEVICE_PLOTS = ("rates", "latencies", "write")
 GRID_PLOTS = ("throughput", "efficiency", "stalls", "bandwidth")
 ABSENT = {  # a picture, and what would fill its place
     "steps": "Where a step's time goes: iobench train, or iobench qualify.",
@@ -162,15 +163,18 @@ def _sections(record: RunRecord) -> list[Section]:
     def of(*names: str) -> tuple[Plot, ...]:
         return tuple(drawn[name] for name in names if name in drawn)
 
+    def named(begins: tuple[str, ...]) -> tuple[Plot, ...]:
+        return tuple(plot for plot in drawn.values() if plot.name.startswith(begins))
+
     route, metrics = route_table(record), metrics_table(record)
     return [
         _history_section(record),
         Section("steps", "Where a step's time goes", plots=of("steps", "hops")),
-        Section("device", "Device rates", plots=of("rates-size", "latencies-size", "rates-depth", "latencies-depth")),
+        Section("device", "Device rates", plots=named(DEVICE_PLOTS)),
         Section("fed", "Predicted and measured", plots=of("utilisation", "supply")),
-        Section("loader", "Loader", plots=of("loader")),
+        Section("loader", "Loader", plots=named(("loader",))),
         _copy_section(record, of("copy")),
-        Section("scaling", "Scaling", plots=tuple(plot for plot in drawn.values() if plot.name.startswith(GRID_PLOTS))),
+        Section("scaling", "Scaling", plots=named(GRID_PLOTS)),
         Section("ranks", "Ranks", plots=of("ranks"), folded=tuple(rank_tables(record))),
         Section("percentiles", "Latency percentiles", plots=of("percentiles")),
         Section("names", "Many small files", plots=of("names")),

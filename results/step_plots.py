@@ -22,7 +22,7 @@ from .drawing import (
 )
 from .quantities import amount, counted, percent
 from .tables import MOST_ROWS, Table, flag_columns, named_column, out_of, point_columns, text_column, thinned
-from .wording import HOP_WORDS, about, accelerator_name, doubts, point_label, points_of, ranks_of, source_of, trained
+from .wording import HOP_WORDS, about, accelerator_name, doubts, labels_of, points_of, ranks_of, source_of, trained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def step_plot(record: RunRecord) -> Plot | None:
         return None
     points, parts = thinned(found, MOST_BARS), _parts_of(found)
     accelerator = accelerator_name(about(record, points[0]))
-    labels = distinct([point_label(point) + " *" * bool(doubts(point)) for point in points])
+    labels = distinct([name + " *" * bool(doubts(p)) for name, p in zip(labels_of(points), points, strict=True)])
     traces = [
         bars(name, points, labels, metric=part, colour=colour, factor=1e3) for part, (name, colour) in parts.items()
     ]

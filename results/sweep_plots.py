@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
     from .record import Point, RunRecord
 
-LATENCIES = {"latency_p50_us": ("median", "dot"), "latency_p99_us": ("99th percentile", "solid")}
+OPERATIONS = ("read", "write")
+PREFIXES = {"read": "", "write": "write-"}  # of a picture's name
+LATENCIES = {"latency_p99_us": "solid", "latency_p50_us": "dot"}
 
 
 @dataclass(frozen=True)
@@ -47,35 +49,47 @@ class Sweep:
 
 
 def sweep_plots(record: RunRecord) -> list[Plot]:
-    """The device's rate and latency, once over block size and once over reads in flight, as far as each was swept."""
+    """Rate and latency of reads and of writes, over block size or operations in flight, as far as they were swept."""
     supply = replayed(record) if isinstance(record.workload.get("demand_gbps"), int | float) else []
-    points = [p for p in points_of(record, "storage") if value_of(p, "read_gbps") is not None and p not in supply]
-    drawn, swept = list[Plot | None](), _sweeps_of(points)
-    for sweep in SWEEPS:
-        mine = [point for point in points if swept[point.params.get("access")] is sweep]
-        if len({sweep.x(point) for point in mine}) > 1:
-            drawn += [_rate_plot(record, mine, sweep), _latency_plot(mine, sweep)]
-        elif mine:
-            names = ("read_gbps", "read_iops", "latency_p50_us", "latency_p99_us")
-            drawn.append(bar_plot(f"rates-{sweep.name}", "Storage gives up to {}", mine, names, axis="read rate, GB/s"))
+    points = [point for point in points_of(record, "storage") if point not in supply]
+    drawn = list[Plot | None]()
+    for operation in OPERATIONS:
+        done = [point for point in points if value_of(point, f"{operation}_gbps") is not None]
+        swept = _sweeps_of(done)
+        for sweep in SWEEPS:
+            mine = [point for point in done if swept[point.params.get("access")] is sweep]
+            if len({sweep.x(point) for point in mine}) > 1:
+                drawn += [_rate_plot(record, mine, sweep, operation), _latency_plot(mine, sweep, operation)]
+            elif mine:
+                drawn.append(_unswept_plot(mine, sweep, operation))
     return [plot for plot in drawn if plot]
 
 
-def _rate_plot(record: RunRecord, points: Sequence[Point], sweep: Sweep) -> Plot:
-    best = max(points, key=lambda point: value_of(point, "read_gbps") or 0)
-    title = f"{'Fastest: ' if len(points) > 1 else ''}{quantity(best.metrics['read_gbps'])}, {point_label(best)}"
-    layout = _sweep_chart(points, sweep, "read rate, GB/s")
+def _unswept_plot(points: Sequence[Point], sweep: Sweep, operation: str) -> Plot:
+    finding = "Storage gives up to {}" if operation == "read" else "Storage takes up to {}"
+    name, axis = f"{PREFIXES[operation]}rates-{sweep.name}", f"{operation} rate, GB/s"
+    return bar_plot(name, finding, points, _metrics_of(operation), axis=axis)
+
+
+def _rate_plot(record: RunRecord, points: Sequence[Point], sweep: Sweep, operation: str) -> Plot:
+    metric = f"{operation}_gbps"
+    best = max(points, key=lambda point: value_of(point, metric) or 0)
+    fastest = {"read": "Fastest: ", "write": "Fastest write: "}[operation]
+    title = f"{fastest if len(points) > 1 else ''}{quantity(best.metrics[metric])}, {point_label(best)}"
+    layout = _sweep_chart(points, sweep, f"{operation} rate, GB/s")
     layout["yaxis"] |= {"rangemode": "tozero"}
     traces = [
-        line(label, group, x=sweep.x, metric="read_gbps", colour=colour, symbol=symbol)
-        for (label, group), colour, symbol in _sweep_lines(points, sweep)
+        line(label, group, x=sweep.x, metric=metric, colour=colour, symbol=symbol)
+        for (label, group), colour, symbol in _sweep_lines(points, sweep, metric)
     ]
     for knee in (point for point in points if "knee" in point.flags):
-        write_at(layout, sweep.x(knee), value_of(knee, "read_gbps") or 0, "knee")
+        write_at(layout, sweep.x(knee), value_of(knee, metric) or 0, "knee")
         title = f"{title}; the knee is at {point_label(knee)}"
     note = sentences(flag_note(points, mark="Open markers are"), keep_in_view(layout, traces, axis="y"))
-    _mark_demand(layout, record, [value_of(point, "read_gbps") or 0 for point in points])
-    return Plot(f"rates-{sweep.name}", title, tuple(traces), layout, _sweep_table(points), note=note)
+    if operation == "read":
+        _mark_demand(layout, record, [value_of(point, metric) or 0 for point in points])
+    table = _sweep_table(points, operation)
+    return Plot(f"{PREFIXES[operation]}rates-{sweep.name}", title, tuple(traces), layout, table, note=note)
 
 
 def _mark_demand(layout: dict[str, Any], record: RunRecord, rates: Sequence[float]) -> None:
@@ -92,22 +106,23 @@ def _mark_demand(layout: dict[str, Any], record: RunRecord, rates: Sequence[floa
     layout["yaxis"] |= {"range": [0, 1.08 * max(need * (fed + 1), *rates)]}
 
 
-def _latency_plot(points: Sequence[Point], sweep: Sweep) -> Plot | None:
+def _latency_plot(points: Sequence[Point], sweep: Sweep, operation: str) -> Plot | None:
     points = [point for point in points if value_of(point, "latency_p99_us")]
     if not points:
         return None
     slow = max(points, key=lambda point: value_of(point, "latency_p99_us") or 0)
-    title = f"One read in a hundred takes over {quantity(slow.metrics['latency_p99_us'])} with {point_label(slow)}"
-    layout = _sweep_chart(points, sweep, "time per read, ms")
+    tail = quantity(slow.metrics["latency_p99_us"])
+    title = f"One {operation} in a hundred takes over {tail} with {point_label(slow)}"
+    layout = _sweep_chart(points, sweep, f"time per {operation}, ms (solid: 99th percentile, dotted: median)")
     shown = [value for point in points for name in LATENCIES if (value := value_of(point, name))]
     layout["yaxis"] |= logarithmic([value * 1e-3 for value in shown])
     traces = []
-    for (label, group), colour, symbol in _sweep_lines(points, sweep):
-        for metric, (word, dash) in LATENCIES.items():
+    for (label, group), colour, symbol in _sweep_lines(points, sweep, f"{operation}_gbps"):
+        for metric, dash in LATENCIES.items():
             look: dict[str, Any] = {"colour": colour, "dash": dash, "symbol": symbol, "factor": 1e-3}
-            traces.append(line(f"{label}, {word}", group, x=sweep.x, metric=metric, **look))
-    note = flag_note(points, mark="Open markers are")
-    return Plot(f"latencies-{sweep.name}", title, tuple(traces), layout, _sweep_table(points), note=note)
+            traces.append(line(label, group, x=sweep.x, metric=metric, **look) | {"showlegend": dash == "solid"})
+    note, table = flag_note(points, mark="Open markers are"), _sweep_table(points, operation)
+    return Plot(f"{PREFIXES[operation]}latencies-{sweep.name}", title, tuple(traces), layout, table, note=note)
 
 
 def _sweeps_of(points: Sequence[Point]) -> dict[object, Sweep]:
@@ -120,12 +135,14 @@ def _sweeps_of(points: Sequence[Point]) -> dict[object, Sweep]:
     }
 
 
-def _sweep_lines(points: Sequence[Point], sweep: Sweep) -> Iterable[tuple[tuple[str, list[Point]], str, str]]:
+def _sweep_lines(
+    points: Sequence[Point], sweep: Sweep, metric: str
+) -> Iterable[tuple[tuple[str, list[Point]], str, str]]:
     """One line for each combination of the parameters that were not swept, with a colour and a symbol."""
     groups: dict[str, list[Point]] = {}
     for point in sorted(points, key=sweep.x):
         groups.setdefault(sweep.rest(point), []).append(point)
-    fastest = sorted(groups, key=lambda name: max(value_of(p, "read_gbps") or 0 for p in groups[name]), reverse=True)
+    fastest = sorted(groups, key=lambda name: max(value_of(p, metric) or 0 for p in groups[name]), reverse=True)
     groups = {name: group for name, group in groups.items() if name in fastest[:MOST_LINES]}
     return zip(groups.items(), cycle(LINE_COLOURS), cycle(SYMBOLS), strict=False)
 
@@ -137,9 +154,13 @@ def _sweep_chart(points: Sequence[Point], sweep: Sweep, axis: str) -> dict[str, 
     return layout
 
 
-def _sweep_table(points: Sequence[Point]) -> Table:
+def _metrics_of(operation: str) -> tuple[str, ...]:
+    return (f"{operation}_gbps", f"{operation}_iops", "latency_p50_us", "latency_p99_us")
+
+
+def _sweep_table(points: Sequence[Point], operation: str) -> Table:
     shown = thinned(points, MOST_ROWS)
-    columns = point_columns(shown, ("read_gbps", "read_iops", "latency_p50_us", "latency_p99_us"))
+    columns = point_columns(shown, _metrics_of(operation))
     return Table("Sweep", (named_column(shown), *columns, *flag_columns(shown)), left_out=out_of(points, shown))
 
 

@@ -13,7 +13,7 @@ from .quantities import (
     scale_for,
     value_text,
 )
-from .wording import flag_text, metric_label, point_label
+from .wording import flag_text, labels_of, metric_label
 
 if TYPE_CHECKING:
     from .quantities import Scale
@@ -102,7 +102,7 @@ def point_columns(points: Sequence[Point], names: Sequence[str]) -> list[Column]
 
 def named_column(points: Sequence[Point]) -> Column:
     """What tells each point from its neighbours."""
-    return text_column("point", [point_label(point) for point in points])
+    return text_column("point", labels_of(points))
 
 
 def flag_columns(points: Sequence[Point]) -> list[Column]:

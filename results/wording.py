@@ -133,6 +133,7 @@ FLAGS = {
     "insufficient": "too few steps were counted for a verdict",
 }
 CURVE_MARKS = ("knee", "peak")
+OUTCOMES = ("stage", "counted_steps", "version")  # parameters that tell no point from another
 FLAG_WORDS = {"harness_limited": "harness limited"}
 
 
@@ -214,6 +215,15 @@ def differing_label(point: Point, points: Sequence[Point]) -> str:
     return ", ".join(words)
 
 
+def labels_of(points: Sequence[Point]) -> list[str]:
+    """A label for each point; those of one label say in what else they differ."""
+    labels = [point_label(point) for point in points]
+    alike: dict[str, list[Point]] = {}
+    for label, point in zip(labels, points, strict=True):
+        alike.setdefault(label, []).append(point)
+    return [", ".join([label, *_differing(point, alike[label])]) for label, point in zip(labels, points, strict=True)]
+
+
 def whole(value: object) -> int:
     """A number of things from a parameter; 1 where it is not told."""
     return int(value) if isinstance(value, int | float) and value else 1
@@ -274,8 +284,17 @@ def _road_words(params: Mapping[str, Any]) -> str:
     return ""
 
 
+def _differing(point: Point, points: Sequence[Point]) -> list[str]:
+    """The parameters of a point that are not the same in all of these, as words."""
+    if len(points) < 2:
+        return []
+    names = (name for name in point.params if name not in OUTCOMES)
+    differing = (name for name in names if len({str(other.params.get(name)) for other in points}) > 1)
+    return [f"{point.params[name]} {name.replace('_', ' ')}" for name in differing]
+
+
 def _storage_words(params: Mapping[str, Any]) -> list[str]:
-    words = [str(params["access"])]
+    words = [f"{params['access']} write" if params.get("operation") == "write" else str(params["access"])]
     if isinstance(threads := params.get("threads"), int):
         words.append(counted(threads, "thread"))
     if params.get("queue_depth") is not None:

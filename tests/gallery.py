@@ -35,10 +35,10 @@ class Shot:
 
 SHOTS = (
     Shot("qualify", "qualify", "article", most_height=1500),
-    Shot("scaling", "scale", "[id$='-scaling']", most_height=1100),
+    Shot("scaling", "scale", "[id$='-scaling']", width=900, most_height=1100),
     Shot("phone", "qualify", "article", width=390, dark=True, most_height=1400),
     Shot("ranks", "learning-2-cores", "[id$='-ranks'] figure", width=900),
-    Shot("loaders", "loaders-2-cores", "[id$='-loader']"),
+    Shot("loaders", "loaders-2-cores", "[id$='-loader'] figure:nth-of-type(2)", width=900),
 )
 
 

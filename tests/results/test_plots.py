@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from iobench.results.bar_plots import loader_plots
 from iobench.results.copy_plots import copy_plot
 from iobench.results.drawing import distinct
 from iobench.results.fed_plots import supply_plot, utilisation_plot
@@ -13,6 +14,7 @@ from iobench.results.record import Metric, not_measured
 from iobench.results.step_plots import step_plot
 from iobench.results.svg import picture
 from iobench.results.sweep_plots import sweep_plots
+from iobench.results.wording import labels_of
 
 
 def changed(record, *, metrics=None, workload=None, points=None):
@@ -193,3 +195,38 @@ def test_markup_in_a_record_is_text_in_a_picture(qualified):
         assert {each.tag for each in drawn.iter()} <= {"svg", "path", "rect", "text", "tspan", "title"}
         shown += sum("<b>x</b>" in "".join(each.itertext()) for each in drawn.iter("text"))
     assert shown > 10
+
+
+def test_points_of_one_label_say_in_what_they_differ(qualified):
+    train = next(point for point in qualified.points if point.params["stage"] == "train")
+    twins = [train.model_copy(update={"params": {**train.params, "labels": word}}) for word in ("given", "shuffled")]
+    assert labels_of(twins) == ["2 ranks, synthetic, given labels", "2 ranks, synthetic, shuffled labels"]
+
+
+def test_what_was_written_is_drawn_apart_from_what_was_read(only):
+    record = only("storage")
+    written = []
+    for point in record.points:
+        metrics = {name.replace("read_", "write_"): metric for name, metric in point.metrics.items()}
+        written.append(point.model_copy(update={"params": point.params | {"operation": "write"}, "metrics": metrics}))
+    drawn = {plot.name: plot for plot in sweep_plots(changed(record, points=[*record.points, *written]))}
+    assert drawn.keys() == {
+        f"{what}-{swept}"
+        for what in ("rates", "latencies", "write-rates", "write-latencies")
+        for swept in ("size", "depth")
+    }
+    assert drawn["write-rates-size"].title.startswith("Fastest write: ")
+    assert drawn["write-latencies-size"].title.startswith("One write in a hundred takes over")
+    assert drawn["write-rates-size"].layout["yaxis"]["title"]["text"] == "write rate, GB/s"
+
+
+def test_heats_of_a_contest_are_pictures_of_their_own(only):
+    record = only("load")
+    heats = [
+        point.model_copy(update={"params": {**point.params, "heat": heat, "label": f"{heat} {place}"}})
+        for place, point in enumerate(record.points)
+        for heat in ("warm", "cold")
+    ]
+    plots = loader_plots(changed(record, points=heats))
+    assert [(plot.name, len(plot.traces[0]["y"])) for plot in plots] == [("loader", 3), ("loader-1", 3)]
+    assert "cold" in plots[1].layout["xaxis"]["title"]["text"]
