@@ -73,7 +73,10 @@ class Ledger:
             self.rows[row.name] = row
 
     def begin(self) -> None:
-        """Write the plan down, before anything else is in the folder; raises OSError."""
+        """Write the plan down before anything else is in the folder, or take back that all is whole; raises OSError."""
+        if self.finished:
+            os.replace(self._folder / FINISHED_NAME, self._folder / UNFINISHED_NAME)
+            self.finished = False
         if not self.begun:
             write_whole(self._folder / UNFINISHED_NAME, json.dumps({"plan": self._plan}) + "\n")
             self.begun = True

@@ -259,8 +259,10 @@ class _Conversion:
         futures: list[Future[bool]] = []
         try:
             futures.extend(pool.submit(work, part) for part in parts)
-            for done in wait(futures, return_when=FIRST_EXCEPTION).done:
-                done.result()
+            ended = wait(futures, return_when=FIRST_EXCEPTION).done
+            for future in futures:  # of several errors the first part's
+                if future in ended:
+                    future.result()
             return [future.result() for future in futures]
         finally:
             going = [future for future in futures if not (future.done() or future.cancel())]
