@@ -275,9 +275,9 @@ class ShardSet(_Samples):
         return self.index.classes
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> Sequence[Path]:
         """The shards as files, for who reads files only; RemotePathError where they are objects on a server."""
-        return local_files(self.paths, user="this")
+        return self.paths if isinstance(self.paths, ImageFiles) else local_files(self.paths, user="this")
 
     def close(self) -> None:
         """Close the files."""

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from ..loaders.engines import EngineName, open_reader, refuse_engine
 from ..loaders.evidence import RouteEvidence, background_rate, judge, moved, process_read_bytes
+from ..loaders.image_files import ImageFiles
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
 from ..loaders.prefetch import Tally
@@ -98,7 +99,8 @@ def measure_load(
     chosen = _choose(shards, config, batch_size)
     if chosen.rates:  # the probe has read
         prepare(files)
-    resident = cache_fraction(files)
+    looked_at = files.spread() if isinstance(files, ImageFiles) else files
+    resident = cache_fraction(looked_at)
     _require_batches(shards, chosen, batch_size)
     loader = _new_loader(shards, config, chosen, batch_size)
     if recorder is not None:
@@ -120,7 +122,7 @@ def measure_load(
         engine=reader.engine,
         page_cache=config.page_cache,
         cache_fraction=resident,
-        cache_fraction_after=cache_fraction(files),
+        cache_fraction_after=cache_fraction(looked_at),
         delivered_bytes=delivered_bytes,
         payload_bytes=loader.tally.payload_bytes,
         raw_device_bytes=went.pop(counter.name, None),
