@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,22 @@ import typer
 
 from ..terminal import Screen, figure, table
 from .journal import Journal
-from .options import ConfigFile, DataPath, EngineFlag, Json, LocalFolder, Out, Sets, app, local_folder
+from .options import (
+    ConfigFile,
+    DataPath,
+    EngineFlag,
+    HostFile,
+    Hosts,
+    Json,
+    LocalFolder,
+    Out,
+    Sets,
+    Ssh,
+    Transform,
+    app,
+    hosts_given,
+    local_folder,
+)
 from .scale import numbers
 
 if TYPE_CHECKING:
@@ -38,11 +54,15 @@ def infer(
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="threads that read ahead  [13]")] = None,
     queue_depth: Annotated[int | None, typer.Option(min=1, help="batches read ahead, as memory allows  [32]")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="interleaved rounds  [4]")] = None,
+    hosts: Hosts = None,
+    hostfile: HostFile = None,
+    ssh: Ssh = "ssh",
     latency_bound: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="find the highest rate of arrivals with p99 under this")
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=1, help="time the rounds of a network may take  [600]")] = None,
     preset: Annotated[str | None, typer.Option(help="hpe-validation, or five-models on two cores")] = None,
+    transform: Transform = None,
     engine: EngineFlag = None,
     local: LocalFolder = None,
     config: ConfigFile = None,
@@ -55,11 +75,13 @@ def infer(
     from ..training_bench.infer import checkpoint_of, run_infer
     from ..training_bench.infer_plan import InferConfig
     from ..training_bench.infer_setup import InferRun
+    from ..training_bench.places import Places
     from ..training_bench.real_run import refuse_torchrun
 
     refuse_torchrun()
+    given = hosts_given(hosts, hostfile)
     flags = {
-        "num_ranks": np,
+        "num_ranks": np or sum(host.slots for host in given) or None,
         "models": _words(model),
         "accelerator": accelerator,
         "precision": precision,
@@ -73,6 +95,7 @@ def infer(
         "latency_bound_s": latency_bound,
         "seconds": seconds,
         "engine": engine,
+        "transform": transform,
     }
     settings = load_config(InferConfig, preset=preset, folder="validations", file=config, sets=set_ or (), flags=flags)
     journal = Journal("infer", path, out, json=json)
@@ -81,6 +104,7 @@ def infer(
         config=settings,
         local=local_folder(local),
         weights=None if weights is None else checkpoint_of(weights),
+        places=Places(given, tuple(shlex.split(ssh))),
     )
     with Screen() as screen:
         outcome = run_infer(run, show=screen.show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +17,17 @@ from .options import (
     ConfigFile,
     DataPath,
     EngineFlag,
+    HostFile,
+    Hosts,
     Json,
     LocalFolder,
     Out,
     Sets,
+    Ssh,
     Trace,
+    Transform,
     app,
+    hosts_given,
     local_folder,
 )
 
@@ -29,7 +35,7 @@ from .options import (
 @app.command()
 def train(
     path: DataPath,
-    np: Annotated[int, typer.Option("--np", min=1, max=256, help="ranks")] = 1,
+    np: Annotated[int | None, typer.Option("--np", min=1, max=256, help="ranks  [1, or all slots of --hosts]")] = None,
     accelerator: Annotated[
         str, typer.Option(help="h100, a100 or seconds per step (emulated); cpu, cuda (real)")
     ] = "h100",
@@ -41,13 +47,17 @@ def train(
     source: Annotated[str, typer.Option(help="direct, staged or synthetic")] = "direct",
     local: LocalFolder = None,
     engine: EngineFlag = None,
+    transform: Transform = None,
+    hosts: Hosts = None,
+    hostfile: HostFile = None,
+    ssh: Ssh = "ssh",
     find_max: Annotated[bool, typer.Option("--find-max", help="find how many of --np ranks are fed")] = False,
     au_threshold: Annotated[
         float | None, typer.Option(min=0.01, max=0.99, help="the AU that counts as fed  [the model's]")
     ] = None,
     roofline: Annotated[bool, typer.Option("--roofline", help="which part of the machine is the limit")] = False,
     hops: Annotated[bool, typer.Option("--hops", help="what each hop from memory to storage adds to a step")] = False,
-    seconds: Annotated[float | None, typer.Option(min=1, help="time the rounds may take  [60]")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="time the rounds may take  [60; cpu, cuda: 300]")] = None,
     precision: Annotated[str | None, typer.Option(help="cpu, cuda: fp32, bf16 or fp16  [fp32]")] = None,
     scaling: Annotated[str | None, typer.Option(help="cpu, cuda: batch size of a rank (weak) or all (strong)")] = None,
     validate: Annotated[Path | None, typer.Option(help="cpu, cuda: data to validate on at the end")] = None,
@@ -65,6 +75,7 @@ def train(
     from ..results.record import write_whole
     from ..storage_bench.emulate import WORKLOADS
     from ..training_bench.command import run_train
+    from ..training_bench.places import Places
     from ..training_bench.real_run import refuse_torchrun
     from ..training_bench.roofs import with_roofline
     from ..training_bench.tracing import trace_of_ranks
@@ -72,22 +83,33 @@ def train(
 
     refuse_torchrun()
     require_writable(trace)
+    given = hosts_given(hosts, hostfile)
+    places = Places(given, tuple(shlex.split(ssh)))
+    if roofline and given:
+        raise typer.BadParameter("--roofline measures the roofs of this host; leave --hosts out")
+    num_ranks = np or sum(host.slots for host in given) or 1
     if accelerator in ("cpu", "cuda"):
-        if find_max or au_threshold or seconds or hops or trace:
+        if find_max or au_threshold or trace or (seconds and not hops):
             raise typer.BadParameter(
-                "--find-max, --au-threshold, --hops, --seconds and --trace are of emulated accelerators; "
+                "--find-max, --au-threshold, --trace, and without --hops --seconds, are of emulated accelerators; "
                 "give --steps to a real training"
+            )
+        if hops and (validate or checkpoint or checkpoint_steps or resume):
+            raise typer.BadParameter(
+                "--hops trains in blocks on every source, and what it learns is no training's: leave --validate, "
+                "--checkpoint and --resume out"
             )
         _train_really(
             Journal("train", path, out, json=json),
-            {"precision": precision, "checkpoint_steps": checkpoint_steps},
+            {"precision": precision, "checkpoint_steps": checkpoint_steps, "transform": transform},
             config,
             set_,
             path=path,
             model=model,
             device=accelerator,
-            num_ranks=np,
-            steps=steps or 100,
+            num_ranks=num_ranks,
+            places=places,
+            steps=steps or (10 if hops else 100),
             batch_size=batch_size,
             scaling=scaling or "weak",
             source=source,
@@ -97,6 +119,7 @@ def train(
             checkpoint=checkpoint,
             resume=resume,
             roofline=roofline,
+            hops_s=(seconds or 300.0) if hops else None,
         )
         return
     if precision or scaling or validate or checkpoint or checkpoint_steps or resume:
@@ -106,13 +129,14 @@ def train(
         )
     if model not in WORKLOADS:
         raise typer.BadParameter(f"--model {model}: choose {', '.join(WORKLOADS)}")
-    settings = load_config(TrainConfig, file=config, sets=set_ or ())
+    settings = load_config(TrainConfig, file=config, sets=set_ or (), flags={"transform": transform})
     journal = Journal("train", path, out, json=json)
     with Screen() as screen:
         outcome = run_train(
             path,
             settings,
-            num_ranks=np,
+            num_ranks=num_ranks,
+            places=places,
             accelerator=accelerator,
             batch_size=batch_size,
             steps=steps,
@@ -149,16 +173,23 @@ def _train_really(
     sets: list[str] | None,
     *,
     roofline: bool = False,
+    hops_s: float | None = None,
     **asked: Any,
 ) -> None:
+    """A real training; with `hops_s` seconds for its hops, in blocks on every source."""
     from ..configs import load as load_config
+    from ..training_bench.real_hops_run import run_real_hops
     from ..training_bench.real_plan import RealConfig
     from ..training_bench.real_run import RealRun, run_real
     from ..training_bench.roofs import with_roofline
 
     settings = load_config(RealConfig, file=config, sets=sets or (), flags=flags)
     with Screen() as screen:
-        outcome = run_real(RealRun(config=settings, **asked), show=screen.show)
+        run = RealRun(config=settings, **asked)
+        if hops_s is None:
+            outcome = run_real(run, show=screen.show)
+        else:
+            outcome = run_real_hops(run, seconds=hops_s, show=screen.show)
         if roofline:
             outcome = with_roofline(outcome, asked["path"], outcome.workload, show=screen.show)
     journal.finish(

@@ -41,6 +41,7 @@ Shape = Annotated[str | None, typer.Option(metavar="H,W,C", help="of the images,
 Dtype = Annotated[str | None, typer.Option(help="of the pixels  [uint8, or what the shards say]")]
 ImageField = Annotated[str | None, typer.Option(help="feature that holds the image  [image/encoded]")]
 LabelField = Annotated[str | None, typer.Option(help="feature that holds the label, '' for none  [image/class/label]")]
+Transform = Annotated[str | None, typer.Option(help="of encoded images: train, validation or none")]
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE.json", help="what ran when, for ui.perfetto.dev; tracing costs a little")
 ]

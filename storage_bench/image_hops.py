@@ -9,16 +9,13 @@ its occupancy (Little's law).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from dataclasses import dataclass
+from typing import Any
 
 from ..loaders.decoding import Decoding
-from ..loaders.index import ShardIndex
 from ..loaders.prefetch import Tally
-from ..loaders.transforms import ImageNetTrain, ImageNetValidation, ImageTransform
 from ..results.record import Metric, not_measured
+from .encoded import EncodedImages
 from .sample_format import SampleFormat
 
 HOPS = ("read", "decode", "augment")
@@ -27,25 +24,8 @@ WAITING = 0.1  # a loop that waits for less of its time is not held up
 MAX_TOLD = 20  # broken images in warnings; the record counts all
 
 
-class ImageConfig(SampleFormat):
-    """What becomes of encoded images; raw ones pass these settings by.  `none` hands out bytes, or whole images."""
-
-    decoder: Literal["auto", "simplejpeg", "none"] = "auto"
-    transform: Literal["train", "validation", "none"] = "train"
-    image_size: Annotated[int, Field(ge=8, le=4096)] = 224
-    on_error: Literal["raise", "skip"] = "raise"
-
-    def transform_of(self, index: ShardIndex) -> ImageTransform | None:
-        """What samples are made with; None for raw pixels, and where none is asked for."""
-        if index.layout.codec is None or self.transform == "none":
-            return None
-        if self.transform == "train":
-            return ImageNetTrain(self.image_size)
-        return ImageNetValidation(self.image_size, resize=round(self.image_size * 256 / 224))
-
-    def index_of(self, index: ShardIndex) -> ShardIndex:
-        """The index; without a decoder its samples are bytes like any others."""
-        return replace(index, layout=replace(index.layout, codec=None)) if self.decoder == "none" else index
+class ImageConfig(SampleFormat, EncodedImages):
+    """What samples are, and what becomes of encoded ones."""
 
 
 @dataclass(frozen=True, slots=True)

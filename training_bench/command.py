@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -13,10 +14,9 @@ from ..results.record import Metric, Point, new_run_id
 from ..results.verdict import Fed
 from ..storage_bench.accelerators import resolve_accelerator
 from ..storage_bench.choice import choose_engine
-from ..storage_bench.launch import require_ranks
-from ..storage_bench.staging import remove_stage, stage
 from .fed import fed_by_ranks
-from .hops import Ladder, check, hop_lines, hop_points, plan_ladder
+from .hops import Ladder, plan_ladder, tell_hops
+from .places import Places
 from .plan import Source
 from .summary import find_point, find_straggler
 from .train import Cell, FindMax, TrainConfig, TrainError, TrainResult, TrainRun, check_time, train
@@ -62,6 +62,7 @@ def run_train(
     find_max: float | None = None,
     hops: bool = False,
     model: str = "resnet50",
+    places: Places | None = None,
 ) -> TrainOutcome:
     """Run `num_ranks` ranks on one source; a staged copy is made first and removed afterwards.
 
@@ -74,17 +75,18 @@ def run_train(
         raise TrainUsageError(f"--find-max reads the storage in place; it does not go with --source {source}")
     if hops and (find_max is not None or source == "synthetic"):
         raise TrainUsageError("--hops goes from synthetic to --source direct or staged, without --find-max")
-    require_ranks(num_ranks)
+    places = places or Places()
+    places.require(num_ranks)
     chosen = resolve_accelerator(accelerator, batch_size=batch_size, model=model)
     asked: Source = source  # type: ignore[assignment]  # checked above
     shards = ShardSet.open(path)
     if len(shards) < num_ranks:
         raise TrainError(f"{path}: {len(shards)} images do not give work to {num_ranks} ranks; use fewer, or more data")
-    folder = local / f"staged-{new_run_id('stage')}" if asked == "staged" else path
-    try:
+    folder = local.absolute() / f"staged-{new_run_id('stage')}" if asked == "staged" else path
+    with ExitStack() as stack:
         if asked == "staged":
-            stage(path, folder, progress=lambda _, done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
-        used, reason = choose_engine(engine, find_shards(folder)[0])
+            stack.enter_context(places.copies(path, folder, num_ranks=num_ranks, show=show))
+        used, reason = choose_engine(engine, find_shards(folder if folder.exists() else path)[0])
         ladder = plan_ladder(shards.files, engine=used, staged=asked == "staged") if hops else None
         folders: dict[Source, Path] = {} if asked == "synthetic" else {asked: folder}
         if ladder is not None:
@@ -99,12 +101,10 @@ def run_train(
             steps=STEPS if steps is None and find_max is None else steps,
             layout=shards.index.layout,
             find=None if find_max is None else FindMax(high=num_ranks, threshold=find_max),
+            places=places,
         )
         check_time(run)
         result = train(run, on_progress=lambda seen: show("ranks", seen["round"] / seen["rounds"], told(seen)))
-    finally:
-        if asked == "staged":
-            remove_stage(folder)
     fed = None if find_max is None else fed_by_ranks(result.points, threshold=find_max)
     best = find_point(result.points, asked, num_ranks) if fed is None else _best(result, fed)
     if best is None:
@@ -120,17 +120,16 @@ def run_train(
         "source": asked,
         "engine": used,
         "engine_reason": reason,
+        "hosts": [host.name for host in places.of(num_ranks)],
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
     }
     warnings, told_of = result.warnings, _of_straggler(best)
     points = list(result.points)
     if ladder is not None:
-        points += hop_points(points, ladder, num_ranks=num_ranks)
-        agreements = check(result.points, num_ranks=num_ranks)
-        warnings = (*warnings, *(f"hops: {found.text}" for found in agreements if not found.agrees))
-        told_of = "\n".join(
-            filter(None, (hop_lines(points), *(found.text for found in agreements if found.agrees), told_of))
-        )
+        hops_found = tell_hops(result.points, ladder, num_ranks=num_ranks)
+        points += hops_found.points
+        warnings = (*warnings, *hops_found.warnings)
+        told_of = "\n".join(filter(None, (hops_found.lines, told_of)))
     metrics = dict(best.metrics)
     if fed is not None:
         workload |= {"au_threshold": find_max, "search": list(result.trials)}

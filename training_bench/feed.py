@@ -72,7 +72,7 @@ class ShardFeed:
         from ..loaders.dataloader import DataLoader
 
         assert plan.data is not None
-        self._shards = ShardSet.open(plan.data, engine=plan.engine, shuffle_mode=plan.shuffle, seed=plan.seed)
+        self._shards = plan.open(plan.data, engine=plan.engine, shuffle_mode=plan.shuffle, seed=plan.seed)
         self._counter = counter_for(self._shards.files)
         sampler = StepBatches(
             self._shards, plan.batch_size, shuffle=True, drop_last=True, rank=rank, world_size=plan.num_ranks
@@ -158,11 +158,7 @@ def check_data(shards: ShardSet, *, num_classes: int, images_per_step: int, path
     Raises FeedError where they differ in size, are no RGB bytes, have no labels or labels beyond the classes, or do
     not fill one step.
     """
-    layout, labels = shards.index.layout, shards.index.labels
-    if len(layout.shape) != 3 or layout.shape[2] != 3 or layout.dtype != "uint8":
-        raise FeedError(
-            f"{path}: real training needs RGB images of one size in bytes; these are {layout.shape} {layout.dtype}"
-        )
+    labels, shape = shards.index.labels, image_shape(shards, path=path)
     if labels.min() < 0:
         raise FeedError(f"{path}: record {int(labels.argmin())} has no label; real training needs one for each image")
     if labels.max() >= num_classes:
@@ -174,6 +170,23 @@ def check_data(shards: ShardSet, *, num_classes: int, images_per_step: int, path
         raise FeedError(
             f"{path}: {len(shards)} images do not fill a step of {images_per_step}; use a smaller --batch-size, fewer "
             f"ranks, or more data"
+        )
+    return shape
+
+
+def image_shape(shards: ShardSet, *, path: str) -> tuple[int, int, int]:
+    """The shape (H, W, C) of the bytes that a network takes; FeedError where images have none in common."""
+    layout = shards.index.layout
+    if shards.decoding is not None:
+        if shards.decoding.transform is None:
+            raise FeedError(
+                f"{path}: encoded images have sizes of their own, and a network needs one; use --transform train or "
+                f"validation"
+            )
+        return shards.decoding.transform.shape
+    if len(layout.shape) != 3 or layout.shape[2] != 3 or layout.dtype != "uint8":
+        raise FeedError(
+            f"{path}: networks need RGB images of one size in bytes; these are {layout.shape} {layout.dtype}"
         )
     height, width, channels = layout.shape
     return height, width, channels

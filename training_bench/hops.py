@@ -28,6 +28,7 @@ Hop = Literal["synthetic", "host", "warm", "direct", "staged"]
 
 LADDER: tuple[Hop, ...] = ("synthetic", "host", "warm", "direct")
 SHOWN = ("step_time_s", "images_per_s", "data_wait_s", "straggler_wait_s", "data_stall_fraction")
+WORK = ("compute_s", "communication_s", "optimizer_s", "overhead_s")  # the parts of a step that are no wait for data
 DISAGREEMENT = 0.02
 NAMES = {
     "synthetic": "one batch in memory",
@@ -169,6 +170,15 @@ class Agreement:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class HopsFound:
+    """A point a hop, where the meter disagrees, and what both say, in lines."""
+
+    points: list[Point]
+    warnings: tuple[str, ...]
+    lines: str
+
+
 def check(points: Sequence[Point], *, num_ranks: int) -> list[Agreement]:
     """Hold the stall by substitution of the storage, and of the copy where there is one, against the meter's."""
     synthetic = find_point(points, "synthetic", num_ranks)
@@ -186,7 +196,7 @@ def _agreement(hop: Literal["direct", "staged"], point: Point, synthetic: Point)
         return _value(point, name) - _value(synthetic, name)
 
     step = _value(point, "step_time_s")
-    others = {name: grew(name) for name in ("compute_s", "communication_s", "overhead_s")}
+    others = {name: grew(name) for name in WORK if name in point.metrics}
     most = max(others, key=lambda name: abs(others[name]))
     return Agreement(
         hop=hop,
@@ -194,6 +204,17 @@ def _agreement(hop: Literal["direct", "staged"], point: Point, synthetic: Point)
         by_meter=(grew("data_wait_s") + grew("straggler_wait_s")) / step,
         grew=most.removesuffix("_s"),
         grew_s=others[most],
+    )
+
+
+def tell_hops(points: Sequence[Point], ladder: Ladder, *, num_ranks: int) -> HopsFound:
+    """The hops of a launch's points, held against the meter."""
+    found = hop_points(points, ladder, num_ranks=num_ranks)
+    agreements = check(points, num_ranks=num_ranks)
+    return HopsFound(
+        points=found,
+        warnings=tuple(f"hops: {each.text}" for each in agreements if not each.agrees),
+        lines="\n".join([hop_lines(found), *(each.text for each in agreements if each.agrees)]),
     )
 
 

@@ -6,17 +6,17 @@ InferConfig, a path -> InferPlan -> launch (one for each network) -> logs -> poi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..loaders.evidence import background_rate, counter_for
+from ..loaders.evidence import background_rate
 from ..loaders.shards import ShardSet
 from ..results.record import Metric, Point, new_run_id
 from ..storage_bench.choice import choose_engine
-from ..storage_bench.launch import launch_ranks, require_ranks
-from ..storage_bench.staging import remove_stage, stage
+from ..storage_bench.launch import launch_ranks
 from . import saved
 from .infer_plan import InferConfig, InferError, InferPlan, InferUsageError
 from .infer_points import infer_points
@@ -62,21 +62,18 @@ def run_infer(run: InferRun, *, show: Show) -> InferOutcome:
     rank fails.
     """
     config = run.config
-    require_ranks(config.num_ranks)
-    shards = ShardSet.open(run.path)
+    run.places.require(config.num_ranks)
+    shards = config.open(run.path)
     check_run(run, shards)
-    folder = run.local / f"staged-{new_run_id('stage')}"
-    try:
+    folder = run.local.absolute() / f"staged-{new_run_id('stage')}"
+    with ExitStack() as stack:
         if "staged" in config.sources:
-            stage(run.path, folder, progress=lambda _, done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
+            stack.enter_context(run.places.copies(run.path, folder, num_ranks=config.num_ranks, show=show))
         places: dict[Source, Path] = {"direct": run.path, "staged": folder}
         folders = {source: place for source, place in places.items() if source in config.sources}
         engine, reason = choose_engine(config.engine, shards.files[0])
         data = _Data(folders, dict.fromkeys(folders, engine), reason, shards)
         found = [_run_model(run, name, data, show) for name in config.models]
-    finally:
-        if "staged" in config.sources:
-            remove_stage(folder)
     return _outcome(run, data, found)
 
 
@@ -103,8 +100,8 @@ def checkpoint_of(path: Path) -> Path:
 def _run_model(run: InferRun, name: ModelName, data: _Data, show: Show) -> _Found:
     plan, accelerators = make_plan(run, name, data.folders, data.engines, data.shards)
     for size in plan.sizes:
-        check_memory(size)
-    counters = {str(source): counter_for([folder]) for source, folder in data.folders.items()}
+        check_memory(size.model_copy(update={"num_ranks": run.places.most_on_a_host(size.num_ranks)}))
+    counters = run.places.counters(data.folders)
     rates = {counter: background_rate(counter) or 0.0 for counter in set(counters.values())}
 
     def on_progress(seen: Mapping[str, Any]) -> None:
@@ -120,6 +117,8 @@ def _run_model(run: InferRun, name: ModelName, data: _Data, show: Show) -> _Foun
             timeout_s=_limit_s(run.config, plan),
             emulated=plan.network is None,
             environment=_threads(plan),
+            hosts=run.places.hosts,
+            ssh=run.places.ssh,
             on_progress=on_progress,
         )
     points, invalid = infer_points(
@@ -186,9 +185,11 @@ def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> InferOutcom
         raise InferError(f"no batch was counted within {config.seconds:g} s; raise --seconds, or lower --batch-size")
     best = max(known, key=lambda point: point.metrics["images_per_s"].value or 0.0)
     shards = data.shards
+    shape = config.sample_shape(shards.index.layout)
     workload = {
         **config.model_dump(mode="json", exclude={"about"}),
         "emulated": not config.real,
+        "hosts": [host.name for host in run.places.of(config.num_ranks)],
         "accelerator_source": resolve(config, config.models[0], config.batch_sizes[0]).source,
         "weights": "random" if run.weights is None else "checkpoint",
         "queue_depths": {str(size.batch_size): size.prefetch_depth for size in found[0].plan.sizes},
@@ -197,9 +198,10 @@ def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> InferOutcom
         "num_images": len(shards),
         "images_per_file": max(shards.index.shard_sizes),
         "scaled_down": config.scaled_down(
-            images_per_file=max(shards.index.shard_sizes), side=min(shards.index.layout.shape[:2], default=0)
+            images_per_file=max(shards.index.shard_sizes), side=min(shape[:2], default=0)
         ),
-        "image_shape": list(shards.index.layout.shape),
+        "image_shape": list(shape),
+        "codec": shards.index.layout.codec,
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
         "searches": [search for each in found for search in each.searches],
     }

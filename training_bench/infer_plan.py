@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..loaders.plan import ShuffleMode
+from ..storage_bench.encoded import EncodedImages
 from .models import ModelName
 from .plan import RankPlan, Source
 from .real_plan import Device, Precision
@@ -34,7 +35,7 @@ class InferUsageError(InferError):
     exit_status = 2
 
 
-class InferConfig(BaseModel):
+class InferConfig(EncodedImages):
     """How validation inference is run.
 
     `accelerator` is cpu or cuda, which compute `models` and are measured, or an emulated one: seconds per batch, or a
@@ -43,9 +44,8 @@ class InferConfig(BaseModel):
     `agreement_batches` are answered in fp32 as well where `precision` is another.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     about: str = ""
+    transform: Literal["train", "validation", "none"] = "validation"
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)] = ("resnet50",)
     accelerator: str = "h100"
     precision: Precision = "fp32"

@@ -10,7 +10,6 @@ open loop     due |--queued--| asked |--data wait--| got |--compute--| answered 
 
 from __future__ import annotations
 
-import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +24,11 @@ from ..loaders.evidence import moved, process_read_bytes
 from ..loaders.prefetch import RawBatch
 from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launch import rank_main
-from ..storage_bench.ranks import Ranks
+from ..storage_bench.ranks import Ranks, machine_id
 from .infer_plan import Bound, InferPlan
 from .infer_rate import Arrived, OutOfTimeError, allowed_misses, arrival_times, highest_rate
 from .loop import Computes, measured_steps
-from .peers import Alone, HorovodPeers
+from .peers import all_told
 from .plan import Block, RankPlan
 from .sources import BatchSource, Shards, Synthetic
 
@@ -150,14 +149,15 @@ class _Run:
         plan, ranks = self._plan.sizes[size], self._ranks
         block = plan.blocks[which]
         source = _open(plan, block)
-        resident, before = source.prepare() if ranks.rank == 0 else (None, {})
+        leads = ranks.local_rank == 0  # the counters are of its host
+        resident, before = source.prepare() if leads else (None, {})
         own = process_read_bytes()
         ready: list[int] = []
         ranks.barrier()
         with _noted(source, ready, rank=ranks.rank, num_ranks=ranks.size, seed=plan.seed + 7919 * number) as batches:
             steps = measured_steps(batches, block, self._computes(plan), ranks)
         ranks.barrier()
-        went = moved(before, source.counters()) if ranks.rank == 0 else {}
+        went = moved(before, source.counters()) if leads else {}
         own_after = process_read_bytes()
         delivered, payload = source.take_bytes()
         return {
@@ -169,7 +169,8 @@ class _Run:
             "beside": went,
             "process_bytes": None if own is None or own_after is None else own_after - own,
             "cache_fraction": resident,
-            "cache_fraction_after": source.resident() if ranks.rank == 0 else None,
+            "cache_fraction_after": source.resident() if leads else None,
+            "machine": machine_id() if leads else None,
         }
 
     def _capacity(self, size: int, bound: Bound) -> float:
@@ -183,7 +184,7 @@ class _Run:
         counted = [each for each in times if len(each)]
         wall_s = sum(float(each[-1, 3] - each[0, 0]) for each in counted) / 1e9
         mine = sum(map(len, counted)) / wall_s if wall_s else 0.0
-        return float(min(_all(self._ranks, mine)))
+        return float(min(all_told(self._ranks, mine)))
 
     def _arrive(self, size: int, bound: Bound, rate: float, *, seed: int, proof: bool) -> Arrived:
         """Arrivals at `rate` on every rank; what all ranks' latencies together say."""
@@ -192,7 +193,7 @@ class _Run:
         source = _open(plan, block)
         due = arrival_times(bound, rate, seed=(plan.seed, ranks.rank, seed, int(proof)))
         misses = allowed_misses(len(due) * ranks.size)
-        if ranks.rank == 0:
+        if ranks.local_rank == 0:
             source.prepare()
         ranks.barrier()
         with source.batches(rank=ranks.rank, num_ranks=ranks.size, seed=plan.seed + 104_729 * (seed + 1)) as batches:
@@ -201,7 +202,7 @@ class _Run:
                 computes.step(next(batches), perf_counter_ns())
             latencies = open_loop(batches, due, computes, bound_s=bound.bound_s, misses=misses)
         ranks.barrier()
-        together = np.concatenate([np.array(each) for each in _all(ranks, latencies.tolist())])
+        together = np.concatenate([np.array(each) for each in all_told(ranks, latencies.tolist())])
         return Arrived.of(rate, together, asked=len(due) * ranks.size, bound_s=bound.bound_s, proof=proof)
 
 
@@ -227,7 +228,7 @@ def open_loop(
     return np.array(found)
 
 
-def _open(plan: RankPlan, block: Block) -> BatchSource:
+def _open(plan: RankPlan, block: Block) -> BatchSource[Images]:
     if block.source == "synthetic":
         return Synthetic(plan)
     assert block.source in ("staged", "direct")  # the only ones that inference plans
@@ -236,7 +237,7 @@ def _open(plan: RankPlan, block: Block) -> BatchSource:
 
 @contextmanager
 def _noted(
-    source: BatchSource, ready: list[int], *, rank: int, num_ranks: int, seed: int
+    source: BatchSource[Images], ready: list[int], *, rank: int, num_ranks: int, seed: int
 ) -> Iterator[Iterator[Images]]:
     """The source's batches; since when each lay ready goes to `ready`, where there is a queue."""
     if not isinstance(source, Shards):
@@ -251,16 +252,6 @@ def _noting(raw: Iterator[RawBatch], ready: list[int]) -> Iterator[Images]:
     for batch in raw:
         ready.append(batch.ready_ns)
         yield batch.images
-
-
-def _all(ranks: Ranks, mine: Any) -> list[Any]:
-    """Every rank's value, on every rank."""
-    gathered = ranks.gather(mine)
-    peers = Alone() if ranks.size == 1 else HorovodPeers()
-    with peers.together():
-        told = peers.broadcast_bytes(None if gathered is None else json.dumps(gathered).encode())
-    found: list[Any] = json.loads(told)
-    return found
 
 
 if __name__ == "__main__":

@@ -11,8 +11,11 @@ from pathlib import Path
 from ..loaders.shards import ShardSet
 from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.emulate import WORKLOADS
+from ..storage_bench.encoded import images_of
+from .feed import image_shape
 from .infer_plan import Bound, InferConfig, InferError, InferPlan, InferUsageError, Network
 from .models import ModelName, check_size, model_info
+from .places import Places
 from .plan import Block, RankPlan, Source
 
 CONTROL_BATCHES = 10
@@ -21,12 +24,13 @@ LEAST_BATCHES = 2
 
 @dataclass(frozen=True, slots=True)
 class InferRun:
-    """What is to be answered: which images, how, and with which weights (None: random ones)."""
+    """What is to be answered: which images, how, where, and with which weights (None: random ones)."""
 
     path: Path
     config: InferConfig
     local: Path = field(default_factory=Path)
     weights: Path | None = None
+    places: Places = field(default_factory=Places)
 
 
 def make_plan(
@@ -48,14 +52,15 @@ def make_plan(
             num_classes=config.num_classes,
             crop=config.crop,
             channels_last=config.channels_last,
-            threads=max(1, len(os.sched_getaffinity(0)) // config.num_ranks),
+            threads=max(1, len(os.sched_getaffinity(0)) // run.places.most_on_a_host(config.num_ranks)),
             seed=config.seed,
             weights=None if run.weights is None else str(run.weights.resolve()),
             agreement_batches=config.agreement_batches if config.precision != "fp32" else 0,
         )
     share = 1 / (config.rounds * len(config.batch_sizes) * len(_with_control(config.sources)))
+    together = run.places.most_on_a_host(config.num_ranks)
     sizes = tuple(
-        _size_plan(config, each, dict(folders), dict(engines), shards, limit_s=config.seconds * share)
+        _size_plan(config, each, dict(folders), dict(engines), shards, together, limit_s=config.seconds * share)
         for each in accelerators
     )
     bounds = () if config.latency_bound_s is None else tuple(_bound(config, source) for source in config.sources)
@@ -79,15 +84,15 @@ def resolve(config: InferConfig, name: ModelName, batch_size: int) -> Accelerato
     return resolve_accelerator(config.accelerator, batch_size=batch_size)
 
 
-def effective_depth(config: InferConfig, batch_bytes: int, memory_bytes: int) -> int:
-    """The depth of each rank's queue, so that the queues of all ranks fill at most their share of memory.
+def effective_depth(config: InferConfig, batch_bytes: int, memory_bytes: int, together: int) -> int:
+    """The depth of each rank's queue, so that those of `together` ranks of a host fill at most their share of memory.
 
     Raises InferError where not even one batch fits.
     """
-    room = int(config.queue_memory_share * memory_bytes) // (config.num_ranks * batch_bytes)
+    room = int(config.queue_memory_share * memory_bytes) // (together * batch_bytes)
     if room < 1:
         raise InferError(
-            f"one batch of {batch_bytes / 1e6:.0f} MB for each of {config.num_ranks} ranks is more than "
+            f"one batch of {batch_bytes / 1e6:.0f} MB for each of {together} ranks is more than "
             f"{config.queue_memory_share:.0%} of memory; use a smaller --batch-size"
         )
     return min(config.queue_depth, room)
@@ -99,14 +104,16 @@ def _size_plan(
     folders: dict[Source, Path],
     engines: dict[Source, str],
     shards: ShardSet,
+    together: int,
     *,
     limit_s: float,
 ) -> RankPlan:
-    """The plan of one batch size; its blocks are the sources."""
+    """The plan of one batch size; its blocks are the sources, and `together` ranks share a host's memory."""
     import psutil
 
     layout = shards.index.layout
-    depth = effective_depth(config, accelerator.batch_size * layout.slot_bytes, psutil.virtual_memory().total)
+    batch_bytes = accelerator.batch_size * config.sample_bytes(layout)
+    depth = effective_depth(config, batch_bytes, psutil.virtual_memory().total, together)
     counted = max(LEAST_BATCHES, math.ceil(config.batches / config.rounds))
     blocks = tuple(_block(source, config, counted, depth, limit_s) for source in _with_control(config.sources))
     return RankPlan(
@@ -116,8 +123,8 @@ def _size_plan(
         budget_s=config.seconds,
         folders={source: str(folder.resolve()) for source, folder in folders.items()},
         engines=engines,
-        record_bytes=layout.slot_bytes,
-        image_shape=layout.shape,
+        record_bytes=config.sample_bytes(layout),
+        image_shape=config.sample_shape(layout),
         accelerator=accelerator.name,
         step_time_s=accelerator.step_time_s,
         batch_size=accelerator.batch_size,
@@ -125,6 +132,7 @@ def _size_plan(
         prefetch_depth=depth,
         shuffle=config.shuffle,
         seed=config.seed,
+        images=images_of(config),
     )
 
 
@@ -160,7 +168,7 @@ def _bound(config: InferConfig, source: Source) -> Bound:
 
 def check_run(run: InferRun, shards: ShardSet) -> None:
     """Refuse what a rank would notice late."""
-    config, layout = run.config, shards.index.layout
+    config = run.config
     if run.weights is not None and not config.real:
         raise InferUsageError("--weights are of networks that are computed: --accelerator cpu or cuda")
     if run.weights is not None and len(config.models) > 1:
@@ -176,14 +184,13 @@ def check_run(run: InferRun, shards: ShardSet) -> None:
             resolve(config, name, size)
     if not config.real:
         return
-    if len(layout.shape) != 3 or layout.shape[2] != 3 or layout.dtype != "uint8":
-        raise InferError(f"{run.path}: networks need RGB images of one size in bytes; these are {layout.shape}")
-    rows, columns = layout.shape[:2]
+    rows, columns, _ = image_shape(shards, path=str(run.path))
     if config.crop is not None and config.crop > min(rows, columns):
         raise InferUsageError(f"crop={config.crop}: the images are {rows}x{columns}; give at most {min(rows, columns)}")
     for name in config.models:
         check_size(name, config.crop or rows, config.crop or columns)
-    _check_device(config)
+    if not run.places.hosts:
+        _check_device(config)
 
 
 def _check_device(config: InferConfig) -> None:

@@ -12,11 +12,10 @@ Every meeting carries one flag, so that a block out of time ends on all its rank
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter, perf_counter_ns
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from ..storage_bench.ranks import Ranks, machine_id
 from .energy import EnergyMeter, energy_counters
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, bisect, next_window, window
-from .sources import BatchSource, Resident, Shards, Synthetic
+from .sources import Batch, BatchSource, Shards, Synthetic, copied, open_sources
 from .timeline import StepClock, Times
 
 MAX_PASSES = 3
@@ -37,28 +36,24 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Run all rounds that fit into the budget; returns this rank's log of every block, as plain JSON."""
     plan = RankPlan.model_validate(config)
     accelerator = Accelerator(plan.accelerator, plan.step_time_s, plan.batch_size, False, "as planned")
-    sources: dict[Source | Rung, BatchSource] = {"synthetic": Synthetic(plan)}
-    for name, folder in plan.folders.items():
-        sources[name] = Shards(plan, Path(folder), plan.engines[name])
-    _add_rungs(sources, plan, ranks)
-    launch = _Launch(plan, sources, accelerator, ranks)
+    sources = open_sources(
+        plan,
+        rank=ranks.rank,
+        synthetic=Synthetic(plan),
+        open_shards=lambda folder, engine, page_cache: Shards(plan, folder, engine, page_cache=page_cache),
+        copy=copied,
+    )
+
+    def measure(batches: Iterator[Images], block: Block) -> Times:
+        return measured_steps(batches, block, _of_block(accelerator, block), ranks)
+
+    launch = Launch(plan, sources, measure, ranks)
     if plan.search is None:
         launch.run_rounds(range(len(plan.blocks)))
     else:
         launch.find_max(plan.search)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"blocks": launch.logs, "trials": launch.trials, "peak_rss_bytes": peak, "wall_s": launch.elapsed_s}
-
-
-def _add_rungs(sources: dict[Source | Rung, BatchSource], plan: RankPlan, ranks: Ranks) -> None:
-    """What the blocks name of the rungs below the direct source, from its data."""
-    named = {block.source for block in plan.blocks}
-    if "host" in named:
-        with sources["direct"].batches(rank=ranks.rank, num_ranks=ranks.size, seed=plan.seed) as batches:
-            sources["host"] = Resident(plan, batches)
-        sources["direct"].take_bytes()  # no block's
-    if "warm" in named:
-        sources["warm"] = Shards(plan, Path(plan.folders["direct"]), plan.engines["direct"], page_cache="warm")
 
 
 class Computes(Protocol):
@@ -68,16 +63,25 @@ class Computes(Protocol):
         """Compute on one batch, received at this time of perf_counter_ns."""
 
 
-class _Launch:
-    """This rank's part of one launch: what it has logged, and the time it has left."""
+class Launch(Generic[Batch]):
+    """This rank's part of one launch: what it has logged, and the time it has left.
+
+    `measure` is the measured loop: it takes a block's batches and returns the marks of its steps.
+    """
 
     def __init__(
-        self, plan: RankPlan, sources: Mapping[Source | Rung, BatchSource], accelerator: Accelerator, ranks: Ranks
+        self,
+        plan: RankPlan,
+        sources: Mapping[Source | Rung, BatchSource[Batch]],
+        measure: Callable[[Iterator[Batch], Block], Times],
+        ranks: Ranks,
+        *,
+        energy: EnergyMeter | None = None,
     ) -> None:
         self.logs: list[dict[str, Any]] = []
         self.trials: list[dict[str, Any]] = []
-        self._plan, self._sources, self._accelerator, self._ranks = plan, sources, accelerator, ranks
-        self._energy = EnergyMeter(energy_counters() if ranks.local_rank == 0 else None)
+        self._plan, self._sources, self._measure, self._ranks = plan, sources, measure, ranks
+        self._energy = energy or EnergyMeter(energy_counters() if ranks.local_rank == 0 else None)
         self._begin = perf_counter()
 
     @property
@@ -161,7 +165,7 @@ class _Launch:
         if mine:
             seed = self._plan.seed + 7919 * number
             with source.batches(rank=ranks.rank, num_ranks=block.num_ranks, seed=seed) as batches:
-                steps = measured_steps(batches, block, _of_block(self._accelerator, block), ranks)
+                steps = self._measure(batches, block)
         energy = self._energy.stop()
         ranks.barrier()
         if not mine:

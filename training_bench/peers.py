@@ -6,11 +6,12 @@ One process alone does nothing of it; with more the work is Horovod's.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from ..storage_bench.ranks import PeerLostError
+from ..storage_bench.ranks import PeerLostError, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -110,3 +111,17 @@ class HorovodPeers(Alone):
             yield
         except self._hvd.HorovodInternalError as error:
             raise PeerLostError("another rank went away in the middle of training") from error
+
+
+def peers_of(ranks: Ranks) -> Alone:
+    """What ranks do together, where there is more than one."""
+    return Alone() if ranks.size == 1 else HorovodPeers()
+
+
+def all_told(ranks: Ranks, mine: Any) -> list[Any]:
+    """Every rank's value, of what JSON holds, in rank order on every rank."""
+    gathered, peers = ranks.gather(mine), peers_of(ranks)
+    with peers.together():
+        told = peers.broadcast_bytes(None if gathered is None else json.dumps(gathered).encode())
+    found: list[Any] = json.loads(told)
+    return found

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..loaders.plan import ShuffleMode
+from ..storage_bench.encoded import EncodedImages
 from .search import Search
 
 Source = Literal["synthetic", "staged", "direct"]
@@ -34,7 +35,7 @@ class Block(BaseModel):
 
 
 class RankPlan(BaseModel):
-    """What every rank of one launch is told."""
+    """What every rank of one launch is told; `images` says what becomes of encoded ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,4 +54,5 @@ class RankPlan(BaseModel):
     prefetch_depth: int
     shuffle: ShuffleMode = "blocks"
     seed: int = 0
+    images: EncodedImages = EncodedImages()
     search: Search | None = None

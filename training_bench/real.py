@@ -9,6 +9,7 @@ Nothing in the loop asks the device for a value: losses stay there until a check
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from torch.nn.functional import cross_entropy
 
 from ..loaders.evidence import moved, process_read_bytes
 from ..storage_bench.launch import rank_main
-from ..storage_bench.ranks import Ranks
+from ..storage_bench.ranks import Ranks, machine_id
 from . import saved
 from .energy import EnergyMeter, energy_counters
 from .feed import Feed, open_feed
 from .models import build_model, model_info
-from .peers import Alone, HorovodPeers
+from .peers import Alone, peers_of
 from .real_plan import RealPlan
 from .timeline import TRAINING_PARTS, Marks, StepClock, StreamClock
 
@@ -36,17 +37,13 @@ MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of Image
 def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Train as planned; this rank's clock of every step, and the losses, which all ranks agree on."""
     plan = RealPlan.model_validate(config)
-    torch.set_num_threads(plan.threads)
-    torch.manual_seed(plan.seed)
-    device = torch.device("cuda", ranks.local_rank) if plan.device == "cuda" else torch.device("cpu")
-    peers = Alone() if ranks.size == 1 else HorovodPeers()
-    model = build_model(plan.model, num_classes=plan.num_classes, aux_heads=plan.aux_heads)
+    device, peers = device_of(plan, ranks), peers_of(ranks)
     feed = open_feed(plan, rank=ranks.rank, device=device)
     with peers.together():
-        run = Training(model, feed, plan=plan, ranks=ranks, peers=peers, device=device)
+        run = open_training(plan, feed, ranks=ranks, peers=peers, device=device)
         if plan.resume:
             run.resume()
-        clock, energy = run.new_clock(), _energy_meter(ranks, device)
+        clock, energy = run.new_clock(), energy_meter(ranks, device)
         before, own = feed.counters(), process_read_bytes()
         ranks.barrier()  # nobody reads before all have looked at the counters, and none looks before all have read
         energy.start()
@@ -67,13 +64,27 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "delivered_bytes": feed.delivered_bytes,
         "payload_bytes": feed.payload_bytes,
         "counters": went,
+        "machine": machine_id(),
         "process_bytes": None if own is None or own_after is None else own_after - own,
         "peak_rss_bytes": peak,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
     }
 
 
-def _energy_meter(ranks: Ranks, device: torch.device) -> EnergyMeter:
+def device_of(plan: RealPlan, ranks: Ranks) -> torch.device:
+    """Where this rank computes."""
+    return torch.device("cuda", ranks.local_rank) if plan.device == "cuda" else torch.device("cpu")
+
+
+def open_training(plan: RealPlan, feed: Feed, *, ranks: Ranks, peers: Alone, device: torch.device) -> Training:
+    """The plan's network before its first step, the same on every rank."""
+    torch.set_num_threads(plan.threads)
+    torch.manual_seed(plan.seed)
+    model = build_model(plan.model, num_classes=plan.num_classes, aux_heads=plan.aux_heads)
+    return Training(model, feed, plan=plan, ranks=ranks, peers=peers, device=device)
+
+
+def energy_meter(ranks: Ranks, device: torch.device) -> EnergyMeter:
     """Each rank reads its GPU, and one of each host the host's packages."""
     if device.type == "cuda":
         return EnergyMeter(energy_counters(packages=ranks.local_rank == 0, gpus=(ranks.local_rank,)))
@@ -102,44 +113,54 @@ class Training:
         self.losses = torch.zeros(plan.steps, 2, device=device)  # loss and share of right answers, on the device
         self._agreed = 0
 
-    def new_clock(self) -> StepClock | StreamClock:
-        """A clock for the steps that are left."""
-        left = self._plan.steps - self.first_step
-        return StepClock(left, TRAINING_PARTS) if self._device.type == "cpu" else StreamClock.of_cuda(left)
+    def new_clock(self, num_steps: int | None = None) -> StepClock | StreamClock:
+        """A clock for so many steps, or those that are left."""
+        count = self._plan.steps - self.first_step if num_steps is None else num_steps
+        return StepClock(count, TRAINING_PARTS) if self._device.type == "cpu" else StreamClock.of_cuda(count)
 
     def loop(self, clock: Marks) -> None:
         """All steps; after each `checkpoint_steps`, and at the end, ranks agree and rank 0 saves."""
+        total = self._plan.steps
+        save_each, report_each = self._plan.checkpoint_steps or total, max(1, total // REPORTS)
+        done = self.first_step
+        with closing(self.feed.batches()) as batches:  # type: ignore[type-var]  # a generator
+            while done < total:
+                stop = min((done // each + 1) * each for each in (save_each, report_each, total))
+                self.make_steps(batches, range(done, stop), clock)
+                done = stop
+                if done % save_each == 0 or done == total:
+                    self.save(done)
+                if done % report_each == 0:
+                    self._ranks.report({"step": done, "steps": total})
+
+    def make_steps(self, batches: Iterator[tuple[Tensor, Tensor]], steps: range, clock: Marks) -> None:
+        """The measured loop: these steps on the next of the batches."""
         plan, rank, device = self._plan, self._ranks.rank, self._device
         model, optimizer, scaler, peers = self._forward, self.optimizer, self._scaler, self._peers
         dtype, losses, mark = DTYPES[plan.precision], self.losses, clock.mark
         self.model.train()
-        with closing(self.feed.batches()) as batches:  # type: ignore[type-var]  # a generator
-            for step in range(self.first_step, plan.steps):
-                mark()
-                images, labels = next(batches)
-                mark()
-                torch.manual_seed(plan.seed_at(rank, step))
-                x, y = self.prepare(images, labels)
-                with torch.autocast(device.type, dtype=dtype, enabled=plan.precision != "fp32"):
-                    answers = model(x)
-                    loss, logits = self.loss(answers, y)
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's
-                mark()
-                peers.synchronize(optimizer)
-                mark()
-                for group in optimizer.param_groups:
-                    group["lr"] = plan.learning_rate_at(step)
-                with peers.stepping(optimizer):
-                    scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
-                losses[step, 0] = loss.detach()
-                losses[step, 1] = (logits.argmax(1) == y).float().mean()
-                mark()
-                if (step + 1) % (plan.checkpoint_steps or plan.steps) == 0 or step + 1 == plan.steps:
-                    self.save(step + 1)
-                if (step + 1) % max(1, plan.steps // REPORTS) == 0:
-                    self._ranks.report({"step": step + 1, "steps": plan.steps})
+        for step in steps:
+            mark()
+            images, labels = next(batches)
+            mark()
+            torch.manual_seed(plan.seed_at(rank, step))
+            x, y = self.prepare(images, labels)
+            with torch.autocast(device.type, dtype=dtype, enabled=plan.precision != "fp32"):
+                answers = model(x)
+                loss, logits = self.loss(answers, y)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's
+            mark()
+            peers.synchronize(optimizer)
+            mark()
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate_at(step)
+            with peers.stepping(optimizer):
+                scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            losses[step, 0] = loss.detach()
+            losses[step, 1] = (logits.argmax(1) == y).float().mean()
+            mark()
 
     def loss(self, answers: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, with each auxiliary head's share, and the network's own logits."""
@@ -220,10 +241,10 @@ class Pixels:
 def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks, peers: Alone) -> dict[str, float]:
     """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank."""
     from ..loaders.dataloader import DataLoader
-    from ..loaders.shards import ShardSet
 
     assert plan.validate_on is not None
-    shards = ShardSet.open(plan.validate_on, rank=ranks.rank, world_size=ranks.size)
+    images = plan.model_copy(update={"transform": "validation"})
+    shards = images.open(plan.validate_on, rank=ranks.rank, world_size=ranks.size)
     loader: DataLoader[Any] = DataLoader(shards, batch_size=plan.batch_size, num_workers=plan.reader_threads)
     sums = torch.zeros(3, dtype=torch.float64)
     model.eval()
@@ -233,7 +254,7 @@ def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks,
         sums[1] += (logits.argmax(1) == labels).sum()
         sums[2] += len(labels)
     loss, right, count = peers.mean(sums, "validation").tolist()
-    return {"loss": loss / count, "accuracy": right / count, "num_images": len(shards)}
+    return {"loss": loss / count, "accuracy": right / count, "num_images": round(count * ranks.size)}
 
 
 if __name__ == "__main__":

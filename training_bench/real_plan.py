@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..loaders.engines import EngineName
 from ..loaders.plan import ShuffleMode
+from ..storage_bench.encoded import EncodedImages
 from .models import ModelName
-from .plan import Source
+from .plan import RankPlan, Source
 
 BASE_BATCH = 256
 
@@ -20,15 +21,14 @@ Scaling = Literal["weak", "strong"]
 Positive = Annotated[int, Field(ge=1)]
 
 
-class RealConfig(BaseModel):
+class RealConfig(EncodedImages):
     """How a network is trained.
 
     `learning_rate` is for 256 images a step and scales with the images of all ranks (Goyal et al. 2017); it rises over
     `warmup_steps` (a tenth of the steps unless given), then follows `schedule`.  `crop` is the side of the centred
-    square that is cut out of each image.  `labels="shuffled"` is the control: labels that say nothing of the pixels.
+    square that is cut out of each image, of encoded ones after `transform`.  `labels="shuffled"` is the control: labels
+    that say nothing of the pixels.  `hop_rounds` are those of a training that is measured hop by hop.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     precision: Precision = "fp32"
     channels_last: bool = False
@@ -49,6 +49,7 @@ class RealConfig(BaseModel):
     shuffle: ShuffleMode = "blocks"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     max_seconds: Annotated[float, Field(gt=0)] = 7 * 86400.0
+    hop_rounds: Annotated[int, Field(ge=2, le=1000)] = 4
 
 
 class RealPlan(RealConfig):
@@ -88,7 +89,8 @@ class RealPlan(RealConfig):
     def settings(self) -> dict[str, object]:
         """All that must be the same for a checkpoint to be gone on from."""
         free = {"data", "validate_on", "checkpoint_folder", "resume", "threads", "engine", "max_seconds", "drop_steps"}
-        return self.model_dump(mode="json", exclude=free | {"checkpoint_steps", "reader_threads", "prefetch_factor"})
+        free |= {"checkpoint_steps", "reader_threads", "prefetch_factor", "hop_rounds", "decoder", "on_error"}
+        return self.model_dump(mode="json", exclude=free)
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of step 0, 1 ...: linear in the batch, a linear rise, then constant or half a cosine to zero."""
@@ -103,3 +105,16 @@ class RealPlan(RealConfig):
     def seed_at(self, rank: int, step: int) -> int:
         """What torch's generator is set to before a step: dropout is a function of (seed, rank, step), so resume is."""
         return (self.seed * 1_000_003 + step) * 4096 + rank
+
+
+class RealHopsPlan(BaseModel):
+    """What every rank of a training that is measured hop by hop is told: the network, and the blocks of its steps.
+
+    The first `warmup_steps` are made on synthetic batches, before the first block, and are in none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: RealPlan
+    launch: RankPlan
+    warmup_steps: int

@@ -129,6 +129,13 @@ def _learned(plan: RealPlan, result: Mapping[str, Any]) -> dict[str, Metric]:
     return learned | _validated(result["validation"])
 
 
+def not_learned(reason: str) -> dict[str, Metric]:
+    """What a training learned, where its steps are nobody's training."""
+    units = {"train_loss": "nats", "train_accuracy": "fraction"}
+    units |= {"validation_loss": "nats", "validation_accuracy": "fraction"}
+    return {name: not_measured(unit, reason) for name, unit in units.items()}
+
+
 def _validated(seen: Mapping[str, float] | None) -> dict[str, Metric]:
     units = {"loss": "nats", "accuracy": "fraction"}
     reason = "no validation data were given (--validate)" if seen is None else "it is no number any more"

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge
+from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, total
 from ..loaders.page_cache import cache_fraction
 from ..loaders.shards import ShardSet
 from ..results.record import new_run_id
 from ..storage_bench.choice import choose_engine
 from ..storage_bench.evidence import cold_scope_of, doubts, read_path
-from ..storage_bench.launch import launch_ranks, require_ranks
-from ..storage_bench.staging import remove_stage, stage
+from ..storage_bench.launch import launch_ranks
 from . import saved
 from .command import TrainOutcome, TrainUsageError
 from .feed import check_data
 from .models import check_size, model_info
+from .places import Places
 from .plan import Source
 from .real_plan import Device, RealConfig, RealPlan, Scaling
 from .real_points import loss_curve, sentence_of, summarise_real
@@ -53,6 +54,7 @@ class RealRun:
     validate_on: Path | None = None
     checkpoint: Path | None = None
     resume: bool = False
+    places: Places = field(default_factory=Places)
 
 
 def refuse_torchrun(environment: Mapping[str, str] = os.environ) -> None:
@@ -71,24 +73,21 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
     Raises TrainUsageError, ModelError or FeedError before any rank is started, SavedError for a checkpoint that cannot
     be gone on from, LaunchError where a rank fails or dies.
     """
-    require_ranks(run.num_ranks)
-    _require_device(run.device, run.num_ranks)
+    check_places(run)
     plan = make_plan(run)
     if run.checkpoint is not None:
         _check_checkpoint(plan, run.checkpoint)
-    folder = run.local / f"staged-{new_run_id('stage')}" if plan.source == "staged" else run.path
-    try:
+    folder = run.local.absolute() / f"staged-{new_run_id('stage')}" if plan.source == "staged" else run.path
+    with ExitStack() as stack:
         if plan.source == "staged":
-            stage(run.path, folder, progress=lambda _, done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
-        files = [] if plan.source == "synthetic" else ShardSet.open(folder).files
-        engine, reason = choose_engine(run.engine, files[0]) if files else ("auto", "nothing is read")
+            stack.enter_context(run.places.copies(run.path, folder, num_ranks=run.num_ranks, show=show))
+        here = plan.source != "synthetic" and folder.exists()  # copies may be on other hosts only
+        files = ShardSet.open(folder).files if here else []
+        engine, reason = _engine(run, plan, files)
         plan = plan.model_copy(update={"data": str(folder.resolve()), "engine": engine})
         watch = _Watch(files)
-        results = _launch(plan, show)
+        results = _launch(plan, run.places, show)
         evidence = watch.judge(plan, results)
-    finally:
-        if plan.source == "staged":
-            remove_stage(folder)
     path = None if evidence is None else read_path(evidence, cold_scope=cold_scope_of(folder))
     point = summarise_real(plan, results, path)
     first = results[0]
@@ -96,6 +95,7 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         **plan.model_dump(mode="json", exclude={"data", "validate_on", "checkpoint_folder", "num_ranks", "threads"}),
         "accelerator": plan.device,
         "emulated": False,
+        "hosts": [host.name for host in run.places.of(run.num_ranks)],
         "scaling": run.scaling,
         "global_batch": plan.global_batch,
         "engine_reason": reason,
@@ -144,7 +144,7 @@ def make_plan(run: RealRun) -> RealPlan:
         steps=run.steps,
         source=source,
         image_shape=shape,
-        threads=max(1, len(os.sched_getaffinity(0)) // run.num_ranks),
+        threads=max(1, len(os.sched_getaffinity(0)) // run.places.most_on_a_host(run.num_ranks)),
         data=str(run.path.resolve()),
         validate_on=None if run.validate_on is None else str(run.validate_on.resolve()),
         checkpoint_folder=None if run.checkpoint is None else str(run.checkpoint.resolve()),
@@ -165,14 +165,29 @@ def _rank_batch(run: RealRun) -> int:
 
 
 def _checked(path: Path, config: RealConfig, *, images_per_step: int) -> tuple[int, int, int]:
-    shards = ShardSet.open(path)
+    shards = config.open(path)
     try:
         return check_data(shards, num_classes=config.num_classes, images_per_step=images_per_step, path=str(path))
     finally:
         shards.close()
 
 
-def _require_device(device: Device, num_ranks: int) -> None:
+def check_places(run: RealRun) -> None:
+    """Raise LaunchError or TrainError, before any work is done, where the ranks cannot run."""
+    run.places.require(run.num_ranks)
+    if not run.places.hosts:
+        require_device(run.device, run.num_ranks)
+
+
+def _engine(run: RealRun, plan: RealPlan, files: Sequence[Path]) -> tuple[str, str]:
+    """The engine that reads the files, chosen by those of the data where the copies are on other hosts only."""
+    if plan.source == "synthetic":
+        return "auto", "nothing is read"
+    return choose_engine(run.engine, (files or ShardSet.open(run.path).files)[0])
+
+
+def require_device(device: Device, num_ranks: int) -> None:
+    """Raise TrainError where ranks on CUDA would have no GPU each."""
     if device == "cpu":
         return
     import torch
@@ -199,7 +214,7 @@ def _check_checkpoint(plan: RealPlan, folder: Path) -> None:
     saved.check_writable(folder)
 
 
-def _launch(plan: RealPlan, show: Callable[[str, float, str], None]) -> list[dict[str, Any]]:
+def _launch(plan: RealPlan, places: Places, show: Callable[[str, float, str], None]) -> list[dict[str, Any]]:
     def on_progress(seen: dict[str, Any]) -> None:
         show("steps", seen["step"] / seen["steps"], f"step {seen['step']} of {seen['steps']}")
 
@@ -212,6 +227,8 @@ def _launch(plan: RealPlan, show: Callable[[str, float, str], None]) -> list[dic
             timeout_s=plan.max_seconds,
             emulated=False,
             environment={"OMP_NUM_THREADS": str(plan.threads), "MKL_NUM_THREADS": str(plan.threads)},
+            hosts=places.hosts,
+            ssh=places.ssh,
             on_progress=on_progress,
         )
 
@@ -230,7 +247,7 @@ class _Watch:
         """The way the bytes took of all epochs together; those after the first may come from memory."""
         if self._counter is None:
             return None
-        went = dict(results[0]["counters"])
+        went = total({result["machine"]: result["counters"] for result in reversed(results)}.values())
         own = [result["process_bytes"] for result in results]
         seconds = max(result["steps_ns"][-1][-1] - result["steps_ns"][0][0] for result in results) / 1e9
         return judge(

@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from ..loaders.evidence import counter_for
 from ..loaders.shards import ShardSet
 from ..storage_bench.accelerators import Accelerator
+from ..storage_bench.encoded import EncodedImages
 from ..storage_bench.launch import launch_ranks
+from ..storage_bench.limits import require_room_to_warm
+from ..storage_bench.workload import WorkloadError
 from .command import TrainOutcome
 from .plan import Block, RankPlan
 from .roofline import Roof, no_roof, roofline_lines, roofline_points, standing, training_work
@@ -38,8 +41,9 @@ def measure_roofs(
     """All roofs of the run that `workload` describes, on the data of `path`."""
     show("roofs", 0.0, "compute and memory")
     roofs = _emulated(workload, num_ranks) if workload["emulated"] else _real(workload)
-    roofs.append(no_roof("decode", "images/s", "records hold raw pixels: nothing is decoded"))
-    show("roofs", 0.5, "storage")
+    show("roofs", 0.4, "decoding")
+    roofs.append(_decode(path, workload, num_ranks))
+    show("roofs", 0.7, "storage")
     roofs.append(_storage(path, workload, num_ranks))
     show("roofs", 1.0, "measured")
     return roofs
@@ -122,10 +126,50 @@ def _rates(call: Callable[[], object], work: float, device: str) -> tuple[float,
 
 
 def _storage(path: Path, workload: Mapping[str, Any], num_ranks: int) -> Roof:
-    """What the ranks' loaders give, cold, to steps that take no time: with the run's engine, threads and order."""
+    """What the ranks' loaders give, cold, to steps that take no time: with the run's engine, threads and order.
+
+    Of encoded images only the bytes are read: what is made of them is a roof of its own.
+    """
     if workload["source"] != "direct":
         return no_roof("storage", "images/s", f"the source was {workload['source']}: nothing was read from {path.name}")
-    plan = _idle_plan(path, workload, num_ranks)
+    images = _images_of(workload).model_copy(update={"decoder": "none"})
+    samples, reason = _loaders_alone(path, workload, num_ranks, images=images, rung="direct")
+    if reason is not None:
+        return no_roof("storage", "images/s", reason)
+    return Roof("storage", "images/s", samples, source="measured cold, loaders alone")
+
+
+def _decode(path: Path, workload: Mapping[str, Any], num_ranks: int) -> Roof:
+    """What the ranks' reader threads decode and cut, with the shards in memory and nobody computing."""
+    if workload["source"] == "synthetic":
+        return no_roof("decode", "images/s", "the source was synthetic: nothing is decoded")
+    codec = ShardSet.open(path).index.layout.codec
+    images = _images_of(workload)
+    if codec is None:
+        return no_roof("decode", "images/s", "records hold raw pixels: nothing is decoded")
+    if images.decoder == "none":
+        return no_roof("decode", "images/s", "the bytes are handed out as they are: decoder=none")
+    samples, reason = _loaders_alone(path, workload, num_ranks, images=images, rung="warm")
+    if reason is not None:
+        return no_roof("decode", "images/s", reason)
+    return Roof("decode", "images/s", samples, source=f"measured warm, {codec} to {images.transform}, loaders alone")
+
+
+def _images_of(workload: Mapping[str, Any]) -> EncodedImages:
+    return EncodedImages(**{name: workload[name] for name in EncodedImages.model_fields})
+
+
+def _loaders_alone(
+    path: Path, workload: Mapping[str, Any], num_ranks: int, *, images: EncodedImages, rung: Literal["direct", "warm"]
+) -> tuple[tuple[float, ...], str | None]:
+    """Images per second of all ranks' loaders to steps that take no time; or why that is not known."""
+    files = ShardSet.open(path).files
+    if rung == "warm":
+        try:
+            require_room_to_warm(sum(file.stat().st_size for file in files))
+        except WorkloadError as error:
+            return (), str(error)
+    plan = _idle_plan(path, workload, num_ranks, images=images, rung=rung)
     check_memory(plan)
     with tempfile.TemporaryDirectory(prefix="iobench-ranks-") as folder:
         limit = START_S + 10 * STORAGE_ROUNDS * STORAGE_BLOCK_S
@@ -134,24 +178,27 @@ def _storage(path: Path, workload: Mapping[str, Any], num_ranks: int) -> Roof:
         )
     nothing = Accelerator("none", 1e-9, plan.batch_size, False, "no step")
     points, invalid = summarise_ranks(plan, nothing, logs, counters={"direct": counter_for([path])}, background_bps={})
-    point = find_point(points, "direct", num_ranks)
+    point = find_point(points, rung, num_ranks)
     if invalid:
-        return no_roof("storage", "images/s", f"not valid: {invalid[0][1]}")
+        return (), f"not valid: {invalid[0][1]}"
     if point is None or not point.metrics["images_per_s"].samples:
-        return no_roof("storage", "images/s", "no batch came within the time allowed")
-    return Roof("storage", "images/s", point.metrics["images_per_s"].samples, source="measured cold, loaders alone")
+        return (), "no batch came within the time allowed"
+    return point.metrics["images_per_s"].samples, None
 
 
-def _idle_plan(path: Path, workload: Mapping[str, Any], num_ranks: int) -> RankPlan:
+def _idle_plan(
+    path: Path, workload: Mapping[str, Any], num_ranks: int, *, images: EncodedImages, rung: Literal["direct", "warm"]
+) -> RankPlan:
     """The run's plan with steps of no time that nobody meets after."""
     shards = ShardSet.open(path)
-    engine = workload["engine"] if workload["engine"] in ("direct", "buffered") else "buffered"
+    engine = workload["engine"] if workload["engine"] in ("direct", "buffered") and rung == "direct" else "buffered"
     run = TrainRun(
         folders={"direct": path},
         engines={"direct": engine},
         cells=(("direct", num_ranks),),
         accelerator=Accelerator("none", 1e-9, workload["batch_size"], False, "no step"),
         config=TrainConfig(
+            **images.model_dump(),
             reader_threads=max(1, workload["reader_threads"]),
             prefetch_depth=workload.get("prefetch_depth", workload.get("prefetch_factor", 2)),
             rounds=STORAGE_ROUNDS,
@@ -162,7 +209,7 @@ def _idle_plan(path: Path, workload: Mapping[str, Any], num_ranks: int) -> RankP
     )
     plan = make_plan(run)
     block = Block(
-        source="direct",
+        source=rung,
         num_ranks=num_ranks,
         drop_steps=plan.prefetch_depth + 1,
         count_steps=MOST_STEPS,

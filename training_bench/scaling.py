@@ -10,11 +10,12 @@ Every prediction and every trial is a line of the grid's journal before the next
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from ..loaders.discovery import find_shards
 from ..loaders.shards import ShardSet
@@ -22,9 +23,10 @@ from ..results.record import new_run_id
 from ..results.scaling import Layout, Prediction, Seen, predict
 from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.choice import choose_engine
+from ..storage_bench.encoded import EncodedImages, images_of
 from ..storage_bench.hosts import HostSlots
 from ..storage_bench.launch import LaunchError, require_ranks
-from ..storage_bench.staging import remove_stage, stage
+from .places import Places
 from .plan import Source
 from .scaling_journal import GridJournal, Trial
 from .scaling_trial import GridRun, Workload, run_trial
@@ -49,14 +51,12 @@ class GridFailedError(RuntimeError):
     exit_status: ClassVar[int] = 4
 
 
-class ScaleConfig(BaseModel):
+class ScaleConfig(EncodedImages):
     """A grid: which layouts and sources, how often, and what each rank does.
 
     `validate_share` is the images of a validation cycle per image of training (ImageNet's: 50,000 of 1,281,167);
     `seconds` is the most that the blocks of one launch may take.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     about: str = ""
     workload: Workload = "train"
@@ -115,8 +115,6 @@ def check_grid(path: Path, config: ScaleConfig, hosts: Sequence[HostSlots] = ())
     if hosts and (len(hosts) < max(config.nodes) or min(host.slots for host in hosts) < max(config.gpus)):
         given = ", ".join(f"{host.name}:{host.slots}" for host in hosts)
         raise ScaleError(f"the grid goes up to {max(config.nodes)} nodes of {max(config.gpus)}; the hosts are {given}")
-    if hosts and "staged" in config.sources:
-        raise ScaleError("a local copy is made on this host only; copy on each host (iobench stage), and give its path")
     shards = ShardSet.open(path)
     if len(shards) < most.num_ranks:
         raise TrainError(f"{path}: {len(shards)} images do not give work to {most.num_ranks} ranks; use more data")
@@ -138,16 +136,15 @@ def run_grid(
     Raises GridFailedError where none succeeded; KeyboardInterrupt leaves a journal that can be gone on with.
     """
     accelerator = check_grid(path, config, hosts)
-    copy = local / f"staged-{new_run_id('stage')}" if "staged" in config.sources else None
-    try:
+    places = Places(tuple(hosts), tuple(ssh))
+    copy = local.absolute() / f"staged-{new_run_id('stage')}" if "staged" in config.sources else None
+    with ExitStack() as stack:
         if copy is not None:
-            stage(path, copy, progress=lambda _, done, total: show("stage", done / total, f"{done / 1e9:.2f} GB"))
+            largest = places.hosts[: max(config.nodes)]
+            slots = sum(host.slots for host in largest) or config.layouts[-1].num_ranks
+            stack.enter_context(Places(largest, places.ssh).copies(path, copy, num_ranks=slots, show=show))
         run, reason = _prepare(path, copy, config, accelerator)
-        run = replace(run, hosts=tuple(hosts), ssh=tuple(ssh))
-        _run_trials(run, config, journal, show)
-    finally:
-        if copy is not None:
-            remove_stage(copy)
+        _run_trials(replace(run, places=places), config, journal, show)
     trials = journal.trials
     if all(trial.failed is not None for trial in trials):
         raise GridFailedError(f"no cell of the grid could be run; the first said: {trials[0].failed}")
@@ -191,7 +188,10 @@ def _prepare(path: Path, copy: Path | None, config: ScaleConfig, accelerator: Ac
         engines=dict.fromkeys(folders, used),
         accelerator=accelerator,
         train=TrainConfig(
-            prefetch_depth=config.prefetch_depth, reader_threads=config.reader_threads, rounds=config.rounds
+            **images_of(config).model_dump(),
+            prefetch_depth=config.prefetch_depth,
+            reader_threads=config.reader_threads,
+            rounds=config.rounds,
         ),
         steps=config.steps,
         budget_s=config.seconds,

@@ -72,7 +72,9 @@ def grid_outcome(grid: Grid) -> GridOutcome:
         best=best,
         metrics=dict(best.metrics),
         workload=_workload(grid, cells, limits),
-        warnings=() if grid.run.hosts else ("nodes are simulated: all ranks ran on this host, and share its cores",),
+        warnings=()
+        if grid.run.places.hosts
+        else ("nodes are simulated: all ranks ran on this host, and share its cores",),
         invalid=(*failed, *_invalid(grid)),
         sentence=_sentence(grid, cells, limits),
     )
@@ -99,7 +101,7 @@ def _point(grid: Grid, cells: Cells, layout: Layout, source: Source) -> Point:
             "gpus_per_node": layout.gpus_per_node,
             "num_ranks": layout.num_ranks,
             "workload": run.workload,
-            "nodes_simulated": not run.hosts,
+            "nodes_simulated": not run.places.hosts,
             "accelerator": accelerator.name,
             "emulated": accelerator.emulated,
             "scaled": accelerator.scaled,
@@ -176,8 +178,8 @@ def _workload(grid: Grid, cells: Cells, limits: Sequence[Limited]) -> dict[str, 
         "engine": next(iter(grid.run.engines.values()), None),
         "engine_reason": grid.engine_reason,
         "stored_bytes_per_image": grid.run.stored_bytes,
-        "nodes_simulated": not grid.run.hosts,
-        "hosts": [host.name for host in grid.run.hosts],
+        "nodes_simulated": not grid.run.places.hosts,
+        "hosts": [host.name for host in grid.run.places.hosts],
         "limited": [_limited(limit) for limit in limits],
         "same_size": _compared(grid, cells),
     }

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..loaders.evidence import Counter, background_rate, counter_for
+from ..loaders.evidence import Counter, background_rate
 from ..loaders.index import RecordLayout
 from ..results.record import Point
 from ..results.scaling import Layout, cycle_rate
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.hosts import HostSlots
 from ..storage_bench.launch import launch_ranks
+from .places import Places
 from .plan import Block, RankPlan, Source
 from .scaling_journal import SourceTrial
 from .summary import find_point, summarise_ranks
@@ -51,20 +52,19 @@ class GridRun:
     stored_bytes: float
     validate_share: float
     seed: int
-    hosts: tuple[HostSlots, ...] = ()
-    ssh: tuple[str, ...] = ("ssh",)
+    places: Places = field(default_factory=Places)
 
     def hosts_of(self, layout: Layout) -> tuple[HostSlots, ...]:
         """The hosts of one layout, as many ranks on each; none where all ranks are on this host."""
-        return tuple(HostSlots(host.name, layout.gpus_per_node) for host in self.hosts[: layout.nodes])
+        return tuple(HostSlots(host.name, layout.gpus_per_node) for host in self.places.hosts[: layout.nodes])
 
 
 def run_trial(run: GridRun, layout: Layout, repetition: int) -> dict[Source, SourceTrial]:
     """Launch the layout's ranks and run every source; raises what `launch_ranks` and `check_memory` raise."""
     plan, phases = make_trial_plan(run, layout, repetition)
-    here = layout.gpus_per_node if run.hosts else layout.num_ranks
+    here = layout.gpus_per_node if run.places.hosts else layout.num_ranks
     check_memory(plan.model_copy(update={"num_ranks": here}))
-    counters = {str(source): counter_for([folder]) for source, folder in run.folders.items()}
+    counters = run.places.counters(run.folders)
     rates = {counter: background_rate(counter) or 0.0 for counter in set(counters.values())}
     with tempfile.TemporaryDirectory(prefix="iobench-ranks-") as folder:
         results = launch_ranks(
@@ -74,7 +74,7 @@ def run_trial(run: GridRun, layout: Layout, repetition: int) -> dict[Source, Sou
             folder=Path(folder),
             timeout_s=START_S + run.budget_s + sum(block.limit_s for block in plan.blocks),
             hosts=run.hosts_of(layout),
-            ssh=run.ssh,
+            ssh=run.places.ssh,
         )
     background = {source: rates[counter] for source, counter in counters.items()}
     found = _Phases(plan, phases, run, results, counters, background)

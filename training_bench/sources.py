@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from ..loaders.buffers import Buffer, BufferPool
-from ..loaders.engines import open_reader
 from ..loaders.evidence import counter_for
 from ..loaders.page_cache import cache_fraction, evict, warm
-from ..loaders.plan import endless_batches
+from ..loaders.plan import ShuffleMode, endless_batches
 from ..loaders.prefetch import RawBatch, Tally
-from ..loaders.shards import ShardSet
 from ..results.record import CacheState
 from ..storage_bench.accelerators import Images
-from .plan import RankPlan
+from ..storage_bench.encoded import EncodedImages
+from .plan import RankPlan, Rung, Source
+
+Batch = TypeVar("Batch")
 
 
-class BatchSource:
+class BatchSource(Generic[Batch]):
     """Where a block's batches come from."""
 
     counter_name = ""  # of the counter that decides, among those of `counters`
@@ -39,8 +41,8 @@ class BatchSource:
         return None
 
     @contextmanager
-    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:
-        """Endless batches for this rank: (B, H, W, C), or lists of samples of unequal size."""
+    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Batch]]:
+        """Endless batches for this rank: (B, H, W, C) or lists of samples of unequal size, or what a network takes."""
         raise NotImplementedError
 
     def take_bytes(self) -> tuple[int, int]:
@@ -48,7 +50,7 @@ class BatchSource:
         return 0, 0
 
 
-class Synthetic(BatchSource):
+class Synthetic(BatchSource[Images]):
     """One batch in host memory, handed out again and again: a loader that never waits."""
 
     def __init__(self, plan: RankPlan) -> None:
@@ -70,14 +72,14 @@ class Synthetic(BatchSource):
         yield itertools.repeat(self._images)
 
 
-class Resident(BatchSource):
+class Resident(BatchSource[Batch]):
     """Batches of real records that lie in host memory, one after another, for ever: a loader without a storage."""
 
-    def __init__(self, plan: RankPlan, batches: Iterator[Images]) -> None:
-        self._ring = [_copied(next(batches)) for _ in range(resident_batches(plan.prefetch_depth))]
+    def __init__(self, ring: Sequence[Batch]) -> None:
+        self._ring = ring
 
     @contextmanager
-    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:
+    def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Batch]]:
         """The batches in turn, for ever."""
         del rank, num_ranks, seed  # what this rank read once is what it gets
         yield itertools.cycle(self._ring)
@@ -88,23 +90,32 @@ def resident_batches(prefetch_depth: int) -> int:
     return prefetch_depth + 2
 
 
-def _copied(images: Images) -> Images:
+def copied(images: Images) -> Images:
+    """The same pixels in memory of their own."""
     return [sample.copy() for sample in images] if isinstance(images, list) else images.copy()
 
 
-class Shards(BatchSource):
-    """Shards in a folder, read as one endless epoch: a small sample stands for a long one, without a seam.
+class ShardFiles(BatchSource[Batch]):
+    """Shards in a folder, cold or warm.
 
     Cold they are put out of the page cache before each block, and behind the reader; warm they are all read into it.
     """
 
-    def __init__(self, plan: RankPlan, folder: Path, engine: str, *, page_cache: CacheState = "cold") -> None:
-        self._plan, self._page_cache = plan, page_cache
-        found = ShardSet.open(folder)
-        self._reader, _ = open_reader(engine, found.paths[0], evict_behind=engine != "direct" and page_cache == "cold")
-        self._shards = ShardSet(found.paths, found.index, self._reader)
-        self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=plan.prefetch_depth)
-        self._counter = counter_for(found.files)
+    def __init__(
+        self,
+        folder: Path,
+        engine: str,
+        *,
+        page_cache: CacheState,
+        images: EncodedImages,
+        shuffle: ShuffleMode,
+        seed: int = 0,
+    ) -> None:
+        self._page_cache = page_cache
+        behind = engine != "direct" and page_cache == "cold"
+        self._shards = images.open(folder, engine=engine, evict_behind=behind, shuffle_mode=shuffle, seed=seed)
+        self._reader = self._shards.reader
+        self._counter = counter_for(self._shards.files)
         self.counter_name = self._counter.name
         self._tally = Tally()
         self._seen = 0, 0
@@ -124,6 +135,22 @@ class Shards(BatchSource):
     def resident(self) -> float | None:
         """The share of the shards that is in the page cache."""
         return cache_fraction(self._shards.files)
+
+    def take_bytes(self) -> tuple[int, int]:
+        """What the reader delivered, and what reached batches."""
+        now = self._reader.delivered_bytes, self._tally.payload_bytes
+        delivered, payload = now[0] - self._seen[0], now[1] - self._seen[1]
+        self._seen = now
+        return delivered, payload
+
+
+class Shards(ShardFiles[Images]):
+    """Shards read as one endless epoch: a small sample stands for a long one, without a seam."""
+
+    def __init__(self, plan: RankPlan, folder: Path, engine: str, *, page_cache: CacheState = "cold") -> None:
+        super().__init__(folder, engine, page_cache=page_cache, images=plan.images, shuffle=plan.shuffle)
+        self._plan = plan
+        self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=plan.prefetch_depth)
 
     @contextmanager
     def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:
@@ -157,9 +184,24 @@ class Shards(BatchSource):
         finally:
             prefetcher.close()
 
-    def take_bytes(self) -> tuple[int, int]:
-        """What the reader delivered, and what reached batches."""
-        now = self._reader.delivered_bytes, self._tally.payload_bytes
-        delivered, payload = now[0] - self._seen[0], now[1] - self._seen[1]
-        self._seen = now
-        return delivered, payload
+
+def open_sources(
+    plan: RankPlan,
+    *,
+    rank: int,
+    synthetic: BatchSource[Batch],
+    open_shards: Callable[[Path, str, CacheState], BatchSource[Batch]],
+    copy: Callable[[Batch], Batch],
+) -> dict[Source | Rung, BatchSource[Batch]]:
+    """Every source that the plan's blocks name; the rungs below the direct source take its data."""
+    found: dict[Source | Rung, BatchSource[Batch]] = {"synthetic": synthetic}
+    for name, folder in plan.folders.items():
+        found[name] = open_shards(Path(folder), plan.engines[name], "cold")
+    named = {block.source for block in plan.blocks}
+    if "host" in named:
+        with found["direct"].batches(rank=rank, num_ranks=plan.num_ranks, seed=plan.seed) as batches:
+            found["host"] = Resident([copy(next(batches)) for _ in range(resident_batches(plan.prefetch_depth))])
+        found["direct"].take_bytes()  # no block's
+    if "warm" in named:
+        found["warm"] = open_shards(Path(plan.folders["direct"]), plan.engines["direct"], "warm")
+    return found

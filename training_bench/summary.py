@@ -1,8 +1,8 @@
 """From every rank's log of steps to points: where a step's time went, for each source and number of ranks.
 
 A sample is one time block: a stretch of counted steps, averaged over the ranks that made it.  Four parts add up to the
-step: compute, data wait, sync wait, overhead.  The sync wait is communication and the wait for whoever came last; what
-a rank cost all others together is among its own figures.
+step: compute, data wait, sync wait, overhead; of a network in training the optimiser is a fifth.  The sync wait is
+communication and the wait for whoever came last; what a rank cost all others together is among its own figures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from ..storage_bench.evidence import cold_scope_of, read_path
 from .energy import BlockEnergy, block_energy, energy_metrics
 from .plan import Block, RankPlan, Rung, Source
-from .timeline import EMULATED_PARTS, Times, Waiting, step_parts, straggler, waiting
+from .timeline import EMULATED_PARTS, TRAINING_PARTS, Times, Waiting, step_parts, straggler, waiting
 
 CONTROL_MINIMUM = 0.98
 STEPS_PER_DEPTH = 10
@@ -44,6 +44,7 @@ UNITS = {
     "au_mlperf": "fraction",
     "au_dlio": "fraction",
 }
+OPTIMIZER = "optimizer_s"  # of networks in training
 
 
 @dataclass(slots=True)
@@ -144,7 +145,7 @@ def _add(pile: _Pile, block: Block, plan: RankPlan, logs: Mapping[int, dict[str,
     _add_energy(pile, logs, images=plan.batch_size * sum(len(steps) for steps in times.values()))
     _add_counters(pile, logs)
     for place, (rank, steps) in enumerate(times.items()):
-        _add_bytes(pile, logs[rank], seconds=(steps[-1, 3] - steps[0, 0]) / 1e9)
+        _add_bytes(pile, logs[rank], seconds=(steps[-1, -1] - steps[0, 0]) / 1e9)
         if together is not None:
             _add_steps(pile, plan, rank, counted[place], together, place)
         else:
@@ -189,7 +190,7 @@ def _add_steps(pile: _Pile, plan: RankPlan, rank: int, counted: Times, met: Wait
     """The counted steps of one rank, in pieces; `place` is its row in `met`."""
     if rank == 0:
         pile.num_steps += len(counted)
-    figures = pile.per_rank.setdefault(rank, {name: [] for name in UNITS})
+    figures = pile.per_rank.setdefault(rank, {name: [] for name in _names(counted)})
     for piece in np.array_split(np.arange(len(counted)), min(PIECES, max(1, len(counted) // 2))):
         if len(piece):
             found = _figures(counted[piece], plan) | _waits(met, place, piece)
@@ -209,8 +210,8 @@ def _waits(met: Waiting, place: int, piece: Times) -> dict[str, float]:
 
 
 def _figures(steps: Times, plan: RankPlan) -> dict[str, float]:
-    """Means per step of a stretch of (asked, got, computed, met) rows, in seconds; the parts add up to the step."""
-    parts = step_parts(steps, EMULATED_PARTS)
+    """Means per step of a stretch of rows of marks, in seconds; the parts add up to the step."""
+    parts = step_parts(steps, _parts(steps))
     wall, wait, compute = parts["step_time_s"], parts["data_wait_s"], parts["compute_s"]
     return {
         **parts,
@@ -219,6 +220,15 @@ def _figures(steps: Times, plan: RankPlan) -> dict[str, float]:
         "au_mlperf": accelerator_utilisation(1, plan.step_time_s, wall),
         "au_dlio": dlio_utilisation(compute, wall),
     }
+
+
+def _parts(steps: Times) -> tuple[str, ...]:
+    """What lies between the marks of a step: asked, got, computed, met, and of a network in training updated."""
+    return TRAINING_PARTS if steps.shape[-1] == len(TRAINING_PARTS) + 1 else EMULATED_PARTS
+
+
+def _names(steps: Times) -> list[str]:
+    return [*UNITS, *(name for name in _parts(steps) if name not in UNITS)]
 
 
 def _point(
@@ -232,10 +242,10 @@ def _point(
 ) -> Point:
     num_pieces = min((len(rows["step_time_s"]) for rows in pile.per_rank.values()), default=0)
     metrics: dict[str, Metric] = {}
-    for name, unit in UNITS.items():
+    for name in next(iter(pile.per_rank.values()), UNITS):
         table = np.array([rows[name][:num_pieces] for rows in pile.per_rank.values()])  # (ranks, pieces)
         samples = table.sum(axis=0) if name == "images_per_s" else table.mean(axis=0)
-        metrics[name] = summarise(samples.tolist(), unit=unit, reason=NOT_COUNTED)
+        metrics[name] = summarise(samples.tolist(), unit=_unit(name), reason=NOT_COUNTED)
     metrics |= energy_metrics(
         pile.energy if num_pieces else (),
         idle_w=idle_w,
@@ -275,8 +285,12 @@ def _cold_scope(plan: RankPlan, source: Source | Rung) -> ColdScope:
     return cold_scope_of(Path(plan.folders[_data_of(source)])) if source != "warm" else "unknown"
 
 
+def _unit(name: str) -> str:
+    return "s" if name == OPTIMIZER else UNITS[name]
+
+
 def _rank_report(result: dict[str, Any], rows: dict[str, list[float]]) -> RankReport:
-    metrics = {name: summarise(rows[name], unit=unit, reason=NOT_COUNTED) for name, unit in UNITS.items()}
+    metrics = {name: summarise(seen, unit=_unit(name), reason=NOT_COUNTED) for name, seen in rows.items()}
     return RankReport(
         rank=result["rank"], local_rank=result["local_rank"], pid=result["pid"], host=result["host"], metrics=metrics
     )

@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from ..loaders.evidence import Counter, background_rate, counter_for
+from ..loaders.evidence import Counter, background_rate
 from ..loaders.index import RecordLayout
 from ..loaders.plan import ShuffleMode
 from ..results.record import Point
 from ..storage_bench.accelerators import Accelerator
+from ..storage_bench.encoded import EncodedImages, images_of
 from ..storage_bench.launch import launch_ranks
 from .energy import energy_counters, idle_watts
+from .places import Places
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, window
 from .sources import resident_batches
@@ -50,14 +52,12 @@ class TrainBudgetError(TrainError):
     exit_status = 2
 
 
-class TrainConfig(BaseModel):
-    """How ranks read and how long they run.
+class TrainConfig(EncodedImages):
+    """How ranks read, what becomes of encoded images, and how long they run.
 
     At least `warmup_steps` of a block are dropped; `count_steps` are counted in all rounds together, where fewer than
     ten times the depth would do.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefetch_depth: Annotated[int, Field(ge=1, le=64)] = 2
     reader_threads: Annotated[int, Field(ge=1, le=64)] = 2
@@ -101,6 +101,7 @@ class TrainRun:
     steps: int | None = None
     expected_step_s: Mapping[Cell, float] = field(default_factory=dict)
     find: FindMax | None = None
+    places: Places = field(default_factory=Places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,8 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
     Raises TrainError where memory is short, LaunchError where Horovod or a rank fails.
     """
     plan = make_plan(run)
-    check_memory(plan)
-    counters = {str(source): counter_for([folder]) for source, folder in run.folders.items()}
+    check_memory(plan.model_copy(update={"num_ranks": run.places.most_on_a_host(plan.num_ranks)}))
+    counters = run.places.counters(run.folders)
     background, idle = _background(counters), idle_watts(energy_counters())
     limit = START_S + run.budget_s + _search_s(run) + sum(block.limit_s for block in plan.blocks)
     with tempfile.TemporaryDirectory(prefix="iobench-ranks-") as folder:
@@ -139,6 +140,8 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
             num_ranks=plan.num_ranks,
             folder=Path(folder),
             timeout_s=limit,
+            hosts=run.places.hosts,
+            ssh=run.places.ssh,
             on_progress=on_progress,
         )
     points, invalid = summarise_ranks(
@@ -174,8 +177,8 @@ def make_plan(run: TrainRun) -> RankPlan:
         budget_s=run.budget_s,
         folders={source: str(folder.resolve()) for source, folder in run.folders.items()},
         engines=run.engines,
-        record_bytes=run.layout.slot_bytes,
-        image_shape=run.layout.shape,
+        record_bytes=run.config.sample_bytes(run.layout),
+        image_shape=run.config.sample_shape(run.layout),
         accelerator=run.accelerator.name,
         step_time_s=run.accelerator.step_time_s,
         batch_size=run.accelerator.batch_size,
@@ -183,6 +186,7 @@ def make_plan(run: TrainRun) -> RankPlan:
         prefetch_depth=run.config.prefetch_depth,
         shuffle=run.config.shuffle,
         seed=run.config.seed,
+        images=images_of(run.config),
         search=_search(run),
     )
 

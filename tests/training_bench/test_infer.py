@@ -60,10 +60,10 @@ def test_what_is_less_than_in_the_study_is_told_with_the_figure_of_the_study():
 
 def test_the_queues_of_all_ranks_fill_at_most_a_quarter_of_memory():
     config = InferConfig(num_ranks=2)
-    assert effective_depth(config, 10, 8000) == 32
-    assert effective_depth(config, 100, 8000) == 10  # a quarter is 2000 bytes: 10 batches of 100 for each of 2
+    assert effective_depth(config, 10, 8000, 2) == 32
+    assert effective_depth(config, 100, 8000, 2) == 10  # a quarter is 2000 bytes: 10 batches of 100 for each of 2
     with pytest.raises(InferError, match="smaller --batch-size"):
-        effective_depth(config, 1001, 8000)
+        effective_depth(config, 1001, 8000, 2)
 
 
 def test_what_fills_the_queue_before_the_clock_runs_is_not_counted(page_set):
