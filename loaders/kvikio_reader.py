@@ -5,7 +5,8 @@
 
 Into a device's memory a file goes by GPUDirect Storage, or in pieces through kvikio's own bounce buffers where there is
 none; which of the two is kvikio's count to tell.  Offsets, lengths and addresses are then multiples of 4096: what is
-not leaves the direct way.
+not leaves the direct way.  The memory is not registered with cuFile, which takes whole allocations only: those of
+torch's allocator hold other tensors as well.
 
 What kvikio leaves to its caller is done here and in `kvikio_sources`: a read stops at the end of a file (kvikio raises
 there), a handle lives until its reads are done, a server that sends too little is noticed, and a forked child of a

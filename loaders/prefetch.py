@@ -107,7 +107,7 @@ class RawBatch:
     the images are tensors, and `labels` (B) are there too.
     """
 
-    images: npt.NDArray[Any] | Arrays | torch.Tensor | list[torch.Tensor]
+    images: npt.NDArray[Any] | Arrays | Any
     records: Indices
     ready_ns: int
     labels: torch.Tensor | None = None

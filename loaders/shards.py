@@ -233,8 +233,7 @@ class ShardSet(_Samples):
         """How the set's batches travel to a destination; DestinationUsageError where they cannot."""
         from .destinations.freight import Freight
 
-        in_place = bool(getattr(self.reader, "into_device", False))
-        return Freight(destination, self.index, self.decoding, in_place=in_place)
+        return Freight(destination, self.index, self.decoding, self.reader)
 
     def new_pool(self, batch_size: int, *, depth: int, destination: Destination | None = None) -> BufferPool:
         """Buffers for batches of this size: `depth` being read, and two between the loop's hands."""

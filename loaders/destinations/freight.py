@@ -18,6 +18,7 @@ from ..decode import view_geometry
 from ..decoding import Decoding, ImageBatch
 from ..index import ShardIndex
 from ..plan import Indices
+from ..readers import Reader
 from .destination import Cargo, Destination, Landing, room_bytes
 from .device import DestinationUsageError
 from .memory import DeviceBuffer
@@ -32,16 +33,14 @@ if TYPE_CHECKING:
 class Freight:
     """The batches of a set on their way to `destination`; `in_place` where the reader fills device memory itself."""
 
-    def __init__(
-        self, destination: Destination, index: ShardIndex, decoding: Decoding | None, *, in_place: bool = False
-    ) -> None:
+    def __init__(self, destination: Destination, index: ShardIndex, decoding: Decoding | None, reader: Reader) -> None:
         if decoding is not None and decoding.transform is None:
             raise DestinationUsageError(
                 f"{index.stamps[0].name}: decoded images have sizes of their own and stay in host memory; give a "
                 f"transform of iobench.loaders.transforms, or device='cpu'"
             )
         self.destination = destination
-        self.in_place = in_place and decoding is None
+        self.in_place = decoding is None and bool(getattr(reader, "into_device", False))
         self._index = index
         self._decoding = decoding
 

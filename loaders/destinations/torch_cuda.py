@@ -8,7 +8,8 @@ registered with cudaHostRegister where they are, huge pages and all.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class TorchCuda:
 
     def pin(self, buffer: Buffer) -> None:
         """See Device."""
-        runtime: Any = torch.cuda.cudart()
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         with torch.cuda.device(self._device):
             code = int(runtime.cudaHostRegister(buffer.address, buffer.size_bytes, _REGISTER_PORTABLE))
         if code:
@@ -59,7 +60,7 @@ class TorchCuda:
 
     def new_event(self, *, timing: bool = False) -> Event:
         """See Device; a thread that waits for one sleeps, and does not spin."""
-        event: Event = torch.cuda.Event(enable_timing=timing, blocking=True)
+        event: Event = torch.cuda.Event(enable_timing=timing, blocking=True)  # type: ignore[no-untyped-call]
         return event
 
     def wait(self, stream: torch.cuda.Stream, event: Any) -> None:
@@ -140,19 +141,12 @@ class CudaWindow:
         return self._start + (place if place >= 0 else self._length + place)
 
 
-class _aside:  # noqa: N801  # a context manager, used as a function is
+@contextmanager
+def _aside(device: torch.device) -> Iterator[torch.cuda.Stream]:
     """A stream of this thread's own for a moment."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._context = torch.cuda.stream(self._stream)
-
-    def __enter__(self) -> torch.cuda.Stream:
-        self._context.__enter__()
-        return self._stream
-
-    def __exit__(self, *error: object) -> None:
-        self._context.__exit__(*error)  # type: ignore[arg-type]  # as the protocol passes them
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        yield stream
 
 
 def _gathered(memory: torch.Tensor, moves: Sequence[Move], length: int) -> bool:
@@ -163,7 +157,7 @@ def _gathered(memory: torch.Tensor, moves: Sequence[Move], length: int) -> bool:
     step = targets[order[1]] - first if len(order) > 1 else length
     if any(targets[number] != first + place * step for place, number in enumerate(order)):
         return False
-    sources = torch.tensor([moves[number].source for number in order], pin_memory=True)
+    sources = torch.tensor([moves[number].source for number in order], pin_memory=memory.is_cuda)
     windows = memory.as_strided((len(memory) - length + 1, length), (1, 1), memory.storage_offset())
     slots = memory.as_strided((len(moves), length), (step, 1), memory.storage_offset() + first)
     slots.copy_(windows[sources.to(memory.device, non_blocking=True)])
