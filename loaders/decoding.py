@@ -121,7 +121,7 @@ class ImageBatch:
         In an `own_thread` torch's operators use that thread alone: others have images of their own.
         """
         if own_thread:
-            _alone()
+            use_one_core()
         if self.output is not None:
             self.output.wait_until_free()
         waited = (perf_counter_ns() - self.queued_ns) * (part.stop - part.start) / len(self.records)
@@ -223,8 +223,8 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _alone() -> None:
-    """Keep OpenMP to the calling thread in what torch does in it.
+def use_one_core() -> None:
+    """Keep OpenMP to the calling thread in what torch does in it, from now on.
 
     torch.set_num_threads would hold for the whole process, and the loop's own thread is not ours to slow down.  OpenMP
     has the number for each thread; torch sets it once in every thread, at its first question.
