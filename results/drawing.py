@@ -134,7 +134,11 @@ def line(
         "y": [value * factor for _, value in shown],
         "error_y": error_bars([point.metrics[metric] for point, _ in shown], factor=factor),
         "line": {"color": colour, "dash": dash, "width": 2},
-        "marker": {"size": 9, "symbol": [symbol + "-open" * bool(doubts(point)) for point, _ in shown]},
+        "marker": {
+            "size": 9,
+            "color": colour,
+            "symbol": [symbol + "-open" * bool(doubts(point)) for point, _ in shown],
+        },
         "hovertext": [hover(point, [name, point_label(point)], metric) for point, _ in shown],
     }
 
@@ -155,9 +159,10 @@ def curve(
     }
 
 
-def error_bars(metrics: Sequence[Metric], *, factor: float = 1.0) -> dict[str, Any]:
+def error_bars(metrics: Sequence[Metric | None], *, factor: float = 1.0) -> dict[str, Any]:
     """How far intervals reach above and below their values; a value without an interval has none."""
-    spans = [(m.value - m.ci95[0], m.ci95[1] - m.value) if m.ci95 and m.value is not None else (0, 0) for m in metrics]
+    known = [(metric.value, metric.ci95) if metric is not None else (None, None) for metric in metrics]
+    spans = [(at - ends[0], ends[1] - at) if at is not None and ends else (0, 0) for at, ends in known]
     return {
         "array": [above * factor for _, above in spans],
         "arrayminus": [below * factor for below, _ in spans],

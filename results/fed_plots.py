@@ -9,7 +9,9 @@ from .drawing import (
     GREEN,
     GREY,
     ORANGE,
+    PURPLE,
     RED,
+    SKY,
     Plot,
     chart,
     curve,
@@ -29,13 +31,24 @@ if TYPE_CHECKING:
 
     from .record import Point, RunRecord
 
-SOURCE_LOOKS = {"direct": (BLUE, "circle"), "staged": (GREEN, "square"), "synthetic": (ORANGE, "diamond")}
+SOURCE_LOOKS = {
+    "direct": (BLUE, "circle"),
+    "staged": (GREEN, "square"),
+    "synthetic": (ORANGE, "diamond"),
+    "warm": (PURPLE, "triangle-up"),
+    "host": (SKY, "cross"),
+}
 
 
 def utilisation_plot(record: RunRecord) -> Plot | None:
-    """Predicted against measured: utilisation at every number of ranks that ran, beside its threshold."""
+    """Predicted against measured: utilisation at every number of ranks that ran, beside its threshold.
+
+    One number of ranks alone is no picture where nothing was predicted: the picture of steps has its utilisation.
+    """
     points = [p for p in trained(record) if value_of(p, "au_mlperf") is not None and "num_ranks" in p.params]
-    if not points:
+    found = (record.metrics.get(f"gpus_fed_{how}") for how in ("predicted", "measured"))
+    asked = any(metric is not None and metric.value is not None for metric in found)
+    if not points or (len({ranks_of(point) for point in points}) < 2 and not asked):
         return None
     traces = []
     for source in dict.fromkeys(source_of(point) for point in points):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .record import Point, RunRecord
 
 PER_S = "_per_s"
+BEYOND = "Intervals that leave the picture are in the table."
 CHECKPOINT_RATES = ("write_gbps", "restore_gbps", "read_gbps", "read_during_restore_gbps")
 BESIDE = {"nothing": ("alone", BLUE), "reads": ("while others read", ORANGE)}
 
@@ -45,7 +46,10 @@ def names_plot(record: RunRecord) -> Plot | None:
     rates = [rate for trace in traces for rate in trace["x"]]
     layout["xaxis"] |= logarithmic(rates) | {"range": [min(rates) / 1.6, max(rates) * 1.6]}
     layout["yaxis"] |= {"showgrid": True, "categoryarray": [metric_label(name) for name in names]}
-    note = flag_note(points, mark="Open markers are")
+    low, high = layout["xaxis"]["range"]
+    spans = [metric.ci95 for point in points for name in names if (metric := point.metrics.get(name)) and metric.ci95]
+    wide = any(span[0] < low or span[1] > high for span in spans)
+    note = sentences(flag_note(points, mark="Open markers are"), BEYOND * wide)
     return Plot("names", _names_finding(points[0]), tuple(traces), layout, _names_table(points, names), note=note)
 
 
@@ -69,8 +73,7 @@ def checkpoint_plot(record: RunRecord) -> Plot | None:
             "marker": {"color": colour},
             "hovertext": [hover(point, [label, word], name) for label, name in zip(labels, names, strict=True)],
         }
-        spans = error_bars([metric for metric in found if metric is not None])
-        traces.append(trace | ({"error_x": spans} if None not in found else {}))
+        traces.append(trace | {"error_x": error_bars(found)})
     layout = bar_chart("GB/s", len(labels)) | {"barmode": "group"}
     layout["height"] += 14 * len(labels) * (len(points) - 1)
     columns = [text_column("checkpoint", [BESIDE.get(str(p.params.get("beside")), ("", ""))[0] for p in points])]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .quantities import amount, interval_text, percent, scale_for, value_text
-from .wording import accelerator_name, fed_text, metric_label, stage_of
+from .wording import accelerator_name, fed_text, metric_label, point_label, stage_of
 
 if TYPE_CHECKING:
-    from .record import RunRecord
+    from .record import Metric, RunRecord
 
+SHARES = ("data_stall_fraction", "scaling_efficiency")
 HEADLINES = {
     "qualify": ("gpus_fed_measured", "read_gbps", "au_mlperf"),
     "storage": ("read_gbps", "read_iops", "latency_p99_us"),
@@ -39,11 +40,15 @@ def headline_facts(record: RunRecord) -> list[Fact]:
     """The three figures behind the verdict, or behind the run where it has none."""
     stages = {stage_of(record, point) for point in record.points}
     names = HEADLINES.get(stages.pop() if len(stages) == 1 else record.kind, tuple(record.metrics)[:3])
-    return [_fact(record, name) for name in names if name in record.metrics]
+    found = [_fact(record, name) for name in names if name in record.metrics]
+    best = [point for point in record.points if point.metrics == record.metrics]
+    if len(record.points) > 1 and best and found:  # the record's own figures are those of its best point
+        found[0] = replace(found[0], notes=(*found[0].notes, f"with {point_label(best[0])}"))
+    return found
 
 
 def _fact(record: RunRecord, name: str) -> Fact:
-    metric, label = record.metrics[name], metric_label(name)
+    metric, label = _in_percent(name, record.metrics[name]), metric_label(name)
     notes = [*_against(record, name), metric.reason or ""]
     predicted = record.metrics.get("gpus_fed_predicted")
     if name == "gpus_fed_measured":
@@ -61,6 +66,14 @@ def _fact(record: RunRecord, name: str) -> Fact:
         return Fact(label, fed_text(metric), interval=interval, notes=tuple(notes))
     unit = scale_for(metric.unit, [metric.value]).unit
     return Fact(label, value_text(metric), unit, interval, tuple(notes))
+
+
+def _in_percent(name: str, metric: Metric) -> Metric:
+    """A share as people say it; the AU stays what its rule says."""
+    if name not in SHARES or metric.value is None:
+        return metric
+    ends = None if metric.ci95 is None else (metric.ci95[0] * 100, metric.ci95[1] * 100)
+    return metric.model_copy(update={"value": metric.value * 100, "ci95": ends, "unit": "%"})
 
 
 def _against(record: RunRecord, name: str) -> list[str]:

@@ -113,22 +113,32 @@ def intervals(trace: Mapping[str, Any], frame: Frame, *, shift: float = 0.0) -> 
             _line(name, low, middle, high, middle),
             *(_line(name, end, middle - 4, end, middle + 4) for end in feet),
         ]
-        yield f'<path d="{"".join(path)}" class="interval"/>'
+        colour = f' stroke="{trace["marker"]["color"]}"' if "mode" in trace and "color" in trace["marker"] else ""
+        yield f'<path d="{"".join(path)}" class="interval"{colour}/>'
 
 
 def curve(trace: Mapping[str, Any], frame: Frame) -> Iterator[str]:
     """The line and the markers of a series, as far as each is asked for; nothing where a value is missing."""
     shown = [place for place, value in enumerate(trace["y"]) if value is not None and trace["x"][place] is not None]
     pixels = {k: (frame.x.at(trace["x"][k]), frame.y.at(trace["y"][k])) for k in shown}
-    if "lines" in trace["mode"] and len(shown) > 1:
+    through = _highest(pixels)
+    if "lines" in trace["mode"] and len(through) > 1:
         look = trace["line"]
-        yield stroke(list(pixels.values()), colour=look["color"], dash=look.get("dash", ""), style="line")
+        yield stroke(through, colour=look["color"], dash=look.get("dash", ""), style="line")
     if "markers" in trace["mode"]:
         marker = trace["marker"]
         colour = marker.get("color") or trace["line"]["color"]
         for k, (x, y) in pixels.items():
             told = _told(trace, k, frame)
             yield symbol(x, y, _each(marker["symbol"], k), colour, size=marker["size"], told=told)
+
+
+def _highest(pixels: Mapping[int, tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where a line goes: through the highest of the points that stand above each other."""
+    tops: dict[float, float] = {}
+    for x, y in pixels.values():
+        tops[x] = min(y, tops.get(x, y))
+    return list(tops.items())
 
 
 def _placed(trace: Mapping[str, Any], *, lies: bool) -> tuple[Sequence[Any], Sequence[float | None]]:

@@ -18,7 +18,7 @@ from .tables import (
     text_column,
     thinned,
 )
-from .wording import metric_label, point_label, points_of, stage_of, unit_text
+from .wording import labels_of, metric_label, points_of, stage_of, unit_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,8 @@ def requirement_table(record: RunRecord) -> Table | None:
 
 def route_table(record: RunRecord) -> Table | None:
     """Which way the bytes of every point took, and what proves it."""
-    proven = [(_staged_label(record, point), point.read_path) for point in record.points if point.read_path]
+    named = zip(record.points, labels_of(record.points), strict=True)
+    proven = [(f"{stage_of(record, point)}: {name}", point.read_path) for point, name in named if point.read_path]
     if not proven and record.read_path:
         proven = [("the run", record.read_path)]
     if not proven:
@@ -89,7 +90,7 @@ def route_table(record: RunRecord) -> Table | None:
 def rank_tables(record: RunRecord) -> list[Table]:
     """One table for each of the points that ran as ranks, the most ranks reading directly first."""
     ran = [point for point in sorted(record.points, key=_rank_order) if point.ranks][:MOST_RANK_TABLES]
-    reports = [(_staged_label(record, point), point.ranks) for point in ran]
+    reports = [(f"{stage_of(record, p)}: {name}", p.ranks) for p, name in zip(ran, labels_of(ran), strict=True)]
     if not reports and record.ranks:
         reports = [("the run", record.ranks)]
     names = ("data_wait_s", "gpu_data_wait_s", "sync_wait_s", "data_stall_fraction", "au_mlperf", "images_per_s")
@@ -192,10 +193,6 @@ def _own_half_width(metric: Metric) -> float | None:
 def _within(label: str, ranks: Sequence[RankReport]) -> tuple[str, list[RankReport], int]:
     shown = thinned(ranks, MOST_RANKS)
     return label, shown, len(ranks) - len(shown)
-
-
-def _staged_label(record: RunRecord, point: Point) -> str:
-    return f"{stage_of(record, point)}: {point_label(point)}"
 
 
 def _rank_order(point: Point) -> tuple[bool, int]:

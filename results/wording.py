@@ -134,11 +134,15 @@ FLAGS = {
 }
 CURVE_MARKS = ("knee", "peak")
 OUTCOMES = ("stage", "counted_steps", "version")  # parameters that tell no point from another
+TELLING = {"model": "{}", "precision": "{}", "labels": "{} labels", "batch_size": "batch {}"}  # those that do at once
 FLAG_WORDS = {"harness_limited": "harness limited"}
 
 
 def metric_label(name: str) -> str:
     """The words for a metric's name."""
+    operation = name.removesuffix("_p99_us") + "_per_s"
+    if name.endswith("_p99_us") and operation in METRIC_LABELS:
+        return f"{METRIC_LABELS[operation]}, 99th percentile"
     return METRIC_LABELS.get(name, name.replace("_", " "))
 
 
@@ -216,12 +220,15 @@ def differing_label(point: Point, points: Sequence[Point]) -> str:
 
 
 def labels_of(points: Sequence[Point]) -> list[str]:
-    """A label for each point; those of one label say in what else they differ."""
+    """A label for each point; those of one label are told apart by as few of their parameters as that takes."""
     labels = [point_label(point) for point in points]
-    alike: dict[str, list[Point]] = {}
-    for label, point in zip(labels, points, strict=True):
-        alike.setdefault(label, []).append(point)
-    return [", ".join([label, *_differing(point, alike[label])]) for label, point in zip(labels, points, strict=True)]
+    alike: dict[str, list[int]] = {}
+    for place, label in enumerate(labels):
+        alike.setdefault(label, []).append(place)
+    for places in alike.values():
+        for place, words in zip(places, _apart([points[place] for place in places]), strict=True):
+            labels[place] = ", ".join([labels[place], *words])
+    return labels
 
 
 def whole(value: object) -> int:
@@ -277,6 +284,10 @@ def _hop_words(point: Point) -> str:
 
 def _road_words(params: Mapping[str, Any]) -> str:
     """A loader, by its name or by how it was set."""
+    if "beside" in params:
+        return "alone" if params["beside"] == "nothing" else f"beside {params['beside']}"
+    if params.get("stage") == "metadata":
+        return f"{params.get('files')} files, {params.get('page_cache') or 'as found'}"
     if "road" in params:
         return f"{params['road']}, {params.get('engine', 'not installed')}"
     if "engine" in params and "batch_size" in params and "source" not in params:
@@ -284,13 +295,18 @@ def _road_words(params: Mapping[str, Any]) -> str:
     return ""
 
 
-def _differing(point: Point, points: Sequence[Point]) -> list[str]:
-    """The parameters of a point that are not the same in all of these, as words."""
-    if len(points) < 2:
-        return []
-    names = (name for name in point.params if name not in OUTCOMES)
-    differing = (name for name in names if len({str(other.params.get(name)) for other in points}) > 1)
-    return [f"{point.params[name]} {name.replace('_', ' ')}" for name in differing]
+def _apart(points: Sequence[Point]) -> list[list[str]]:
+    """For each point the words that it takes to tell it from the others: models first, sizes before times."""
+    found: list[list[str]] = [[] for _ in points]
+    names = dict.fromkeys((*TELLING, *(name for point in points for name in point.params)))
+    for name in (name for name in names if name not in OUTCOMES):
+        if len(set(map(tuple, found))) == len(points):
+            break
+        values = [str(point.params.get(name, "")) for point in points]
+        if len(set(values)) > 1:
+            for words, value in zip(found, values, strict=True):
+                words.append(TELLING.get(name, f"{name.replace('_', ' ')} {{}}").format(value))
+    return found
 
 
 def _storage_words(params: Mapping[str, Any]) -> list[str]:
