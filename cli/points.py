@@ -89,7 +89,7 @@ def _trains(points: Sequence[Point]) -> None:
             "predicted",
         )
         title = f"Ranks on {found[0].params['accelerator']}" + (" (emulated)" if found[0].params["emulated"] else "")
-        table((*heads, "predicted", ""), [_train_row(point) for point in found], title=title)
+        table((*heads, ""), [_train_row(point) for point in found], title=title)
 
 
 def _trained(points: Sequence[Point]) -> None:
