@@ -12,7 +12,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -96,7 +96,7 @@ class TensorShards(ShardFiles[TensorBatch]):
         self._order = EndlessBatches(self._shards, plan.batch_size)
         self._loader: DataLoader[Any] = DataLoader(
             self._shards,
-            batch_sampler=self._order,
+            batch_sampler=cast("Any", self._order),  # whose batches are arrays, not lists
             num_workers=plan.reader_threads,
             prefetch_factor=plan.prefetch_factor if plan.reader_threads else None,
             pin_memory=plan.device == "cuda",
