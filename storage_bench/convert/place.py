@@ -22,12 +22,10 @@ def default_jobs() -> int:
 
 def require_apart(source: ShardSource, target: Path) -> None:
     """Raise ConvertUsageError where the target is the source, or one lies in the other."""
-    if not isinstance(source, str | Path) or is_remote(source):
-        return
-    place = Path(source)
-    folder = (place if place.is_dir() else place.parent).resolve()
-    mine = target.resolve()
-    if mine == folder or mine.is_relative_to(folder):
+    if not isinstance(source, str | Path) or is_remote(source) or not Path(source).is_dir():
+        return  # what lies in the target is looked at when it is opened
+    folder, mine = Path(source).resolve(), target.resolve()
+    if mine.is_relative_to(folder):
         raise ConvertUsageError(f"{target}: lies in the source {folder}; name a folder elsewhere")
     if folder.is_relative_to(mine):
         raise ConvertUsageError(f"{target}: the source {folder} lies in it; name a folder elsewhere")

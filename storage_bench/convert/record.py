@@ -77,11 +77,13 @@ def convert_warnings(found: Converted) -> list[str]:
 
 
 def convert_sentence(found: Converted) -> str:
-    """What there is now."""
+    """What there is now, and what this run did about it."""
     what = f"{found.num_images} images in {sum(row.num_images > 0 for row in found.rows)} shards"
     if found.plan.classes:
         what = f"{found.num_images} images in {len(found.plan.classes)} folders"
-    kept = len(found.rows) - len(found.made)
-    how = "read back and held against their digests" if not found.made else "read back and as they were made"
-    before = f" ({kept} parts were there already)" if kept and found.made else ""
-    return f"{found.target}: {what}, {found.num_bytes / 1e9:.2f} GB, are whole: {how}{before}."
+    there = f"{found.target}: {what}, {found.num_bytes / 1e9:.2f} GB, are whole"
+    if not found.made:
+        return f"{there}; all was there already, and was held against its digests."
+    made = sum(row.num_images for row in found.made_rows)
+    rate = f"{made} images in {found.seconds:.1f} s, {made / found.seconds:.0f} images/s"
+    return f"{there}: {rate}, each read back and compared before its file got its name."

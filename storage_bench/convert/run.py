@@ -255,7 +255,7 @@ class _Conversion:
         self._phase, self._done, self._total = phase, 0, sum(part.stop - part.first for part in parts)
         if parts:
             self._count(0)  # the time begins
-        pool = ThreadPoolExecutor(self._jobs, "convert")
+        pool = ThreadPoolExecutor(self._jobs, "convert", initializer=self._maker.begin_thread)
         futures: list[Future[bool]] = []
         try:
             futures.extend(pool.submit(work, part) for part in parts)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ...loaders.augment import Crop, centre, shorter_side
 from ...loaders.decoders import MAX_PIXELS, BrokenImageError, Decoder, open_decoder
+from ...loaders.decoding import use_one_core
 from ...loaders.fields import encoding_of
 from ...loaders.transforms import Cut, ImageNetValidation
 from .settings import QUALITY, Convert, Fit
@@ -65,6 +66,11 @@ class Maker:
             self._resizer = ImageNetValidation(
                 config.size, resize=config.size, dtype=torch.uint8, scaled_decoding=False
             )
+
+    def begin_thread(self) -> None:
+        """To be called once in each thread that makes samples beside others."""
+        if self._resizer is not None:
+            use_one_core()
 
     def make(self, read: Array, label: int, number: int) -> Sample:
         """The sample of what was `read` of one record; BrokenImageError where that is no whole image."""

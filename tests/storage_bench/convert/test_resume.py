@@ -171,6 +171,10 @@ def test_a_folder_with_anything_else_in_it_is_refused_and_left_as_it_is(page_set
         with pytest.raises(ConvertUsageError, match="lies in"):
             convert(page_set.folder, target, Convert(format="tensors"))
     assert not (page_set.folder / "below").exists()
+    (tmp_path / "one.tfrecord").write_bytes(page_set.shards[0].read_bytes())
+    with pytest.raises(ConvertUsageError, match="holds 'made'"):
+        convert(tmp_path / "one.tfrecord", tmp_path, Convert(format="tensors"))
+    assert convert(tmp_path / "one.tfrecord", tmp_path / "beside", Convert(format="tensors")).num_images == 40
 
 
 def test_what_would_not_fit_is_refused_before_a_byte_is_written(page_set, small_disk):
