@@ -2,8 +2,8 @@
 
     left |-- least of each part that is still to come --|-- slack: shared as parts would like to have more --|
 
-Parts stand in the order of their worth.  Where not even the least of all of them fits, the last ones are left out;
-what a part did not use goes to those behind it.
+Parts stand in the order of their worth.  Where not even the least of all of them fits, nothing is kept for the last
+ones; what a part did not use goes to those behind it.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
 
 from ..results.environment import collect, public_path
-from ..results.record import Requirement, RunRecord, read_record, write_whole
+from ..results.record import Requirement, RunRecord, WriteError, read_record, write_whole
 from .budget import share
 from .data import prepare
 from .machine import require_gpu
@@ -30,12 +30,6 @@ MOST_THREADS = 8
 EXIT = {"done": 0, "missed": 1, "not decided": 3, "failed": 4}
 
 Show = Callable[[str, float, str], None]
-
-
-class PartsFailedError(RuntimeError):
-    """A part failed: the record of the others is kept."""
-
-    exit_status: ClassVar[int] = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +68,12 @@ class CheckOutcome:
 
     @property
     def result(self) -> str:
-        """done, missed (a requirement), not decided (one has too wide an interval), or failed (a part)."""
+        """done, missed (a requirement), not decided (too wide an interval, or cut off), or failed (a part)."""
         met = [requirement.passed for outcome in self.parts for requirement in outcome.requirements]
-        if any(outcome.ended.ending == "failed" for outcome in self.parts):
+        endings = {outcome.ended.ending for outcome in self.parts}
+        if "failed" in endings:
             return "failed"
-        return "missed" if False in met else "not decided" if None in met else "done"
+        return "missed" if False in met else "not decided" if None in met or "cut off" in endings else "done"
 
     @property
     def exit_status(self) -> int:
@@ -113,6 +108,7 @@ def gpu_check(
         raise GpuCheckError(f"--minutes {minutes:g}: give more than 0, as in 9; a day at most")
     if not twin:
         require_gpu()
+    write_whole(_made(folder) / "summary.json", "{}")  # a place that cannot be written is noticed before the work
     raw, jpeg = prepare(data, twin=twin, show=show)
     environment, outcomes = collect(raw), []
     for number, part in enumerate(parts):
@@ -126,6 +122,14 @@ def gpu_check(
         write_whole(folder / "summary.json", json.dumps(found.document(), indent=1))
     _write_report(found)
     return found
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(error.errno, f"{error.strerror}; give another --out", str(folder)) from error
+    return folder
 
 
 def _outcome(part: Part, bench: Bench, left_s: float) -> PartOutcome:

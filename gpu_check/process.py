@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 from .part import Bench, Part
 
 LOG_LINES = 4
+TWIN_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # tiny tensors: threads would wait for each other
 Ending = Literal["done", "skipped", "failed", "cut off"]
 
 
@@ -34,9 +35,11 @@ class Ended(NamedTuple):
 def run_part(part: Part, bench: Bench, *, limit_s: float) -> Ended:
     """Run a part in a process of its own, which is killed after `limit_s`; its record is in `bench.folder`."""
     bench.folder.mkdir(parents=True, exist_ok=True)
-    task = {**asdict(bench), **{name: str(getattr(bench, name)) for name in ("raw", "jpeg", "folder")}}
+    for left in ("record.json", "ended.json"):
+        (bench.folder / left).unlink(missing_ok=True)
+    task = {**asdict(bench), **{name: str(getattr(bench, name).resolve()) for name in ("raw", "jpeg", "folder")}}
     (bench.folder / "task.json").write_text(json.dumps({"part": part.name, "bench": task}), encoding="utf-8")
-    with (bench.folder / "log.txt").open("wb") as log, _process(bench.folder, log.fileno()) as process:
+    with (bench.folder / "log.txt").open("wb") as log, _process(bench, log.fileno()) as process:
         try:
             status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -45,10 +48,13 @@ def run_part(part: Part, bench: Bench, *, limit_s: float) -> Ended:
 
 
 @contextmanager
-def _process(folder: Path, log: int) -> Iterator[subprocess.Popen[bytes]]:
-    words = [sys.executable, "-P", "-m", f"{__package__}.child", str(folder), str(os.getpid())]
+def _process(bench: Bench, log: int) -> Iterator[subprocess.Popen[bytes]]:
+    words = [sys.executable, "-P", "-m", f"{__package__}.child", str(bench.folder.resolve()), str(os.getpid())]
+    environment = {**os.environ, **(TWIN_ENVIRONMENT if bench.twin else {})}
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(words, stdin=quiet, stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(
+        words, stdin=quiet, stdout=log, stderr=log, env=environment, cwd=bench.folder, start_new_session=True
+    )
     try:
         yield process
     finally:

@@ -81,7 +81,7 @@ class Source:
 
 def run(bench: Bench) -> Iterator[Findings]:
     """Blocks of every source, a round at a time."""
-    device, batch = Device(bench.device), bench.sized(256, 4)
+    device, batch = Device(bench.device), bench.sized(256, 2)
     model = "resnet50" if not bench.twin else "resnet18"
     trainer = Trainer(device, model=model, batch_size=batch)
     counters = energy_counters(gpus=(0,) if device.is_cuda else ())
@@ -91,7 +91,7 @@ def run(bench: Bench) -> Iterator[Findings]:
         sources = open_sources(bench, device, batch, stack)
         step_s = {name: _trial(device, trainer, source) for name, source in sources.items()}
         left_s = bench.seconds - (perf_counter() - begin)
-        steps = max(2, int(left_s / BLOCKS / sum(step_s.values())))
+        steps = max(bench.sized(2, 1), int(left_s / BLOCKS / sum(step_s.values())))
         random = np.random.default_rng(1)
         for number in range(BLOCKS):
             if number > 1 and perf_counter() - begin > bench.seconds:

@@ -1,0 +1,105 @@
+"""Every part's CPU twin, in this process: the lines that run on a GPU, on small data."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from iobench.gpu_check.part import Bench, parts_named
+from iobench.gpu_check.parts import PARTS, run_of
+from iobench.gpu_check.parts.tests import marked_files
+from iobench.storage_bench.generate import GenerateJpeg, generate
+
+
+@pytest.fixture(scope="session")
+def jpeg_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jpeg")
+    generate(folder, GenerateJpeg(num_images=8, images_per_shard=4, seed=5))
+    return folder
+
+
+@pytest.fixture
+def bench(page_set, jpeg_folder, tmp_path):
+    return Bench("cpu", page_set.folder, jpeg_folder, tmp_path, 0.2, 2)
+
+
+def found_by(name, bench):
+    (part,) = parts_named([name], PARTS)
+    return list(run_of(part)(bench))
+
+
+def test_the_part_of_copies_has_a_rate_for_each_size_and_kind_of_memory(bench):
+    points = found_by("copies", bench)[-1].points
+    assert {(point.params["memory"], point.params["block_bytes"]) for point in points} == {
+        (memory, size) for memory in ("pinned", "pageable") for size in (64 << 10, 1 << 20)
+    }
+    assert all(point.metrics["copy_gbps"].value > 0 for point in points)
+
+
+def test_the_part_of_kernels_checks_the_numbers_before_it_tells_a_rate(bench):
+    found = found_by("kernels", bench)[-1]
+    assert found.sentence.startswith("numbers as on the CPU")
+    assert [point.params["kernel"] for point in found.points] == ["normalise", "gather_normalised", "gather", "eager"]
+
+
+def test_the_part_of_storage_holds_our_loader_against_the_bare_loop(bench):
+    bare, *ours = found_by("storage", bench)[-1].points
+    assert bare.params["road"] == "bare"
+    assert "of_bare_loop" not in bare.metrics
+    for point in ours:
+        assert point.metrics["of_bare_loop"].value > 0
+        assert point.read_path.delivered_bytes > 0
+        assert point.read_path.observed_route in ("host", "unknown")
+
+
+def test_the_meter_sees_what_was_injected(bench):
+    (point,) = found_by("stall", bench)[-1].points
+    assert point.metrics["meter_error"].value < 0.5
+    assert point.metrics["data_wait_s"].value >= point.params["delay_s"] * 0.99  # a sleep is never shorter
+
+
+def test_each_step_of_a_part_holds_all_that_was_found_until_then(bench):
+    counts = [found.points[0].metrics["copy_gbps"].n for found in found_by("copies", bench)]
+    assert counts == sorted(counts)
+    assert counts[0] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["peers", "jpeg"])
+def test_the_parts_that_compare_have_a_ratio_for_each_peer(name, bench):
+    ours, *theirs = sorted(found_by(name, bench)[-1].points, key=lambda point: point.params["road"] != "iobench")
+    assert ours.metrics["images_per_s"].value > 0
+    assert all(point.metrics["images_per_s_ratio"].value > 0 for point in theirs)
+
+
+@pytest.mark.slow
+def test_training_tells_what_each_source_adds_by_both_methods(bench):
+    points = {point.params["source"]: point for point in found_by("train", bench)[-1].points}
+    assert list(points) == ["synthetic", "host", "warm", "cold"]
+    for name in ("host", "warm", "cold"):
+        metrics = points[name].metrics
+        steps, least = metrics["step_time_s"].samples, points["synthetic"].metrics["step_time_s"].samples
+        pairs = [(step - floor) / step for step, floor in zip(steps, least, strict=True)]
+        assert metrics["hop_cost_fraction"].samples == pytest.approx(pairs)
+        apart = metrics["hop_cost_fraction"].value - metrics["data_stall_fraction"].value
+        assert metrics["stall_disagreement"].value == pytest.approx(abs(apart))
+    assert all(point.metrics["joules_per_image"].unit == "J/image" for point in points.values())
+
+
+@pytest.mark.slow
+def test_inference_comes_from_storage_and_beside_it_without(bench):
+    points = found_by("infer", bench)[-1].points
+    assert {point.params["source"] for point in points} == {"direct", "synthetic"}
+
+
+def test_the_files_with_tests_for_a_gpu_are_found():
+    names = {file.name for file in marked_files(Path(__file__).parents[1])}
+    assert "test_device_kernels.py" in names
+    assert "test_budget.py" not in names
+
+
+def test_parts_have_names_of_their_own_and_all_their_modules_are_there():
+    assert len({part.name for part in PARTS}) == len(PARTS)
+    assert all(0 < part.least_s < part.seconds for part in PARTS)
+    assert json.dumps([part.title for part in PARTS])
+    assert all(callable(run_of(part)) for part in PARTS)
