@@ -59,7 +59,8 @@ class RawTFRecord(NamedTuple):
         template = padded_record(partial(_example, shape))
         features = walk_example(memoryview(template)[HEAD_BYTES:-FOOT_BYTES])
         names = ("image/encoded", "image/class/label", "image/filename")
-        return cls(template, *(HEAD_BYTES + features[name].span[0] for name in names))
+        pixels_at, label_at, filename_at = (HEAD_BYTES + features[name].span[0] for name in names)
+        return cls(template, pixels_at, label_at, filename_at)
 
     def record(self, sample: Sample) -> bytearray:
         """See Form."""

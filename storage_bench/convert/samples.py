@@ -49,7 +49,7 @@ class Sample:
 
 def stored_bytes(data: Array) -> memoryview:
     """The bytes of an array as they are stored, in C order."""
-    return memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
 
 
 class Maker:

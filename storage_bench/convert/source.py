@@ -141,5 +141,5 @@ def digest_of(index: ShardIndex) -> str:
         columns += [index.extents.offsets, index.extents.lengths]
     for column in columns:
         if column is not None:
-            found.update(np.ascontiguousarray(column))
+            found.update(np.ascontiguousarray(column).data)
     return found.hexdigest()
