@@ -255,7 +255,8 @@ class ShardSet(_Samples):
 
         images: torch.Tensor | list[torch.Tensor]
         if batch.labels is not None:  # on a device already
-            images = batch.images if isinstance(batch.images, list) else batch.images.permute(0, 3, 1, 2)
+            there: Any = batch.images
+            images = there if isinstance(there, list) else there.permute(0, 3, 1, 2)
             return (images if self.transform is None else self.transform(images)), batch.labels
         if self.decoding is not None and isinstance(batch.images, list):
             images = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in batch.images]

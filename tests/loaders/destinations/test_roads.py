@@ -69,7 +69,7 @@ def test_images_are_decoded_into_page_locked_memory_and_copied(jpegs, device, dt
 
 
 def test_images_without_one_size_are_refused_or_stay_on_the_host(jpegs, device):
-    with pytest.raises(DestinationUsageError, match="give a transform of iobench.loaders.transforms"):
+    with pytest.raises(DestinationUsageError, match=r"give a transform of iobench\.loaders\.transforms"):
         next(iter(DataLoader(ShardSet.open(jpegs, device=device, on_error="skip"), batch_size=4)))
 
 
