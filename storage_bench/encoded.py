@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..loaders.destinations.choice import check_choice, reads_into_device
 from ..loaders.discovery import ShardSource
 from ..loaders.engines import open_reader
 from ..loaders.index import RecordLayout, ShardIndex
@@ -69,10 +70,11 @@ class EncodedImages(BaseModel):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        device: str = "cpu",
     ) -> ShardSet:
         """The set, whose samples stay bytes (uint8) as raw pixels are: who computes on them normalises them there.
 
-        Raises what opening and reading shards raises.
+        `device` is where a loader brings its batches.  Raises what opening and reading shards raises.
         """
         paths, index = open_index(source)
         index, dtype = self.index_of(index), None
@@ -80,7 +82,10 @@ class EncodedImages(BaseModel):
             import torch
 
             dtype = torch.uint8
-        reader, reason = open_reader(engine, paths[0], evict_behind=evict_behind)
+        check_choice(device)
+        transform = self.transform_of(index, dtype=dtype)
+        in_place = reads_into_device(device, transform)
+        reader, reason = open_reader(engine, paths[0], evict_behind=evict_behind, into_device=in_place)
         return ShardSet(
             paths,
             index,
@@ -91,8 +96,9 @@ class EncodedImages(BaseModel):
             world_size=world_size,
             engine_reason=reason,
             decoder="auto" if self.decoder == "none" else self.decoder,
-            transform=self.transform_of(index, dtype=dtype),
+            transform=transform,
             on_error=self.on_error,
+            device=device,
         )
 
 

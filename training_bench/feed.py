@@ -66,13 +66,15 @@ class StepBatches(PlannedBatches):
 
 
 class ShardFeed:
-    """Batches of shards, through the drop-in loader."""
+    """Batches of shards, through the drop-in loader, which brings them to the device."""
 
-    def __init__(self, plan: RealPlan, rank: int) -> None:
+    def __init__(self, plan: RealPlan, rank: int, device: str = "cpu") -> None:
         from ..loaders.dataloader import DataLoader
 
         assert plan.data is not None
-        self._shards = plan.open(plan.data, engine=plan.engine, shuffle_mode=plan.shuffle, seed=plan.seed)
+        self._shards = plan.open(
+            plan.data, engine=plan.engine, shuffle_mode=plan.shuffle, seed=plan.seed, device=device
+        )
         self._counter = counter_for(self._shards.files)
         sampler = StepBatches(
             self._shards, plan.batch_size, shuffle=True, drop_last=True, rank=rank, world_size=plan.num_ranks
@@ -82,7 +84,6 @@ class ShardFeed:
             batch_sampler=sampler,
             num_workers=plan.reader_threads,
             prefetch_factor=plan.prefetch_factor if plan.reader_threads else None,
-            pin_memory=plan.device == "cuda",
         )
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -149,7 +150,7 @@ class SyntheticFeed:
 
 def open_feed(plan: RealPlan, *, rank: int, device: Any) -> Feed:
     """The rank's batches from the plan's source."""
-    return SyntheticFeed(plan, device) if plan.source == "synthetic" else ShardFeed(plan, rank)
+    return SyntheticFeed(plan, device) if plan.source == "synthetic" else ShardFeed(plan, rank, str(device))
 
 
 def check_data(shards: ShardSet, *, num_classes: int, images_per_step: int, path: str) -> tuple[int, int, int]:

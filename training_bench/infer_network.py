@@ -1,6 +1,6 @@
 """A network that answers batches: pixels to the device, forward, the top answers back; nothing is learned.
 
-    uint8 (B, H, W, C) in host memory -> device -> centred crop, floats -> network -> argmax -> host
+    uint8 (B, H, W, C) in host memory or on the device -> centred crop, floats -> network -> argmax -> host
 
 A step is over when the answers are on the host: that is what who asked waits for.
 """
@@ -27,15 +27,15 @@ class NetworkStep:
         torch.set_num_threads(network.threads)
         torch.manual_seed(network.seed)
         self._network = network
-        self._device = torch.device("cuda", local_rank) if network.device == "cuda" else torch.device("cpu")
+        self.device = torch.device("cuda", local_rank) if network.device == "cuda" else torch.device("cpu")
         layout = torch.channels_last if network.channels_last else torch.contiguous_format
         model = build_model(network.model, num_classes=network.num_classes)
         if network.weights is not None:
             load_weights(model, Path(network.weights))
-        self._model = model.eval().to(device=self._device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs
+        self._model = model.eval().to(device=self.device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs
         self._layout = layout
-        self._mean = torch.tensor(MEAN, device=self._device).view(3, 1, 1)
-        self._scale = 1 / torch.tensor(DEVIATION, device=self._device).view(3, 1, 1)
+        self._mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
+        self._scale = 1 / torch.tensor(DEVIATION, device=self.device).view(3, 1, 1)
 
     def step(self, images: Images, received_ns: int) -> None:
         """Answer one batch in the network's precision."""
@@ -46,7 +46,7 @@ class NetworkStep:
     def answers(self, images: Images, dtype: torch.dtype) -> Tensor:
         """The number of the best class of each image (B), on the host."""
         pixels = self._pixels(images)
-        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits: Tensor = self._model(pixels)
         return logits.argmax(1).cpu()
 
@@ -56,13 +56,13 @@ class NetworkStep:
         full = self.answers(images, torch.float32)
         return int((reduced == full).sum()), len(full)
 
-    def _pixels(self, images: Images) -> Tensor:
+    def _pixels(self, images: Images | Tensor) -> Tensor:
         """Floats (B, 3, rows, columns) on the device."""
-        batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+        batch = (images if isinstance(images, Tensor) else torch.from_numpy(images)).permute(0, 3, 1, 2)
         if (side := self._network.crop) is not None:
             top, left = (batch.shape[2] - side) // 2, (batch.shape[3] - side) // 2
             batch = batch[..., top : top + side, left : left + side]
-        found = (batch.to(self._device, non_blocking=True).float() - self._mean) * self._scale
+        found = (batch.to(self.device, non_blocking=True).float() - self._mean) * self._scale
         return found.contiguous(memory_format=self._layout)
 
 

@@ -66,10 +66,12 @@ class _Run:
         self.logs: list[dict[str, Any]] = []
         self._plan, self._ranks = plan, ranks
         self._network: Any = None
+        self._device = "cpu"  # where batches are brought
         if plan.network is not None:
             from .infer_network import NetworkStep
 
             self._network = NetworkStep(plan.network, ranks.local_rank)
+            self._device = str(self._network.device)
         self._begin = perf_counter()
 
     @property
@@ -135,7 +137,7 @@ class _Run:
             return []
         plan = self._plan.sizes[0]
         read = [block for block in plan.blocks if block.source != "synthetic"]
-        opened = _open(plan, (read or plan.blocks)[0])
+        opened = _open(plan, (read or plan.blocks)[0], device=self._device)
         with opened.batches(rank=self._ranks.rank, num_ranks=self._ranks.size, seed=plan.seed) as batches:
             return [self._network.agreeing(next(batches)) for _ in range(network.agreement_batches)]
 
@@ -148,7 +150,7 @@ class _Run:
     def _block(self, size: int, which: int, number: int) -> dict[str, Any]:
         plan, ranks = self._plan.sizes[size], self._ranks
         block = plan.blocks[which]
-        source = _open(plan, block)
+        source = _open(plan, block, device=self._device)
         leads = ranks.local_rank == 0  # the counters are of its host
         resident, before = source.prepare() if leads else (None, {})
         own = process_read_bytes()
@@ -190,7 +192,7 @@ class _Run:
         """Arrivals at `rate` on every rank; what all ranks' latencies together say."""
         plan, ranks = self._plan.sizes[size], self._ranks
         block = next(block for block in plan.blocks if block.source == bound.source)
-        source = _open(plan, block)
+        source = _open(plan, block, device=self._device)
         due = arrival_times(bound, rate, seed=(plan.seed, ranks.rank, seed, int(proof)))
         misses = allowed_misses(len(due) * ranks.size)
         if ranks.local_rank == 0:
@@ -228,11 +230,11 @@ def open_loop(
     return np.array(found)
 
 
-def _open(plan: RankPlan, block: Block) -> BatchSource[Images]:
+def _open(plan: RankPlan, block: Block, *, device: str) -> BatchSource[Images]:
     if block.source == "synthetic":
         return Synthetic(plan)
     assert block.source in ("staged", "direct")  # the only ones that inference plans
-    return Shards(plan, Path(plan.folders[block.source]), plan.engines[block.source])
+    return Shards(plan, Path(plan.folders[block.source]), plan.engines[block.source], device=device)
 
 
 @contextmanager

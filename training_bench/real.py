@@ -221,7 +221,7 @@ class Pixels:
         self._cut = (..., slice(top, top + rows), slice(left, left + columns))
         self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
         self._scale = 1 / torch.tensor(DEVIATION, device=device).view(3, 1, 1)
-        self._device = device
+        self.device = device
         self._layout = torch.channels_last if plan.channels_last else torch.contiguous_format
         self._shuffled = plan.labels == "shuffled"
 
@@ -229,11 +229,11 @@ class Pixels:
         """Floats (B, 3, rows, columns) and labels (B) of a training batch."""
         if self._shuffled:
             labels = labels[torch.randperm(len(labels)).to(labels.device)]
-        return self.pixels(images), labels.to(self._device, non_blocking=True)
+        return self.pixels(images), labels.to(self.device, non_blocking=True)
 
     def pixels(self, images: Tensor) -> Tensor:
         """Floats (B, 3, rows, columns) of uint8 (B, 3, H, W)."""
-        cut = images.to(self._device, non_blocking=True)[self._cut]
+        cut = images.to(self.device, non_blocking=True)[self._cut]
         return ((cut.float() - self._mean) * self._scale).contiguous(memory_format=self._layout)
 
 
@@ -244,12 +244,12 @@ def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks,
 
     assert plan.validate_on is not None
     images = plan.model_copy(update={"transform": "validation"})
-    shards = images.open(plan.validate_on, rank=ranks.rank, world_size=ranks.size)
+    shards = images.open(plan.validate_on, rank=ranks.rank, world_size=ranks.size, device=str(prepare.device))
     loader: DataLoader[Any] = DataLoader(shards, batch_size=plan.batch_size, num_workers=plan.reader_threads)
     sums = torch.zeros(3, dtype=torch.float64)
     model.eval()
     for images, labels in loader:
-        logits = model(prepare.pixels(images)).double().cpu()
+        logits, labels = model(prepare.pixels(images)).double().cpu(), labels.cpu()  # noqa: PLW2901
         sums[0] += cross_entropy(logits, labels, reduction="sum")
         sums[1] += (logits.argmax(1) == labels).sum()
         sums[2] += len(labels)

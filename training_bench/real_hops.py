@@ -44,7 +44,9 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         plan,
         rank=ranks.rank,
         synthetic=SyntheticBatches(feed),
-        open_shards=lambda folder, engine, page_cache: TensorShards(training, folder, engine, page_cache=page_cache),
+        open_shards=lambda folder, engine, page_cache: TensorShards(
+            training, folder, engine, page_cache=page_cache, device=str(device)
+        ),
         copy=_pinned if training.device == "cuda" else _cloned,
     )
     with peers.together():
@@ -89,17 +91,20 @@ class SyntheticBatches(BatchSource[TensorBatch]):
 
 
 class TensorShards(ShardFiles[TensorBatch]):
-    """Shards through the loader that trainings have, as one endless epoch."""
+    """Shards through the loader that trainings have, which brings batches to the device, as one endless epoch."""
 
-    def __init__(self, plan: RealPlan, folder: Path, engine: str, *, page_cache: CacheState) -> None:
-        super().__init__(folder, engine, page_cache=page_cache, images=plan, shuffle=plan.shuffle, seed=plan.seed)
+    def __init__(
+        self, plan: RealPlan, folder: Path, engine: str, *, page_cache: CacheState, device: str = "cpu"
+    ) -> None:
+        super().__init__(
+            folder, engine, page_cache=page_cache, images=plan, shuffle=plan.shuffle, seed=plan.seed, device=device
+        )
         self._order = EndlessBatches(self._shards, plan.batch_size)
         self._loader: DataLoader[Any] = DataLoader(
             self._shards,
             batch_sampler=cast("Any", self._order),  # whose batches are arrays, not lists
             num_workers=plan.reader_threads,
             prefetch_factor=plan.prefetch_factor if plan.reader_threads else None,
-            pin_memory=plan.device == "cuda",
         )
         self._tally = self._loader.tally
 
@@ -144,9 +149,9 @@ def _cloned(batch: TensorBatch) -> TensorBatch:
 
 
 def _pinned(batch: TensorBatch) -> TensorBatch:
-    """The same batch in pinned memory of its own."""
+    """The same batch, which is on the device, in page-locked memory of the host."""
     images, labels = batch
-    return images.pin_memory(), labels.pin_memory()
+    return images.cpu().pin_memory(), labels.cpu().pin_memory()
 
 
 if __name__ == "__main__":

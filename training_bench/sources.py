@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ..loaders.buffers import Buffer, BufferPool
+from ..loaders.destinations.choice import open_device
+from ..loaders.destinations.destination import Destination
 from ..loaders.evidence import counter_for
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode, endless_batches
@@ -110,10 +112,13 @@ class ShardFiles(BatchSource[Batch]):
         images: EncodedImages,
         shuffle: ShuffleMode,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self._page_cache = page_cache
         behind = engine != "direct" and page_cache == "cold"
-        self._shards = images.open(folder, engine=engine, evict_behind=behind, shuffle_mode=shuffle, seed=seed)
+        self._shards = images.open(
+            folder, engine=engine, evict_behind=behind, shuffle_mode=shuffle, seed=seed, device=device
+        )
         self._reader = self._shards.reader
         self._counter = counter_for(self._shards.files)
         self.counter_name = self._counter.name
@@ -145,12 +150,19 @@ class ShardFiles(BatchSource[Batch]):
 
 
 class Shards(ShardFiles[Images]):
-    """Shards read as one endless epoch: a small sample stands for a long one, without a seam."""
+    """Shards read as one endless epoch: a small sample stands for a long one, without a seam.
 
-    def __init__(self, plan: RankPlan, folder: Path, engine: str, *, page_cache: CacheState = "cold") -> None:
-        super().__init__(folder, engine, page_cache=page_cache, images=plan.images, shuffle=plan.shuffle)
+    On a `device` that is none of the host's, batches are tensors there.
+    """
+
+    def __init__(
+        self, plan: RankPlan, folder: Path, engine: str, *, page_cache: CacheState = "cold", device: str = "cpu"
+    ) -> None:
+        super().__init__(folder, engine, page_cache=page_cache, images=plan.images, shuffle=plan.shuffle, device=device)
         self._plan = plan
-        self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=plan.prefetch_depth)
+        depth, there = plan.prefetch_depth, open_device(device)
+        self._destination = None if there is None else Destination(there, num_free_kept=depth + 2)
+        self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=depth, destination=self._destination)
 
     @contextmanager
     def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Images]]:
@@ -178,6 +190,7 @@ class Shards(ShardFiles[Images]):
             depth=plan.prefetch_depth,
             pool=self._pool,
             tally=self._tally,
+            destination=self._destination,
         )
         try:
             yield prefetcher
