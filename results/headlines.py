@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SHARES = ("data_stall_fraction", "scaling_efficiency")
 HEADLINES = {
     "qualify": ("gpus_fed_measured", "read_gbps", "au_mlperf"),
-    "storage": ("read_gbps", "read_iops", "latency_p99_us"),
+    "storage": ("read_gbps", "write_gbps", "read_iops", "write_iops", "latency_p99_us"),
     "metadata": ("create_per_s", "stat_per_s", "small_read_per_s"),
     "checkpoint": ("write_gbps", "restore_gbps", "fsync_s"),
     "load": ("images_per_s", "read_gbps", "cpu_seconds_per_gb"),
@@ -40,10 +40,10 @@ def headline_facts(record: RunRecord) -> list[Fact]:
     """The three figures behind the verdict, or behind the run where it has none."""
     stages = {stage_of(record, point) for point in record.points}
     names = HEADLINES.get(stages.pop() if len(stages) == 1 else record.kind, tuple(record.metrics)[:3])
-    found = [_fact(record, name) for name in names if name in record.metrics]
+    found = [_fact(record, name) for name in names if name in record.metrics][:3]
     best = [point for point in record.points if point.metrics == record.metrics]
     if len(record.points) > 1 and best and found:  # the record's own figures are those of its best point
-        found[0] = replace(found[0], notes=(*found[0].notes, f"with {point_label(best[0])}"))
+        found[0] = replace(found[0], notes=(*found[0].notes, f"point: {point_label(best[0])}"))
     return found
 
 

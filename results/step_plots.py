@@ -44,6 +44,7 @@ FINER = {  # a part that is drawn as these where every point has all of them, so
     "sync_wait_s": ("communication_s", "straggler_wait_s"),
     "compute_s": ("forward_backward_s",),
 }
+READING = {"direct": "Read directly", "staged": "Read from the copy"}
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -116,18 +117,27 @@ def _parts_of(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
 def _step_finding(record: RunRecord, points: Sequence[Point], accelerator: str) -> str:
     """How long ranks that read directly wait: at the number that is fed, and at the most that ran."""
     fed = record.metrics.get("gpus_fed_measured")
-    direct = [point for point in points if source_of(point) == "direct"] or [points[-1]]
-    chosen = [point for point in direct if fed is not None and ranks_of(point) == fed.value]
-    told = []
-    for point in chosen if chosen == direct[-1:] else [*chosen, direct[-1]]:
-        wait, step = value_of(point, "data_wait_s"), value_of(point, "step_time_s")
-        if wait is not None and step:
-            told.append(f"{percent(wait / step)} of a step with {counted(ranks_of(point), 'rank')}")
-    if not told:
+    waits = [(point, wait) for point in points if (wait := _wait_share(point)) is not None]
+    direct = [each for each in waits if source_of(each[0]) == "direct"] or waits[-1:]
+    if not direct:
         return f"Where a step's time goes ({accelerator})"
-    source = source_of(direct[-1])
-    reading = {"direct": "Read directly", "staged": "Read from the copy"}.get(source, source)
+    last, wait = direct[-1]
+    reading = READING.get(source_of(last), source_of(last))
+    alike = [each for each in direct if ranks_of(each[0]) == ranks_of(last)]
+    if len(alike) > 1:  # several networks, or batches of several sizes
+        place = max(range(len(alike)), key=lambda each: alike[each][1])
+        most, name = alike[place][1], labels_of([point for point, _ in alike])[place]
+        return f"{reading}, waiting for data takes up to {percent(most)} of a step: {name} ({accelerator})"
+    chosen = [each for each in direct[:-1] if fed is not None and ranks_of(each[0]) == fed.value]
+    told = (
+        f"{percent(wait)} of a step with {counted(ranks_of(point), 'rank')}" for point, wait in (*chosen, (last, wait))
+    )
     return f"{reading}, waiting for data takes {' and '.join(told)} ({accelerator})"
+
+
+def _wait_share(point: Point) -> float | None:
+    wait, step = value_of(point, "data_wait_s"), value_of(point, "step_time_s")
+    return wait / step if wait is not None and step else None
 
 
 def _rung(point: Point, points: Sequence[Point]) -> str:

@@ -8,7 +8,7 @@ set -euo pipefail
 
 missing=()
 packages=()
-for_tests=(fuse3 libfuse3-dev pkg-config glusterfs-server glusterfs-client btrfs-progs squashfs-tools openssh-server openssh-client sshfs iproute2)
+for_tests=(chromium fuse3 libfuse3-dev pkg-config glusterfs-server glusterfs-client btrfs-progs squashfs-tools openssh-server openssh-client sshfs iproute2)
 
 lacks() { missing+=("$1"); packages+=("$2"); }
 

@@ -11,12 +11,12 @@ from iobench.results.stats import summarise
 BATCH, RECORD_BYTES, STEP_TIME_S, THRESHOLD = 400, 114_660, 0.224, 0.9
 DEMAND_GBPS = BATCH * RECORD_BYTES / STEP_TIME_S / 1e9
 RATE_GBPS = {1: 0.238, 2: 0.447, 3: 0.612, 4: 0.626}
-RNG = np.random.default_rng(7)
 
 
 def measured(value: float, unit: str, *, noise: float = 0.01, n: int = 8) -> Metric:
-    """A metric of `n` blocks around a value."""
-    return summarise((value * (1 + RNG.normal(0, noise, n))).tolist(), unit=unit)
+    """A metric of `n` blocks around a value; the noise depends on value and unit, not on what was made before."""
+    random = np.random.default_rng([*f"{value:.9g} {unit}".encode()])
+    return summarise((value * (1 + random.normal(0, noise, n))).tolist(), unit=unit)
 
 
 def proof(engine: str, delivered: int, *, device: int | None, scope: str = "client") -> ReadPath:
