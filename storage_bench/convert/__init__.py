@@ -8,7 +8,8 @@ any set      pixels        a record's     a part, written and named     plan.py:
 from __future__ import annotations
 
 from .ledger import Broken, Row
-from .run import Converted, convert
+from .outcome import Converted
+from .run import convert
 from .settings import FORMATS, Convert, ConvertError, ConvertUsageError
 
 __all__ = ["FORMATS", "Broken", "Convert", "ConvertError", "ConvertUsageError", "Converted", "Row", "convert"]

@@ -31,6 +31,11 @@ class Part(NamedTuple):
     first: int
     stop: int
 
+    @property
+    def num_images(self) -> int:
+        """Images of the source that it is made of."""
+        return self.stop - self.first
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -58,7 +63,7 @@ class Plan:
             dtype=source.dtype if self.config.raw and not source.encoded else "uint8",
             num_images=len(self.order),
             seed=self.config.seed,
-            images_per_shard=self.parts[0].stop - self.parts[0].first,
+            images_per_shard=self.parts[0].num_images,
             num_classes=len(np.unique(source.labels)),
             record_bytes=self.record_bytes,
             generator=CONVERTER,
@@ -67,11 +72,13 @@ class Plan:
 
     def as_ledger(self) -> dict[str, Any]:
         """What the ledger says of it: all that what is made depends on."""
-        asked = self.config.model_dump(mode="json", exclude={"jobs"})
+        asked = self.config.model_dump(
+            mode="json", exclude={"jobs", "on_error"}
+        )  # which what is whole does not depend on
         return {
             **asked,
             "num_images": len(self.order),
-            "images_per_shard": self.parts[0].stop - self.parts[0].first,
+            "images_per_shard": self.parts[0].num_images,
             "shape": self.shape,
             "classes": {str(label): name for label, name in (self.classes or self.names).items()},
             "source": f"xxh3_128 {self.source_digest}",

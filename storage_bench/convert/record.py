@@ -6,7 +6,7 @@ from typing import Any
 
 from ...results.environment import mount_of, public_path, public_text
 from ...results.record import Metric, Point, not_measured
-from .run import Converted
+from .outcome import Converted
 
 MAX_NAMED = 100  # of images that were left out
 _NOTHING = "every part was there already, read back and held against its digest"

@@ -9,25 +9,25 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
 
 import numpy as np
 import xxhash
 
 from ...loaders.decoders import BrokenImageError
 from ...loaders.discovery import ShardSource
+from ...results.environment import public_text
 from ..generate.dataset import ShardFile
 from ..generate.folder import prepared
 from ..sample_format import SampleOptions
+from ..staging.streams import Progress, Streams
 from .forms import form_of
 from .ledger import Broken, Ledger, Row
+from .outcome import Converted
 from .place import default_jobs, require_apart, require_only_ours, require_room
 from .plan import Part, Plan, plan_of
 from .samples import Maker, Sample, stored_bytes
@@ -35,44 +35,8 @@ from .settings import Convert, ConvertError, ConvertUsageError
 from .source import Source
 from .target import ROOMS_NAME, ImageFiles, Made, Shards, Target, new_room, write_description
 
-Phase = Literal["check", "convert"]
-Progress = Callable[[Phase, int, int], None]  # phase, images done, images in all
-
-_PATIENCE_S = 2.0  # for threads under way when everything is to stop
+_UNSOUND = "the target is unsound, name another folder"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True)
-class Converted:
-    """What a conversion made: `rows` are the parts that are whole, `made` those of them that this run has made."""
-
-    target: Path
-    plan: Plan
-    rows: tuple[Row, ...]
-    made: tuple[str, ...]
-    bytes_in: int
-    seconds: float
-    jobs: int
-
-    @property
-    def num_images(self) -> int:
-        """Images of the target."""
-        return sum(row.num_images for row in self.rows)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the target's shards or files."""
-        return sum(row.bytes for row in self.rows)
-
-    @property
-    def made_rows(self) -> tuple[Row, ...]:
-        """The parts that this run has made."""
-        return tuple(row for row in self.rows if row.name in self.made)
-
-    @property
-    def skipped(self) -> list[Broken]:
-        """The broken images that were left out."""
-        return [broken for row in self.rows for broken in row.skipped]
 
 
 def convert(
@@ -125,30 +89,37 @@ class _Conversion:
         self._target: Target = (
             ImageFiles(folder, plan.classes) if form is None else Shards(folder, form, plan.described(source), pool)
         )
-        self._progress = progress
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._phase: Phase = "check"
-        self._done = self._total = self._bytes_in = 0
+        self._threads = Streams(self._jobs, progress)
+        self._bytes_in: list[int] = []  # of each part that was made
 
     def run(self) -> Converted:
         """See `convert`."""
         plan = self._plan
         require_only_ours(self._folder, self._ledger.begun, plan)
+        self._require_same_care()
         begin = perf_counter()
         whole = self._whole()
         missing = [part for part in plan.parts if part.name not in whole]
         if missing or not self._ledger.finished:
-            require_room(self._folder, plan, num_images=sum(part.stop - part.first for part in missing))
+            require_room(self._folder, plan, num_images=_sum(missing))
             self._ledger.begin()
             try:
-                self._run("convert", self._make, missing)
+                self._threads.run("convert", self._make, missing, total=_sum(missing))
             finally:
                 shutil.rmtree(self._folder / ROOMS_NAME, ignore_errors=True)
             self._finish()
         rows = tuple(self._ledger.rows[part.name] for part in plan.parts)
         made = tuple(part.name for part in missing)
-        return Converted(self._folder, plan, rows, made, self._bytes_in, perf_counter() - begin, self._jobs)
+        return Converted(self._folder, plan, rows, made, sum(self._bytes_in), perf_counter() - begin, self._jobs)
+
+    def _require_same_care(self) -> None:
+        """Who does not ask for images to be left out is told that some were, and nothing is done about it."""
+        skipped = next((row.skipped[0] for row in self._ledger.rows.values() if row.skipped), None)
+        if skipped is not None and self._plan.config.on_error == "raise":
+            raise ConvertUsageError(
+                f"{self._folder}: broken images were left out here ({skipped.reason}); ask for it again with "
+                f"--on-error skip, or convert into an empty folder"
+            )
 
     def _whole(self) -> set[str]:
         """The parts that are there, read back and held against the ledger's digests."""
@@ -162,14 +133,15 @@ class _Conversion:
             there = not row.num_images or self._target.is_whole(
                 row, numbers, {number: int(labels[order[number]]) for number in numbers}
             )
-            self._count(part.stop - part.first)
+            self._threads.count(part.num_images)
             return there
 
-        found = self._run("check", is_whole, known)
+        found = self._threads.run("check", is_whole, known, total=_sum(known))
         return {part.name for part, there in zip(known, found, strict=True) if there}
 
     def _make(self, part: Part) -> bool:
         """One part, from its records to its name."""
+        self._maker.begin_thread()
         room, made, skipped = new_room(self._folder, part.name), list[Made](), list[Broken]()
         begin = perf_counter()
         num_bytes, digest = self._target.write(room, part.name, self._samples(part, made, skipped))
@@ -192,9 +164,9 @@ class _Conversion:
 
     def _samples(self, part: Part, made: list[Made], skipped: list[Broken]) -> Iterator[Sample]:
         """The part's samples in order; what was made and what was left out is added to both lists."""
-        records = self._plan.order[part.first : part.stop]
+        records, num_bytes = self._plan.order[part.first : part.stop], 0
         for number, read in enumerate(self._source.read(records), part.first):
-            self._require_going()
+            self._threads.require_going()
             try:
                 sample = self._maker.make(read.data, read.label, number)
             except BrokenImageError as error:
@@ -203,13 +175,15 @@ class _Conversion:
                 self._require_shape(sample, read.record)
                 made.append(Made(read.label, xxhash.xxh3_64_intdigest(sample.stored), number, sample.encoding == "png"))
                 yield sample
-            self._count(1, read.data.nbytes)
+            num_bytes += read.data.nbytes
+            self._threads.count(1)
+        self._bytes_in.append(num_bytes)
 
     def _broken(self, record: int, error: BrokenImageError) -> Broken:
         rule = f"{self._source.place(record)}: its image cannot be decoded: {error}"
         if self._plan.config.on_error == "raise":
             raise ConvertError(f"{rule}; write this record again, or leave broken images out with --on-error skip")
-        return Broken(record=record, reason=rule)
+        return Broken(record=record, reason=public_text(rule))
 
     def _require_shape(self, sample: Sample, record: int) -> None:
         shape = self._plan.shape
@@ -225,7 +199,7 @@ class _Conversion:
             if len(back) != len(expected):
                 raise ConvertError(f"{room}: holds {len(back)} images, {len(expected)} were written; {_UNSOUND}")
             for read, one in zip(back.read(np.arange(len(back))), expected, strict=True):
-                self._require_going()
+                self._threads.require_going()
                 digest = xxhash.xxh3_64_intdigest(stored_bytes(read.data))
                 if (read.label, digest) != (one.label, one.digest):
                     raise ConvertError(f"{back.place(read.record)}: did not read back as it was written; {_UNSOUND}")
@@ -250,36 +224,6 @@ class _Conversion:
                 )
         self._ledger.finish()
 
-    def _run(self, phase: Phase, work: Callable[[Part], bool], parts: Sequence[Part]) -> list[bool]:
-        """Do `work` on all parts, some at once; raises the first error, or an interrupt, once others have stopped."""
-        self._phase, self._done, self._total = phase, 0, sum(part.stop - part.first for part in parts)
-        if parts:
-            self._count(0)  # the time begins
-        pool = ThreadPoolExecutor(self._jobs, "convert", initializer=self._maker.begin_thread)
-        futures: list[Future[bool]] = []
-        try:
-            futures.extend(pool.submit(work, part) for part in parts)
-            ended = wait(futures, return_when=FIRST_EXCEPTION).done
-            for future in futures:  # of several errors the first part's
-                if future in ended:
-                    future.result()
-            return [future.result() for future in futures]
-        finally:
-            going = [future for future in futures if not (future.done() or future.cancel())]
-            if going:
-                self._stop.set()
-            pool.shutdown(wait=not wait(going, timeout=_PATIENCE_S).not_done)
 
-    def _require_going(self) -> None:
-        if self._stop.is_set():
-            raise ConvertError("stopped")
-
-    def _count(self, num_images: int, num_bytes: int = 0) -> None:
-        with self._lock:
-            self._done += num_images
-            self._bytes_in += num_bytes
-            if self._progress is not None:
-                self._progress(self._phase, self._done, self._total)
-
-
-_UNSOUND = "the target is unsound, name another folder"
+def _sum(parts: Sequence[Part]) -> int:
+    return sum(part.num_images for part in parts)

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import xxhash
 
+from ...loaders.page_cache import evict
 from ...loaders.tensors import DESCRIPTION_NAME
 from ...results.record import write_whole
 from ..generate.dataset import Dataset, ShardFile
@@ -108,21 +109,24 @@ class ImageFiles:
 
     def write(self, room: Path, name: str, samples: Iterator[Sample]) -> tuple[int, str]:  # noqa: ARG002  # it has none
         """See Target."""
-        found, num_bytes = xxhash.xxh3_128(), 0
+        found, num_bytes, paths = xxhash.xxh3_128(), 0, list[Path]()
         for sample in samples:
             path = room / self._name(sample.label, sample.number, is_png=sample.encoding == "png")
+            paths.append(path)
             path.parent.mkdir(exist_ok=True)
             with path.open("xb") as file:
                 file.write(sample.stored)
             found.update(sample.stored)
             num_bytes += len(sample.stored)
         sync_file_system(room)
+        evict(paths)  # what is read back is to come from the disk
         return num_bytes, found.hexdigest()
 
     def expected(self, made: Sequence[Made]) -> list[Made]:
         """See Target."""
-        there = sorted({self.classes[one.label] for one in made})
-        relabelled = [one._replace(label=there.index(self.classes[one.label])) for one in made]
+        there = sorted({self.classes[one.label]: one.label for one in made}.items())
+        place_of = {label: place for place, (_, label) in enumerate(there)}
+        relabelled = [one._replace(label=place_of[one.label]) for one in made]
         return sorted(relabelled, key=lambda one: (one.label, one.number))
 
     def publish(self, room: Path, name: str) -> None:  # noqa: ARG002

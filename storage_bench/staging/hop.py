@@ -188,7 +188,7 @@ def _check(
     def is_whole(shard: SourceShard) -> bool:
         return digest_of(target / shard.name, streams=streams) == known[shard.name]
 
-    whole = streams.run("check", is_whole, likely, total_bytes=_sum(likely))
+    whole = streams.run("check", is_whole, likely, total=_sum(likely))
     return {shard.name for shard, there in zip(likely, whole, strict=True) if there}
 
 
@@ -209,7 +209,7 @@ def _copy(
             ledger.add(shard, digest)
         return digest
 
-    return streams.run("copy", copy, shards, total_bytes=_sum(shards))
+    return streams.run("copy", copy, shards, total=_sum(shards))
 
 
 def _verify(shards: Sequence[SourceShard], digests: Sequence[str], target: Path, streams: Streams) -> None:
@@ -224,7 +224,7 @@ def _verify(shards: Sequence[SourceShard], digests: Sequence[str], target: Path,
                 f"name another folder"
             )
 
-    streams.run("verify", verify, list(zip(shards, digests, strict=True)), total_bytes=_sum(shards))
+    streams.run("verify", verify, list(zip(shards, digests, strict=True)), total=_sum(shards))
 
 
 def _may_be(copy: Path, shard: SourceShard) -> bool:

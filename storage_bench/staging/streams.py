@@ -1,4 +1,4 @@
-"""Shards side by side: a bounded number of streams, a flag that stops them all, the bytes done and those in flight."""
+"""Shards side by side: a bounded number of streams, a flag that stops them all, what is done and what is in flight."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .place import StagingError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Phase = Literal["check", "copy", "verify"]
-Progress = Callable[[Phase, int, int], None]  # phase, bytes done, bytes in all
+Phase = Literal["check", "copy", "verify", "convert"]
+Progress = Callable[[Phase, int, int], None]  # phase, what is done, what is to be done: bytes, or images
 
 BLOCK_BYTES = 8 << 20
 PATIENCE_S = 2.0  # for reads under way when everything is to stop; a server may not answer for much longer
@@ -33,19 +33,19 @@ class Streams:
         self._phase: Phase = "copy"
         self._done = self._total = 0
 
-    def run(
-        self, phase: Phase, work: Callable[[Item], Result], items: Sequence[Item], *, total_bytes: int
-    ) -> list[Result]:
-        """Do `work` on all items; results in their order.  Raises the first error at once."""
-        self._phase, self._done, self._total = phase, 0, total_bytes
-        if total_bytes:
+    def run(self, phase: Phase, work: Callable[[Item], Result], items: Sequence[Item], *, total: int) -> list[Result]:
+        """Do `work` on all items; results in their order.  Raises an error at once, of several the first item's."""
+        self._phase, self._done, self._total = phase, 0, total
+        if total:
             self.count(0)  # the time begins
         pool = ThreadPoolExecutor(self.num_streams, thread_name_prefix="iobench-stage")
         futures: list[Future[Result]] = []
         try:
             futures.extend(pool.submit(work, item) for item in items)  # those begun so far are known at an interrupt
-            for done in wait(futures, return_when=FIRST_EXCEPTION).done:
-                done.result()
+            ended = wait(futures, return_when=FIRST_EXCEPTION).done
+            for future in futures:
+                if future in ended:
+                    future.result()
             return [future.result() for future in futures]
         finally:
             self._end(pool, futures)
@@ -62,10 +62,10 @@ class Streams:
         if self._stop.is_set():
             raise StagingError("stopped")
 
-    def count(self, num_bytes: int) -> None:
-        """So many more bytes are done."""
+    def count(self, number: int) -> None:
+        """So many more bytes, or images, are done."""
         with self._lock:
-            self._done += num_bytes
+            self._done += number
             if self._progress is not None:
                 self._progress(self._phase, self._done, self._total)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from iobench.loaders import Fields, ShardSet
-from iobench.storage_bench.convert import Convert, ConvertError, convert
+from iobench.storage_bench.convert import Convert, ConvertError, ConvertUsageError, convert
 
 
 @pytest.fixture
@@ -36,6 +36,18 @@ def test_broken_images_are_left_out_and_listed(broken, make, images, tmp_path, l
     again = make(broken, "made", **wanted)
     assert again.made == ()
     assert [row.record for row in again.skipped] == [4, 13]
+
+
+def test_a_conversion_that_a_broken_image_ended_goes_on_without_it(broken, make, images, tmp_path):
+    wanted = {"format": "webdataset", "images_per_shard": 4, "jobs": 1}
+    with pytest.raises(ConvertError, match="--on-error skip"):
+        make(broken, "made", **wanted)
+    found = make(broken, "made", **wanted, on_error="skip")
+    assert found.num_images == len(images) - 2
+    assert 0 < len(found.made) < len(found.rows)
+    with pytest.raises(ConvertUsageError, match=r"were left out here \(.*record 4"):
+        make(broken, "made", **wanted)
+    assert len(ShardSet.open(tmp_path / "made")) == len(images) - 2
 
 
 def test_a_shard_of_broken_images_only_is_left_out(images, jpeg_records, make, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,16 @@ def test_class_names_out_of_the_labels_order_give_way_to_numbers(make, jpeg_reco
     shards = ShardSet.open(tmp_path / "folder")
     assert shards.classes == tuple(f"{label:02d}" for label in range(12))
     assert shards.index.labels.tolist() == list(range(12))
+
+
+def test_objects_on_a_server_are_converted_like_files(make, s3, odd_set, tmp_path):
+    pytest.importorskip("obstore", reason="obstore is not installed (`make setup-test` installs it)")
+    for path in odd_set.shards:
+        headers, url = {"Content-Type": "application/octet-stream"}, f"{s3}/bucket/set/{path.name}"
+        request = urllib.request.Request(url, path.read_bytes(), headers, method="PUT")
+        urllib.request.urlopen(request, timeout=20).close()
+    make("s3://bucket/set", "tensors", format="tensors", images_per_shard=30)
+    assert same(read(tmp_path / "tensors"), list(zip(odd_set.images, odd_set.labels.tolist(), strict=True)))
 
 
 # --- decoding and resizing
