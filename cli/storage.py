@@ -118,6 +118,7 @@ def storage(
 def load(
     source: DataSource,
     engine: EngineFlag = None,
+    destination: Annotated[str | None, typer.Option(help="where batches go: host or gpu  [host]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="images in a batch")] = None,
     shuffle: Annotated[str | None, typer.Option(help="off, shards, blocks or records")] = None,
     num_workers: Annotated[int | None, typer.Option(help="reader threads; chosen by a probe if not given")] = None,
@@ -152,7 +153,7 @@ def load(
         "seconds": seconds,
     }
     samples = {"shape": shape, "dtype": dtype, "image_field": image_field, "label_field": label_field}
-    samples |= {"decoder": decoder, "transform": transform}
+    samples |= {"decoder": decoder, "transform": transform, "destination": destination}
     path = data_source(source)
     if peers is not None:
         told = {name: value for name, value in samples.items() if name != "transform"}

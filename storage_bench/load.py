@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import perf_counter, perf_counter_ns
-from typing import TYPE_CHECKING, Annotated, Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from ..loaders.destinations.choice import cuda_missing, open_device
+from ..loaders.destinations.device import DestinationError, Device
 from ..loaders.engines import EngineName, open_reader, refuse_engine
 from ..loaders.evidence import RouteEvidence, background_rate, judge, moved, process_read_bytes
 from ..loaders.image_files import ImageFiles
@@ -24,16 +26,16 @@ from ..loaders.prefetch import Tally
 from ..loaders.probe import Suggestion, suggest
 from ..loaders.readers import BufferedReader, DirectReader, Reader
 from ..loaders.remote import RemotePath, ShardPath
-from ..loaders.route import by_own_counters, counter_of, files_of, own_counters
+from ..loaders.route import by_own_counters, copied_on, counter_of, files_of, own_counters
 from ..loaders.shards import ShardSet, open_index
 from ..loaders.traced import Recorder, traced_reader
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import summarise
-from .accelerators import touch
 from .choice import choose_engine
 from .evidence import cold_scope_of, doubts, read_path
 from .image_hops import ImageConfig, ImageHops, hops_of, warnings_of
 from .limits import require_memory, require_room_to_warm
+from .takers import DeviceTaker, HostTaker, Taker, TimeBlock, noted, time_blocks
 from .workload import PageCache, WorkloadUsageError
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class LoadConfig(ImageConfig):
     """What the loader reads, how, and for how long.  Threads and depth that are not given come from a probe."""
 
     engine: EngineName = "auto"
+    destination: Literal["host", "gpu"] = "host"
     batch_size: Annotated[int, Field(ge=1)] = 64
     shuffle: ShuffleMode = "blocks"
     num_workers: Annotated[int, Field(ge=0, le=64)] | None = None
@@ -78,13 +81,17 @@ def measure_load(
     *,
     on_block: Callable[[int, int, float], None] | None = None,
     recorder: Recorder | None = None,
+    device: Device | None = None,
 ) -> LoadResult:
     """Measure images/s of the loader on a path or an address; raises what opening and reading the shards raises.
 
     Objects on a server are in no page cache here: they are read cold, as far as this client goes.  A `recorder` gets
     every read, decode, wait for a batch, and touch of one; engine mmap shows it no reads, which the kernel makes.
+    With destination `gpu` batches go to the GPU, or to a `device` that is handed in.
     """
-    shards, reason = _open_set(path, config, recorder)
+    device = device or _device_of(config)
+    taker: Taker = HostTaker() if device is None else DeviceTaker(device)
+    shards, reason = _open_set(path, config, recorder, device)
     paths, index, reader = shards.paths, shards.index, shards.reader
     cold = config.page_cache == "cold"
     total_bytes = sum(stamp.size_bytes for stamp in index.stamps)
@@ -105,12 +112,14 @@ def measure_load(
     loader = _new_loader(shards, config, chosen, batch_size)
     if recorder is not None:
         recorder.clear()  # of the probe's reads
-    batches = _endless(loader) if recorder is None else _noted(loader, recorder)
+    batches = taker.batches(loader)
+    if recorder is not None:
+        batches = noted(batches, recorder)
     probed_bytes, own_before = reader.delivered_bytes, own_counters(reader)
     before, mine, cpu_before = counter.snapshot(), process_read_bytes(), time.process_time()
     begin = perf_counter()
     try:
-        blocks = list(_time_blocks(batches, config, on_block))
+        blocks = list(time_blocks(batches, taker, seconds=config.seconds, blocks=config.blocks, on_block=on_block))
         own = {name: count - own_before.get(name, 0) for name, count in own_counters(reader).items()}
     finally:
         shards.close()
@@ -130,6 +139,8 @@ def measure_load(
         background_bytes=background * total_s,
         beside=went,
     )
+    if device is not None:
+        evidence = _on_device(evidence, own)
     if not files:
         evidence = _of_objects(evidence, own)
     images = _hops(shards, loader.tally, chosen, blocks, wall_s=total_s)
@@ -141,6 +152,7 @@ def measure_load(
             "shuffle": config.shuffle,
             "num_workers": chosen.num_workers,
             "page_cache": config.page_cache,
+            **({} if device is None else {"destination": "gpu"}),
         },
         read_path=read_path(evidence, cold_scope=cold_scope_of(files[0]) if files else "client"),
         metrics=_metrics(blocks, cpu_s, delivered_bytes, total_bytes / len(shards))
@@ -160,12 +172,24 @@ def measure_load(
     )
 
 
-def _open_set(path: Path | str, config: LoadConfig, recorder: Recorder | None) -> tuple[ShardSet, str]:
+def _device_of(config: LoadConfig) -> Device | None:
+    """The GPU that batches go to; None is host memory, DestinationError where there is none."""
+    if config.destination == "host":
+        return None
+    if (missing := cuda_missing()) is not None:
+        raise DestinationError(f"--destination gpu is not possible: {missing}; use --destination host")
+    return open_device("cuda")
+
+
+def _open_set(
+    path: Path | str, config: LoadConfig, recorder: Recorder | None, device: Device | None
+) -> tuple[ShardSet, str]:
     """The set that is measured, with the reader that was asked for, and why it is that one."""
     paths, index = open_index(path, **config.sample_options())
     index = config.index_of(index)
     refuse_engine(config.engine, index)
-    reader, reason = _open_reader(config, paths[0], encoded=index.layout.codec is not None)
+    encoded = index.layout.codec is not None
+    reader, reason = _open_reader(config, paths[0], encoded=encoded, into_device=device is not None and not encoded)
     if recorder is not None:
         reader = traced_reader(reader, recorder)
     shards = ShardSet(
@@ -177,6 +201,7 @@ def _open_set(path: Path | str, config: LoadConfig, recorder: Recorder | None) -
         decoder="auto" if config.decoder == "none" else config.decoder,
         transform=config.transform_of(index),
         on_error=config.on_error,
+        device=device or "cpu",
     )
     if recorder is not None and shards.decoding is not None:
         shards.decoding.note = recorder.add
@@ -184,7 +209,7 @@ def _open_set(path: Path | str, config: LoadConfig, recorder: Recorder | None) -
 
 
 def _hops(
-    shards: ShardSet, tally: Tally, chosen: Suggestion, blocks: list[tuple[int, float, float]], *, wall_s: float
+    shards: ShardSet, tally: Tally, chosen: Suggestion, blocks: Sequence[TimeBlock], *, wall_s: float
 ) -> ImageHops | None:
     """Where the time of encoded images went; None where there are none."""
     if shards.decoding is None:
@@ -211,45 +236,30 @@ def _choose(shards: ShardSet, config: LoadConfig, batch_size: int) -> Suggestion
     return chosen if given is None or not chosen.num_workers else replace(chosen, prefetch_factor=given)
 
 
+def _on_device(evidence: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:
+    """What went on to a device, or right there, as the reader's own counts tell."""
+    found = by_own_counters(copied_on(evidence), own, into_gpu=True)
+    return replace(found, requested_route="bounce", counters={**found.counters, **own})
+
+
 def _of_objects(evidence: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:
     """What was read of a server, by the reader's own count."""
     found = by_own_counters(evidence, own)
     return replace(found, requested_route="remote", counters={**found.counters, **own})
 
 
-def _open_reader(config: LoadConfig, sample: ShardPath, *, encoded: bool) -> tuple[Reader, str]:
+def _open_reader(config: LoadConfig, sample: ShardPath, *, encoded: bool, into_device: bool) -> tuple[Reader, str]:
     cold = config.page_cache == "cold"
     if isinstance(sample, RemotePath):
         if not cold:
             raise WorkloadUsageError(f"{sample}: objects on a server are in no page cache here; leave --page-cache out")
-        return open_reader(config.engine, sample, encoded=encoded)
+        return open_reader(config.engine, sample, encoded=encoded, into_device=into_device)
     if config.engine == "mmap" and cold:
         raise WorkloadUsageError("engine mmap shows the page cache itself; use --page-cache warm, or --engine direct")
     if config.engine in ("mmap", "kvikio", "remote"):
-        return open_reader(config.engine, sample, evict_behind=cold)
+        return open_reader(config.engine, sample, evict_behind=cold, into_device=into_device)
     engine, reason = choose_engine(config.engine, sample, page_cache=config.page_cache)
     return (DirectReader() if engine == "direct" else BufferedReader(evict_behind=cold)), reason
-
-
-def _time_blocks(
-    batches: Iterator[Any], config: LoadConfig, on_block: Callable[[int, int, float], None] | None
-) -> Iterator[tuple[int, float, float]]:
-    """(images, seconds, seconds waited) of each time block; the first half second is ramp-up and not counted."""
-    ramp_until = perf_counter() + min(0.5, config.seconds)
-    while perf_counter() < ramp_until:
-        touch(next(batches))
-    for number in range(config.blocks):
-        start = perf_counter()
-        images, waited, now = 0, 0.0, start
-        while now - start < config.seconds:
-            batch = next(batches)
-            waited += perf_counter() - now
-            touch(batch)
-            images += len(batch)
-            now = perf_counter()
-        if on_block is not None:
-            on_block(number + 1, config.blocks, images / (now - start))
-        yield images, now - start, waited
 
 
 def _new_loader(shards: ShardSet, config: LoadConfig, chosen: Suggestion, batch_size: int) -> DataLoader[Any]:
@@ -265,30 +275,7 @@ def _new_loader(shards: ShardSet, config: LoadConfig, chosen: Suggestion, batch_
     )
 
 
-def _endless(loader: DataLoader[Any]) -> Iterator[Any]:
-    while True:
-        for images, _ in loader:
-            if isinstance(images, list):  # samples of unequal size
-                yield [sample.numpy() for sample in images]
-            else:
-                yield images.permute(0, 2, 3, 1).numpy()
-
-
-def _noted(loader: DataLoader[Any], recorder: Recorder) -> Iterator[Any]:
-    """The batches of `_endless`, with every wait for one and what was done with it until the next was asked for."""
-    batches = _endless(loader)
-    while True:
-        asked = perf_counter_ns()
-        batch = next(batches)
-        recorder.add("wait for a batch", asked)
-        got = perf_counter_ns()
-        yield batch
-        recorder.add("touch the batch", got)
-
-
-def _metrics(
-    blocks: list[tuple[int, float, float]], cpu_s: float, delivered: int, record_bytes: float
-) -> dict[str, Metric]:
+def _metrics(blocks: Sequence[TimeBlock], cpu_s: float, delivered: int, record_bytes: float) -> dict[str, Metric]:
     rates = [images / seconds for images, seconds, _ in blocks]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     per_gb = (

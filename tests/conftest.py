@@ -18,6 +18,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,6 +138,37 @@ def direct_io(page_set: KnownSet) -> None:
 def needs_direct(path: Path) -> None:
     if reason := direct_refused(path):
         pytest.skip(f"{reason} ({path.parent})")
+
+
+@pytest.fixture(scope="session")
+def fake_gpu() -> ModuleType:
+    """The module of the stand-in for a GPU."""
+    spec = importlib.util.spec_from_file_location("fake_gpu", Path(__file__).with_name("fake_gpu.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def new_device(fake_gpu: ModuleType) -> Iterator[Callable[..., Any]]:
+    """`new_device(copy_delay_s=..., compute_delay_s=..., forgets=...)`; every stream ends with the test."""
+    made: list[Any] = []
+
+    def new(**options: Any) -> Any:
+        made.append(fake_gpu.FakeDevice(**options))
+        return made[-1]
+
+    yield new
+    for device in made:
+        device.end()
+
+
+@pytest.fixture
+def device(new_device: Callable[..., Any]) -> Any:
+    """A device that is played, and in no hurry to be late."""
+    return new_device()
 
 
 @pytest.fixture

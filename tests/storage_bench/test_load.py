@@ -2,7 +2,9 @@
 
 import psutil
 import pytest
+import torch
 
+from iobench.loaders.destinations.device import DestinationError
 from iobench.loaders.evidence import counter_for
 from iobench.loaders.readers import direct_refused
 from iobench.storage_bench.evidence import cold_scope_of
@@ -119,3 +121,25 @@ def test_threads_and_depth_that_are_given_are_kept(page_set):
     deep = measure_load(page_set.folder, config(engine="buffered", prefetch_factor=4))
     assert deep.chosen["prefetch_factor"] == 4
     assert deep.chosen["rates"]
+
+
+@pytest.mark.parametrize("engine", ["buffered", "direct"])
+@pytest.mark.usefixtures("direct_io")
+def test_batches_that_go_to_a_device_are_measured_there(page_set, new_device, engine):
+    """Copies take 5 ms each, and a time block ends with the last of them: no rate can hide that."""
+    device = new_device(copy_delay_s=0.005)
+    settings = config(engine=engine, batch_size=4, num_workers=2, shuffle="blocks")
+    result = measure_load(page_set.folder, settings, device=device)
+    assert result.point.params["destination"] == "gpu"
+    assert result.point.read_path.requested_route == "bounce"
+    assert result.point.read_path.observed_route in ("bounce", "unknown")
+    assert 0 < result.point.metrics["images_per_s"].value < 2 * 4 / 0.005
+    assert len(device.copies) > 10
+    assert not device.sanitizer.races
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_without_a_gpu_batches_cannot_go_to_one(page_set):
+    with pytest.raises(DestinationError, match="--destination gpu is not possible: torch sees no CUDA") as caught:
+        measure_load(page_set.folder, config(destination="gpu"))
+    assert caught.value.exit_status == 4

@@ -46,6 +46,7 @@ def test_what_pin_memory_asks_for_wins_over_a_device_nobody_asked_for(page_set, 
     assert pinned._target(shards) is None
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
 def test_batches_on_a_device_are_not_pinned_again(page_set, device):
     loader = DataLoader(ShardSet.open(page_set.folder, device=device), batch_size=4, pin_memory=True)
     images, _ = next(iter(loader))

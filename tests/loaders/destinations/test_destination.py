@@ -49,10 +49,10 @@ def test_every_byte_and_label_arrives(request, new_device, name, mode, num_worke
 
 @pytest.mark.parametrize("road", ["copied", "in place"])
 @pytest.mark.parametrize("slow", ["copy", "compute"])
-def test_a_consumer_that_lags_sees_the_batch_it_was_given(page_set, new_device, watched, into_device, road, slow):
+def test_a_consumer_that_lags_sees_the_batch_it_was_given(page_set, new_device, fake_gpu, road, slow):
     delays = {f"{slow}_delay_s": 0.003}
     device = new_device(**delays)
-    reader = watched(device) if road == "copied" else into_device()
+    reader = fake_gpu.WatchedReader(device) if road == "copied" else fake_gpu.IntoDevice()
     shards = ShardSet.open(page_set.folder, engine=reader, device=device, shuffle_mode="records")
     loader = DataLoader(shards, batch_size=2, shuffle=True, num_workers=2)
     wanted = [expected(page_set, batch) for batch in loader._plan]
@@ -64,10 +64,10 @@ def test_a_consumer_that_lags_sees_the_batch_it_was_given(page_set, new_device, 
 
 
 @pytest.mark.parametrize(("forgets", "delays"), [("copy", (0.0, 0.005)), ("compute", (0.01, 0.0))])
-def test_without_a_wait_torchs_sanitizer_and_the_bytes_would_say_so(page_set, new_device, watched, forgets, delays):
+def test_without_a_wait_torchs_sanitizer_and_the_bytes_would_say_so(page_set, new_device, fake_gpu, forgets, delays):
     """What the tests above rest on: a device that leaves out one kind of wait is found out, both ways."""
     device = new_device(copy_delay_s=delays[0], compute_delay_s=delays[1], forgets=forgets)
-    shards = ShardSet.open(page_set.folder, engine=watched(device), device=device)
+    shards = ShardSet.open(page_set.folder, engine=fake_gpu.WatchedReader(device), device=device)
     loader = DataLoader(shards, batch_size=2, num_workers=2)
     wanted = [expected(page_set, batch)[0] for batch in loader._plan]
     seen = [images for images, _ in epoch(loader, device)]
@@ -146,9 +146,9 @@ def test_an_epoch_left_early_leaves_no_buffer_in_use(page_set, new_device):
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("mode", ["off", "records"])
-def test_a_reader_of_device_memory_needs_no_copy_of_the_records(request, device, into_device, name, mode):
+def test_a_reader_of_device_memory_needs_no_copy_of_the_records(request, device, fake_gpu, name, mode):
     known = request.getfixturevalue(name)
-    shards = ShardSet.open(known.folder, engine=into_device(), device=device, shuffle_mode=mode)
+    shards = ShardSet.open(known.folder, engine=fake_gpu.IntoDevice(), device=device, shuffle_mode=mode)
     loader = DataLoader(shards, batch_size=8, shuffle=mode != "off", num_workers=2)
     wanted = list(loader._plan)
     for batch, (images, labels) in zip(wanted, epoch(loader, device), strict=True):

@@ -74,12 +74,12 @@ def test_images_without_one_size_are_refused_or_stay_on_the_host(jpegs, device):
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_samples_of_unequal_size_are_views_of_one_copy(tmp_path, device, into_device, direct):
+def test_samples_of_unequal_size_are_views_of_one_copy(tmp_path, device, fake_gpu, direct):
     random = np.random.default_rng(1)
     for number in range(9):
         array = random.random((3 + number, 5, 2), dtype=np.float32)
         np.savez(tmp_path / f"{number}.npz", x=np.asfortranarray(array) if number % 2 else array, y=[number])
-    engine = into_device() if direct else "auto"
+    engine = fake_gpu.IntoDevice() if direct else "auto"
     there = DataLoader(ShardSet.open(tmp_path, engine=engine, device=device), batch_size=4, num_workers=1)
     here = DataLoader(ShardSet.open(tmp_path, device="cpu"), batch_size=4)
     assert_same(batches(there), list(here))
@@ -187,7 +187,7 @@ def test_kvikios_whole_runs_come_at_whole_pages(sector_set, device):
         assert torch.equal(images, right)
 
 
-def test_samples_for_the_host_come_of_a_reader_for_the_device_too(sector_set, device, into_device):
-    shards = ShardSet.open(sector_set.folder, engine=into_device(), device=device)
+def test_samples_for_the_host_come_of_a_reader_for_the_device_too(sector_set, device, fake_gpu):
+    shards = ShardSet.open(sector_set.folder, engine=fake_gpu.IntoDevice(), device=device)
     plain = ShardSet.open(sector_set.folder, engine=BufferedReader(), device="cpu")
     assert torch.equal(shards[5][0], plain[5][0])

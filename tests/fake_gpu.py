@@ -12,7 +12,7 @@ import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -293,10 +293,14 @@ class FakeDevice:
             piece.address for piece in alive if piece.address <= tensor.data_ptr() < piece.address + piece.size_bytes
         )
 
-    def settle(self) -> None:
-        """Wait until every stream has done what it was given; raises what a kernel raised."""
+    def end(self) -> None:
+        """Let every stream end once it has done what it was given."""
         for stream in self.streams:
             stream.end()
+
+    def settle(self) -> None:
+        """Wait until every stream has done what it was given, the last of it; raises what a kernel raised."""
+        self.end()
         for stream in self.streams:
             if stream.errors:
                 raise stream.errors[0]
@@ -354,33 +358,3 @@ class IntoDevice:
 
     def close(self) -> None:
         self._reader.close()
-
-
-@pytest.fixture
-def new_device() -> Iterator[Callable[..., FakeDevice]]:
-    """`new_device(copy_delay_s=..., compute_delay_s=..., forgets=...)`; every stream ends with the test."""
-    made: list[FakeDevice] = []
-
-    def new(**options: Any) -> FakeDevice:
-        made.append(FakeDevice(**options))
-        return made[-1]
-
-    yield new
-    for device in made:
-        for stream in device.streams:
-            stream.end()
-
-
-@pytest.fixture
-def device(new_device: Callable[..., FakeDevice]) -> FakeDevice:
-    return new_device()
-
-
-@pytest.fixture
-def watched() -> Callable[[FakeDevice], WatchedReader]:
-    return WatchedReader
-
-
-@pytest.fixture
-def into_device() -> Callable[..., IntoDevice]:
-    return IntoDevice
