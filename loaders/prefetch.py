@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -325,13 +326,13 @@ class Prefetcher:
     def _images(self, decoding: Decoding, batch: PendingBatch) -> ImageBatch:
         """What reader threads make of a batch once it is read, and where to."""
         records, transform = batch.records, decoding.transform
-        samples = self._samples(batch)
+        samples, place = self._samples(batch), partial(_place_of, self._source)  # self would be a cycle
         if transform is None:
-            return ImageBatch(decoding, records, samples, (), None, self._place)
+            return ImageBatch(decoding, records, samples, (), None, place)
         numbers = uniforms(self._source.seed, self._epoch, records, transform.num_numbers).tolist()
         room = 0 if self._freight is None else room_bytes(len(records))
         output = self._image_pool.acquire(decoding.output_bytes(len(records)) + room)
-        return ImageBatch(decoding, records, samples, numbers, output, self._place)
+        return ImageBatch(decoding, records, samples, numbers, output, place)
 
     def _samples(self, batch: PendingBatch) -> Arrays:
         """The samples of a batch, where they will lie once they are read."""
@@ -344,18 +345,6 @@ class Prefetcher:
         layout = self._source.index.layout
         shape, strides, offset = view_geometry(layout, len(batch.records), batch.placement.first_record)
         return list(np.ndarray(shape, layout.dtype, buffer=memory, offset=offset, strides=strides))
-
-    def _place(self, record: int) -> str:
-        """Where a sample lies, as errors say it."""
-        index = self._source.index
-        if index.extents is not None and index.extents.files:
-            return f"{self._source.paths[record]}: record {record}, a file of its own (byte 0)"
-        shard = int(np.searchsorted(index.first_records, record, side="right")) - 1
-        number = record - int(index.first_records[shard])
-        offsets = index.payload_offsets if index.extents is None else index.extents.offsets
-        layout = index.layout
-        offset = number * layout.slot_bytes + layout.payload_offset if offsets is None else int(offsets[record])
-        return f"{self._source.paths[shard]}: record {number} (byte {offset})"
 
     def _hand_out_images(self, batch: PendingBatch, images: ImageBatch) -> RawBatch:
         tally = self._tally
@@ -386,6 +375,19 @@ class Prefetcher:
         # numpy has no bfloat16: elements go out as whole numbers of their size, which the tensor sees as what they are
         pixels = self._image_pool.hand_out(images.output, shape=shape, dtype=f"u{item}", strides=strides, offset=0)
         return RawBatch(pixels, records, batch.ready_ns)
+
+
+def _place_of(source: Source, record: int) -> str:
+    """Where a sample lies, as errors say it."""
+    index = source.index
+    if index.extents is not None and index.extents.files:
+        return f"{source.paths[record]}: record {record}, a file of its own (byte 0)"
+    shard = int(np.searchsorted(index.first_records, record, side="right")) - 1
+    number = record - int(index.first_records[shard])
+    offsets = index.payload_offsets if index.extents is None else index.extents.offsets
+    layout = index.layout
+    offset = number * layout.slot_bytes + layout.payload_offset if offsets is None else int(offsets[record])
+    return f"{source.paths[shard]}: record {number} (byte {offset})"
 
 
 def _tasks(reads: Reads) -> list[Reads]:

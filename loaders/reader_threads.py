@@ -4,15 +4,18 @@
                                                  ^-- (batch, some of its images) --'  or has its images decoded first
 
 Threads serve one epoch, or with persistent workers one after another: what an epoch has queued when it is left is
-counted as done without being read.  They hold no reference to their ReaderThreads: dropping it ends them.
+counted as done without being read.  They hold no reference to their ReaderThreads: dropping it ends them.  So does the
+end of the program, which waits for them: a thread that decodes while the interpreter goes takes the process with it.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING
@@ -106,6 +109,8 @@ class PendingBatch:
         return ()
 
 
+EXIT_TIMEOUT_S = 2.0
+
 Work = Reads | Part
 _Task = tuple[PendingBatch, Work]
 
@@ -125,8 +130,11 @@ class ReaderThreads:
         self._ended = False
         self._queue: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        leaving = threading.Event()
+        self._at_exit = partial(_leave, self._process, leaving, self._queue, self._threads)
+        atexit.register(self._at_exit)
         for number in range(num_threads):
-            arguments = (number, self._queue, reader, paths, on_start)
+            arguments = (number, self._queue, leaving, reader, paths, on_start)
             name = f"iobench-reader-{number}"
             thread = threading.Thread(target=_serve, args=arguments, name=name, daemon=True)
             thread.start()
@@ -161,6 +169,8 @@ class ReaderThreads:
         """Wait until `deadline` (of time.monotonic) for them to end."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - monotonic()))
+        if not self.alive:
+            atexit.unregister(self._at_exit)
 
     def __del__(self) -> None:
         if hasattr(self, "_threads"):
@@ -170,6 +180,7 @@ class ReaderThreads:
 def _serve(
     number: int,
     queue: SimpleQueue[_Task | None],
+    leaving: threading.Event,
     reader: Reader,
     paths: Sequence[ShardPath],
     on_start: Callable[[int], None] | None,
@@ -183,7 +194,7 @@ def _serve(
     while (task := queue.get()) is not None:
         batch, work = task
         try:
-            if batch.left.is_set():
+            if batch.left.is_set() or leaving.is_set():
                 raise EpochLeftError
             if start_error is not None:
                 raise start_error
@@ -195,6 +206,23 @@ def _serve(
             queue.put((batch, part))
         del task, batch, work, parts
     _give_up(queue)
+
+
+def _leave(
+    process: int,
+    leaving: threading.Event,
+    queue: SimpleQueue[_Task | None],
+    threads: Sequence[threading.Thread],
+) -> None:
+    """At the end of the program: let the threads end after what they are at, and wait for them for a while."""
+    if os.getpid() != process:
+        return
+    leaving.set()
+    for _ in threads:
+        queue.put(None)
+    deadline = monotonic() + EXIT_TIMEOUT_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - monotonic()))
 
 
 def _give_up(queue: SimpleQueue[_Task | None]) -> None:

@@ -1,8 +1,12 @@
 """Encoded images come out as Pillow has them, cut as torchvision cuts, the same whatever batches, threads and ranks."""
 
+import gc
 import io
 import math
 import pickle
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -436,6 +440,31 @@ def test_what_does_not_fit_is_refused_by_name(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(RouteRefusedError, match=r"encoded images \(jpeg\), which decoders parse in host memory"):
         ShardSet.open(folder, engine=Kvikio(), require_route="gds")
+
+
+def test_dropping_an_epoch_ends_its_threads_though_images_are_underway(folder):
+    gc.disable()  # what only the garbage collector ends may go on for long
+    try:
+        batches = iter(DataLoader(ShardSet.open(folder), batch_size=4, shuffle=True, num_workers=2, prefetch_factor=2))
+        next(batches)
+        assert [one for one in threading.enumerate() if one.name.startswith("iobench-reader")]
+        del batches
+        assert not [one for one in threading.enumerate() if one.name.startswith("iobench-reader")]
+    finally:
+        gc.enable()
+
+
+def test_no_thread_decodes_while_the_interpreter_goes(folder):
+    program = f"""
+import atexit, threading
+atexit.register(lambda: print([one.name for one in threading.enumerate()]))  # the last of what is called at the end
+from iobench.loaders import DataLoader, ShardSet, transforms
+shards = ShardSet.open({str(folder)!r}, transform=transforms.ImageNetTrain(size=224))
+batches = iter(DataLoader(shards, batch_size=8, shuffle=True, num_workers=2, prefetch_factor=2))
+next(batches)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['MainThread']\n", "")
 
 
 class Kvikio:
