@@ -95,8 +95,7 @@ class OurRoad:
     def __init__(
         self, folder: Path, device: Device, *, batch_size: int, threads: int, engine: str = "buffered", **options: Any
     ) -> None:
-        destination = {"device": "cuda"} if device.is_cuda else {}
-        self._set = ShardSet.open(folder, engine=engine, **destination, **options)  # type: ignore[arg-type]
+        self._set = ShardSet.open(folder, engine=engine, device=device.name, **options)  # type: ignore[arg-type]
         self._loader: Any = DataLoader(
             self._set,
             batch_sampler=EndlessBatches(self._set, batch_size),
