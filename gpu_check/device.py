@@ -16,6 +16,8 @@ from .part import DeviceName
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..loaders.nearness import Near
+
 
 class Passed:
     """The event of a device that does everything at once."""
@@ -47,6 +49,15 @@ class Device:
         import torch
 
         return torch.cuda.get_device_name()
+
+    def near(self) -> Near:
+        """The cores that reader threads for it should stand on; nothing is chosen for the CPU."""
+        from ..loaders.nearness import Near, address_of_gpu, cores_near
+
+        address = address_of_gpu(0) if self.is_cuda else None
+        if address is None:
+            return Near(frozenset(), None, "there is no GPU" if not self.is_cuda else "torch tells no PCI address")
+        return cores_near(address)
 
     def empty(self, num_bytes: int) -> Tensor:
         """Bytes of the device's memory."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..loaders.batches import PlannedBatches
 from ..loaders.dataloader import DataLoader
+from ..loaders.nearness import standing_on
 from ..loaders.plan import Indices, endless_batches
 from ..loaders.roads import IMAGE, LABEL, Records, read_fully
 from ..loaders.shards import ShardSet
@@ -101,6 +102,7 @@ class OurRoad:
             batch_sampler=EndlessBatches(self._set, batch_size),
             num_workers=threads,
             prefetch_factor=AHEAD,
+            worker_init_fn=standing_on(device.near()),
         )
         self._landing = Landing(device)
         self._device = device

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 from ...loaders.page_cache import warm
 from ...loaders.shards import ShardSet
@@ -48,7 +49,8 @@ def run(bench: Bench) -> Iterator[Findings]:
             **{name: _bytes(block_of(road, device), slot_bytes) for name, road in ours.items()},
         }
         for rates in rounds(contestants, seconds=bench.seconds):
-            yield _findings(bench, rates, ours, bare.label, refused)
+            found = _findings(bench, rates, ours, bare.label, refused)
+            yield replace(found, workload={"reader_threads": bench.threads, "placement": device.near().reason})
 
 
 def _engines(bench: Bench) -> tuple[str, ...]:
