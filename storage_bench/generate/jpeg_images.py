@@ -3,7 +3,8 @@
     random stream -> sides, bytes wanted, class, texture
     class's colour + texture of zero mean + noise, as much as makes the file as large as wanted -> JPEG, quality 90
 
-Sides and sizes are ImageNet's: most images are 500 pixels wide and a file has 110 KB in the mean, log-normally spread.
+Sides and sizes are ImageNet's: a file has 110 KB in the mean, log-normally spread, and most images are 500 pixels wide;
+those of very large and very small files are larger and smaller.
 The class is a function of the pixels wherever they are cut and however they are resized: the colour that the image has
 in the mean is nearest to that of its class.  The same versions of simplejpeg and numpy give the same bytes.
 """
@@ -43,6 +44,7 @@ _TEXTURE = 28.0  # amplitude in levels
 _CELLS = 6
 _SEARCH_STEPS = 4
 _LEAST_NOISE, _MOST_NOISE = 2.0, 110.0
+_LEAST_PER_PIXEL, _MOST_PER_PIXEL = 0.2, 0.8  # bytes that files of either noise have, with a margin
 
 
 def jpeg_label(seed: int, index: int) -> int:
@@ -51,8 +53,14 @@ def jpeg_label(seed: int, index: int) -> int:
 
 
 def jpeg_sides(seed: int, index: int) -> tuple[int, int]:
-    """Height and width of image `index`."""
-    return SIDES[int(random_stream(seed, index, _SIDES).random_raw() % len(SIDES))]
+    """Height and width of image `index`: one of SIDES, or in its proportions where its file is too large or small.
+
+    At one quality a pixel takes so many bits and no more, whatever it shows.
+    """
+    height, width = SIDES[int(random_stream(seed, index, _SIDES).random_raw() % len(SIDES))]
+    per_pixel = jpeg_bytes_wanted(seed, index) / (height * width)
+    factor = math.sqrt(per_pixel / min(max(per_pixel, _LEAST_PER_PIXEL), _MOST_PER_PIXEL))
+    return round(height * factor), round(width * factor)
 
 
 def jpeg_bytes_wanted(seed: int, index: int) -> int:

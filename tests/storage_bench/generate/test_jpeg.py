@@ -10,7 +10,7 @@ from tfrecord.reader import tfrecord_loader
 
 from iobench.loaders import DataLoader, ShardSet, transforms
 from iobench.storage_bench.generate import GenerateError, GenerateJpeg, generate, jpeg_image, jpeg_label, label_of_image
-from iobench.storage_bench.generate.jpeg_images import LEAST_BYTES, MEAN_BYTES, MOST_BYTES, jpeg_bytes_wanted
+from iobench.storage_bench.generate.jpeg_images import LEAST_BYTES, MEAN_BYTES, MOST_BYTES, SPREAD, jpeg_bytes_wanted
 
 CONFIG = GenerateJpeg(num_images=30, images_per_shard=12, seed=5)
 
@@ -58,9 +58,16 @@ def test_sizes_follow_imagenets():
     assert wanted.mean() == pytest.approx(MEAN_BYTES, rel=0.03)
     assert wanted.min() >= LEAST_BYTES
     assert wanted.max() <= MOST_BYTES
-    made = np.array([len(jpeg_image(CONFIG, number)) for number in range(30)])
-    asked = np.array([jpeg_bytes_wanted(5, number) for number in range(30)])
-    assert np.median(np.abs(made / asked - 1)) < 0.03
+    assert np.log(wanted).std() == pytest.approx(SPREAD, rel=0.03)
+
+
+def test_files_are_as_large_as_they_should_be_also_the_largest_and_the_smallest():
+    asked = np.array([jpeg_bytes_wanted(1, number) for number in range(4000)])
+    order = np.argsort(asked)
+    chosen = [*order[:4], *order[1000:3000:400], *order[-4:]]
+    config = CONFIG.model_copy(update={"seed": 1})
+    for number in chosen:
+        assert len(jpeg_image(config, int(number))) == pytest.approx(asked[number], rel=0.08), asked[number]
 
 
 def test_the_same_set_is_found_again_and_another_is_refused(folder):
