@@ -25,15 +25,32 @@ ALIGNMENT_BYTES = 4096
 HUGE_PAGE_BYTES = 2 << 20
 
 
+class Use:
+    """What a device still does with a buffer: `event` is passed once it is done; None where nothing is under way.
+
+    It outlives its buffer, so that whoever gives the memory back can wait for it.
+    """
+
+    __slots__ = ("event",)
+
+    def __init__(self) -> None:
+        self.event: Any = None
+
+    def wait(self) -> None:
+        """Have this thread wait until the device is done."""
+        if self.event is not None:
+            self.event.synchronize()
+
+
 class Buffer:
     """One piece of anonymous memory, page-aligned; `memory` is its writable view.
 
     From 2 MiB on it begins at a huge page: a device then takes a large O_DIRECT read in few pieces, whose number would
     else be a matter of chance.  It is private: what a forked child holds does not change when this process reads on,
-    and the other way round.  `busy` is a device's event, to be waited for before anything is written here.
+    and the other way round.  `use` is to be waited for before anything is written here.
     """
 
-    __slots__ = ("__weakref__", "address", "busy", "memory", "size_bytes")
+    __slots__ = ("__weakref__", "address", "memory", "size_bytes", "use")
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -45,12 +62,7 @@ class Buffer:
         skip = -start % HUGE_PAGE_BYTES if spare else 0
         self.memory = memoryview(pages)[skip : skip + self.size_bytes]
         self.address = start + skip
-        self.busy: Any = None
-
-    def wait_until_free(self) -> None:
-        """Wait for what a device still reads from here."""
-        if self.busy is not None:
-            self.busy.synchronize()
+        self.use = Use()
 
 
 class BufferPool:

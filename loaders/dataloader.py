@@ -103,6 +103,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._pool: BufferPool | None = None
         self._image_pool: BufferPool | None = None
         self._destination: Destination | None = None
+        self._empty_ms: float | None = None  # of a pair of events: known from the first epoch on
         self._watch: RouteWatch | None = None
         self._reader_threads: ReaderThreads | None = None  # those of persistent workers
         # Whoever rebuilds a loader from its attributes gives torch's default by name.

@@ -123,7 +123,7 @@ class ImageBatch:
         if own_thread:
             use_one_core()
         if self.output is not None:
-            self.output.wait_until_free()
+            self.output.use.wait()
         waited = (perf_counter_ns() - self.queued_ns) * (part.stop - part.start) / len(self.records)
         decoded = augmented = 0
         note = self.decoding.note

@@ -27,6 +27,7 @@ from .stall import Steps
 
 if TYPE_CHECKING:
     from .dataloader import DataLoader
+    from .stall_cuda import DeviceWaits
 
 
 class _Tracked(_BaseDataLoaderIter):
@@ -95,7 +96,10 @@ class ShardBatches(_Tracked):
         indices = self._place.stream(self._sampler_iter, self._index_sampler)
         records = indices if loader._plan is not None else _checked(shards, indices, batched=self._auto_collation)
         self._prefetcher = loader._open(shards, records, base_seed=int(self._base_seed))
-        self._waits = None if loader._destination is None else loader.meter.on_device(loader._destination.device)
+        self._waits: DeviceWaits | None = None
+        if loader._destination is not None:
+            self._waits = loader.meter.on_device(loader._destination.device, empty_ms=loader._empty_ms)
+            loader._empty_ms = self._waits.empty_ms
 
     def _next_data(self) -> Any:
         pair = None if self._waits is None else self._waits.ask()

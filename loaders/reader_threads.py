@@ -98,7 +98,7 @@ class PendingBatch:
                     self.images.queued_ns = perf_counter_ns()
                     self.decoding, self.remaining, opens = True, len(parts), False
                     return parts
-            if self.error is None and self.landing is not None:
+            if self.error is None and self.landing is not None and not self.left.is_set():
                 self.landing.send()
         except BaseException as failure:  # raised again in the caller's next()
             self.error = failure
@@ -260,7 +260,7 @@ def carry_out(reader: Reader, paths: Sequence[ShardPath], batch: PendingBatch, r
     if batch.mapping is not None:
         return sum(map(batch.mapping.populate, starts, needs))
     assert batch.buffer is not None  # a batch has the one or the other
-    batch.buffer.wait_until_free()
+    batch.buffer.use.wait()
     memory = batch.buffer.memory
     targets: Iterable[Sequence[memoryview]]
     if reads.parts is None:

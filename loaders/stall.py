@@ -113,11 +113,11 @@ class StallMeter:
         self._devices.append(waits)
         return watch_device(fetch, waits, device, on_host_batch=self._say_not_covered)
 
-    def on_device(self, device: Device) -> DeviceWaits:
+    def on_device(self, device: Device, *, empty_ms: float | None) -> DeviceWaits:
         """Pairs of events for a loader that brings batches to a device itself; they count as `gpu_data_wait_s`."""
         from .stall_cuda import DeviceWaits
 
-        waits = DeviceWaits(lambda: device.new_event(timing=True), device.current_stream)
+        waits = DeviceWaits(lambda: device.new_event(timing=True), device.current_stream, empty_ms=empty_ms)
         self._devices.append(waits)
         return waits
 

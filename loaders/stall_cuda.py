@@ -40,16 +40,21 @@ class Event(Protocol):
 
 
 class DeviceWaits:
-    """Pairs of events around each hand-over, on the stream that computes."""
+    """Pairs of events around each hand-over, on the stream that computes.
 
-    def __init__(self, new_event: Callable[[], Event], compute_stream: Callable[[], Any]) -> None:
+    `empty_ms` is what a pair with nothing between them shows; it is measured, which waits for the device, unless given.
+    """
+
+    def __init__(
+        self, new_event: Callable[[], Event], compute_stream: Callable[[], Any], *, empty_ms: float | None = None
+    ) -> None:
         self._new_event = new_event
         self._compute_stream = compute_stream
         self._open: deque[tuple[Event, Event]] = deque()
         self._spare: list[tuple[Event, Event]] = []
         self._waited_ms = 0.0
         self.num_steps = 0
-        self._empty_ms = self._measure_empty()
+        self.empty_ms = self._measure_empty() if empty_ms is None else empty_ms
 
     @classmethod
     def of(cls, device: torch.device | str | None) -> Self:
@@ -79,7 +84,7 @@ class DeviceWaits:
             self._open[-1][1].synchronize()
         while self._open:
             self._read(self._open.popleft())
-        return (self._waited_ms - self.num_steps * self._empty_ms) / 1e3
+        return (self._waited_ms - self.num_steps * self.empty_ms) / 1e3
 
     def _read(self, pair: tuple[Event, Event]) -> None:
         self._waited_ms += pair[0].elapsed_time(pair[1])

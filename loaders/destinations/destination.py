@@ -120,18 +120,18 @@ class Destination:
         if not len(labels):
             pass  # no image of the batch is left
         elif landing.in_place:
-            source.wait_until_free()
+            source.use.wait()
             source.memory[: labels.nbytes] = labels.tobytes()
             device.copy_within(copy, target.piece, cargo.moves)
             device.copy_in(copy, target.piece, behind, source.memory[: labels.nbytes])
         else:
-            if target.busy is not None:
-                device.wait(copy, target.busy)
+            if target.use.event is not None:
+                device.wait(copy, target.use.event)
             on_host = cargo.start + behind - landing.at
             source.memory[on_host : on_host + labels.nbytes] = labels.tobytes()
             device.copy_in(copy, target.piece, landing.at, source.memory[cargo.start : on_host + labels.nbytes])
         landing.ready.record(copy)
-        source.busy = landing.ready
+        source.use.event = landing.ready
         landing.sent = True
 
     def receive(self, landing: Landing) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,7 +150,7 @@ class Destination:
     def give_up(self, landing: Landing) -> None:
         """Take back the buffers of a batch that nobody will receive; no thread writes to them any more."""
         if landing.sent:
-            landing.target.busy = landing.ready
+            landing.target.use.event = landing.ready
         if landing.in_place:
             self._labels.release(landing.source)
         self.pool.release(landing.target)

@@ -1,8 +1,8 @@
 """What a destination needs of a device: memory, streams, events and copies that run on their own.
 
     reader thread    ... last read done -> copy_in(copy stream) -> ready.record(copy stream)
-    loop's thread    next(): wait(compute stream, ready) -> batch -> work -> dropped -> busy.record(compute stream)
-    reader thread    the next batch for this memory: wait(copy stream, busy) -> copy_in ...
+    loop's thread    next(): wait(compute stream, ready) -> batch -> work -> dropped -> used.record(compute stream)
+    reader thread    the next batch for this memory: wait(copy stream, used) -> copy_in ...
 
 Nobody synchronises the device, and nothing of ours runs on the stream that computes but records and waits.
 """
@@ -70,7 +70,7 @@ class Device(Protocol):
         """Memory that `stream` writes to and the current stream of this thread works on."""
 
     def pin(self, buffer: Buffer) -> None:
-        """Lock the buffer's pages, so that copies from it need no other; until the buffer is gone."""
+        """Lock the buffer's pages, so that copies from it need no other; until it is gone, and its `use` is over."""
 
     def new_stream(self) -> Any:
         """A stream that waits for no other."""

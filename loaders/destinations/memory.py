@@ -1,9 +1,9 @@
 """Pools: page-locked host buffers that copies read from, device buffers that batches lie in.
 
-    host buffer     busy until the copy from it is done         a reader thread waits for it before it writes there
-    device buffer   busy until the work on its batch is done    the copy stream waits for it; the host does not
+    host buffer     in use until the copy from it is done         a reader thread waits before it writes there
+    device buffer   in use until the work on its batch is done    the copy stream waits; the host does not
 
-`busy` is an event.  Buffers are taken in the order in which they came back, so that what is waited for is mostly past.
+Buffers are taken in the order in which they came back, so that what is waited for is mostly past.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ..buffers import ALIGNMENT_BYTES, Buffer, BufferPool
-from .device import Device, Event, Memory
+from ..buffers import ALIGNMENT_BYTES, Buffer, BufferPool, Use
+from .device import Device, Memory
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +29,8 @@ class PinnedPool(BufferPool):
     def _pick(self) -> Buffer:
         """The first that no copy reads from any more, else the oldest, which is waited for before it is written to."""
         for number, buffer in enumerate(self._free):
-            if buffer.busy is None or buffer.busy.query():
-                buffer.busy = None
+            if buffer.use.event is None or buffer.use.event.query():
+                buffer.use.event = None
                 return self._free.pop(number)
         return self._free.pop(0)
 
@@ -43,18 +43,13 @@ class PinnedPool(BufferPool):
 class DeviceBuffer:
     """A piece of device memory for one batch; `memory` is what a reader of the device fills."""
 
-    __slots__ = ("__weakref__", "busy", "memory", "piece", "size_bytes")
+    __slots__ = ("__weakref__", "memory", "piece", "size_bytes", "use")
 
     def __init__(self, device: Device, piece: Memory) -> None:
         self.piece = piece
         self.size_bytes = piece.size_bytes
         self.memory = device.window(piece)
-        self.busy: Event | None = None
-
-    def wait_until_free(self) -> None:
-        """Have this thread wait for the work on what lay here: a reader of the device cannot do so in a stream."""
-        if self.busy is not None:
-            self.busy.synchronize()
+        self.use = Use()  # waited for by a reader that fills it: that cannot wait in a stream
 
 
 class DevicePool:
@@ -81,7 +76,7 @@ class DevicePool:
         return sum(made() is not None for made in self._made)
 
     def acquire(self, size_bytes: int = 0) -> DeviceBuffer:
-        """A buffer that no view shows; work on what it held may still be under way, until its `busy` has passed.
+        """A buffer that no view shows; work on what it held may still be under way, which its `use` tells.
 
         Where `size_bytes` is more than the pool's size the pool grows: smaller buffers are let go as they come back.
         """
@@ -97,7 +92,7 @@ class DevicePool:
         return buffer
 
     def release(self, buffer: DeviceBuffer) -> None:
-        """Give back a buffer that was never handed out; what is under way to it comes before `busy`."""
+        """Give back a buffer that was never handed out; what is under way to it is its `use`."""
         self._keep(buffer)
 
     def hand_out(self, buffer: DeviceBuffer, *, stream: Any) -> torch.Tensor:
@@ -114,8 +109,8 @@ class DevicePool:
             if id(returned) not in self._handed_out:  # Ctrl-C came in the middle of hand_out
                 continue
             _, buffer, stream = self._handed_out.pop(id(returned))
-            buffer.busy = self._device.new_event()
-            buffer.busy.record(stream)
+            buffer.use.event = self._device.new_event()
+            buffer.use.event.record(stream)
             self._keep(buffer)
 
     def _keep(self, buffer: DeviceBuffer) -> None:

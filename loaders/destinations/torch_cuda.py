@@ -8,13 +8,12 @@ registered with cudaHostRegister where they are, huge pages and all.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from ..buffers import ALIGNMENT_BYTES, Buffer
+from ..buffers import ALIGNMENT_BYTES, Buffer, Use
 from ..placement import Move
 from .device import DestinationError, Event
 
@@ -36,7 +35,7 @@ class TorchCuda:
         """See Device: should it be let go while a copy is under way, torch's allocator keeps it until that is done."""
         block = torch.empty(size_bytes + ALIGNMENT_BYTES, dtype=torch.uint8, device=self._device)
         block.record_stream(stream)
-        return CudaMemory(block, size_bytes)
+        return CudaMemory(block, size_bytes, stream)
 
     def pin(self, buffer: Buffer) -> None:
         """See Device."""
@@ -48,7 +47,7 @@ class TorchCuda:
                 f"{buffer.size_bytes} bytes of host memory cannot be page-locked (cudaHostRegister answers {code}): "
                 f"use smaller batches or a smaller prefetch_factor, or raise the limit on locked memory (ulimit -l)"
             )
-        weakref.finalize(buffer, _unregister, runtime, buffer.address, keep=buffer.memory).atexit = False
+        weakref.finalize(buffer, _unregister, runtime, buffer.address, buffer.use, keep=buffer.memory).atexit = False
 
     def new_stream(self) -> torch.cuda.Stream:
         """See Device; torch's streams of this kind do not wait for the default stream."""
@@ -96,13 +95,14 @@ class TorchCuda:
 
 
 class CudaMemory:
-    """A page-aligned piece of a block of torch's allocator, as `bytes`."""
+    """A page-aligned piece of a block of torch's allocator, as `bytes`, and the stream that fills it."""
 
-    def __init__(self, block: torch.Tensor, size_bytes: int) -> None:
+    def __init__(self, block: torch.Tensor, size_bytes: int, stream: Any) -> None:
         skip = -block.data_ptr() % ALIGNMENT_BYTES
         self.bytes = block[skip : skip + size_bytes]
         self.address = self.bytes.data_ptr()
         self.size_bytes = size_bytes
+        self.stream = stream
 
 
 class CudaWindow:
@@ -124,29 +124,21 @@ class CudaWindow:
         return {"shape": (self._length,), "typestr": "|u1", "data": (address, False), "strides": None, "version": 3}
 
     def __getitem__(self, place: slice | int) -> Any:
-        """A window on a part, or the value of one byte, which waits for it on a stream of its own."""
+        """A window on a part, or the value of one byte, for which the stream that fills the memory is waited for."""
         if isinstance(place, slice):
             start, stop, _ = place.indices(self._length)
             return CudaWindow(self._memory, self._start + start, max(0, stop - start))
-        with _aside(self._memory.bytes.device):
+        with torch.cuda.stream(self._memory.stream):
             return int(self._memory.bytes[self._at(place)].item())
 
     def __setitem__(self, place: int, value: int) -> None:
         """Write one byte, and wait until it is written."""
-        with _aside(self._memory.bytes.device) as stream:
+        with torch.cuda.stream(self._memory.stream):
             self._memory.bytes[self._at(place)] = value
-        stream.synchronize()
+        self._memory.stream.synchronize()
 
     def _at(self, place: int) -> int:
         return self._start + (place if place >= 0 else self._length + place)
-
-
-@contextmanager
-def _aside(device: torch.device) -> Iterator[torch.cuda.Stream]:
-    """A stream of this thread's own for a moment."""
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        yield stream
 
 
 def _gathered(memory: torch.Tensor, moves: Sequence[Move], length: int) -> bool:
@@ -164,6 +156,7 @@ def _gathered(memory: torch.Tensor, moves: Sequence[Move], length: int) -> bool:
     return True
 
 
-def _unregister(runtime: Any, address: int, *, keep: memoryview) -> None:
+def _unregister(runtime: Any, address: int, use: Use, *, keep: memoryview) -> None:
+    use.wait()  # a copy may still read from there
     runtime.cudaHostUnregister(address)
     del keep  # the pages are there until here

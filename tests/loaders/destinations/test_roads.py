@@ -149,7 +149,7 @@ def test_gathering_by_one_kernel_is_what_single_moves_do():
 
 
 def test_a_window_is_what_the_array_interface_says():
-    memory = CudaMemory(torch.arange(9000, dtype=torch.int32).view(torch.uint8), 8192)
+    memory = CudaMemory(torch.arange(9000, dtype=torch.int32).view(torch.uint8), 8192, None)
     assert memory.address % 4096 == 0
     part = CudaWindow(memory, 0, 8192)[4096:][100:300]
     assert len(part) == 200
