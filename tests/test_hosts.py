@@ -20,6 +20,10 @@ from iobench.storage_bench.hosts import HostsError, HostSlots, parse_hosts
 from iobench.storage_bench.launch import LaunchError, horovod_available, launch_ranks
 from iobench.storage_bench.sweep.command import measure_storage
 from iobench.storage_bench.workload import StorageConfig, WorkloadUsageError
+from iobench.training_bench.infer import run_infer
+from iobench.training_bench.infer_plan import InferConfig
+from iobench.training_bench.infer_setup import InferRun
+from iobench.training_bench.places import Places
 from iobench.training_bench.real_plan import RealConfig
 from iobench.training_bench.real_run import RANK_MODULE, RealRun, make_plan
 from iobench.training_bench.scaling import ScaleConfig, run_grid
@@ -280,6 +284,55 @@ def test_a_grid_runs_on_hosts_and_goes_on_where_one_is_lost(
     assert direct.metrics["images_per_s_predicted"].value is not None
     old = [trial for trial in journal.trials if trial.failed is None]
     assert list(again.trials[: len(old)]) == old
+
+
+def test_inference_runs_on_hosts_with_a_copy_on_each_machine_that_is_gone_afterwards(
+    ssh_hosts: SshHosts, tmp_path: Path, page_set: KnownSet
+) -> None:
+    config = InferConfig(
+        accelerator="0.01",
+        batch_sizes=(4,),
+        num_ranks=2,
+        sources=("direct", "staged"),
+        warmup_batches=1,
+        batches=8,
+        rounds=2,
+        prefetch_threads=1,
+        queue_depth=2,
+        engine="buffered",
+    )
+    local = tmp_path / "local"
+    run = InferRun(page_set.folder, config, local=local, places=Places(TWO, ssh_hosts.ssh))
+    outcome = run_infer(run, show=lambda *_: None)
+    points = {str(point.params["source"]): point for point in outcome.points}
+    assert set(points) == {"direct", "staged", "synthetic"}
+    assert all([rank.host for rank in point.ranks] == list(ADDRESSES) for point in points.values())
+    assert outcome.workload["hosts"] == list(ADDRESSES)
+    assert not list(local.iterdir()), "the copy is gone"
+
+
+@pytest.mark.slow
+def test_a_grid_reads_local_copies_on_its_hosts(ssh_hosts: SshHosts, tmp_path: Path, page_set: KnownSet) -> None:
+    asked = {"nodes": (1, 2), "gpus": (1,), "sources": ("staged",), "repeats": 1, "steps": 4, "rounds": 1}
+    config = ScaleConfig.model_validate({**asked, "accelerator": "0.02", "batch_size": 4})
+    journal, local = GridJournal(tmp_path, {}, resume=False), tmp_path / "local"
+    told: dict[str, Any] = {"show": lambda *_: None, "hosts": TWO, "ssh": ssh_hosts.ssh}
+    outcome = grid_outcome(run_grid(page_set.folder, config, journal, local=local, **told))
+    (staged,) = (point for point in outcome.points if point.params["nodes"] == 2 and point.params["source"] == "staged")
+    assert [rank.host for rank in staged.ranks] == list(ADDRESSES)
+    assert not list(local.iterdir())
+
+
+def test_a_copy_that_cannot_be_made_on_a_host_stops_before_any_rank_runs(
+    ssh_hosts: SshHosts, tmp_path: Path, page_set: KnownSet
+) -> None:
+    (tmp_path / "file").touch()
+    places = Places(TWO, ssh_hosts.ssh)
+    with (
+        pytest.raises(LaunchError, match="file"),
+        places.copies(page_set.folder, tmp_path / "file" / "copy", num_ranks=2, show=lambda *_: None),
+    ):
+        pytest.fail("there is no copy")
 
 
 def test_clients_of_a_sweep_run_on_hosts_and_each_rate_is_told(

@@ -79,7 +79,7 @@ def hops_plan(
     launch = RankPlan(
         num_ranks=training.num_ranks,
         blocks=blocks,
-        rounds=training.hop_rounds,
+        rounds=training.rounds,
         budget_s=seconds,
         folders={name: str(folder.resolve()) for name, folder in folders.items()},
         engines=dict.fromkeys(folders, engine),
@@ -95,7 +95,7 @@ def hops_plan(
         images=images_of(training),
     )
     each = sum(block.drop_steps + block.count_steps for block in blocks)
-    steps = WARMUP_STEPS + training.hop_rounds * each
+    steps = WARMUP_STEPS + training.rounds * each
     return RealHopsPlan(
         training=training.model_copy(update={"steps": steps, "engine": engine}),
         launch=launch,

@@ -27,7 +27,7 @@ class RealConfig(EncodedImages):
     `learning_rate` is for 256 images a step and scales with the images of all ranks (Goyal et al. 2017); it rises over
     `warmup_steps` (a tenth of the steps unless given), then follows `schedule`.  `crop` is the side of the centred
     square that is cut out of each image, of encoded ones after `transform`.  `labels="shuffled"` is the control: labels
-    that say nothing of the pixels.  `hop_rounds` are those of a training that is measured hop by hop.
+    that say nothing of the pixels.  `rounds` are those of a training that is measured hop by hop.
     """
 
     precision: Precision = "fp32"
@@ -49,7 +49,7 @@ class RealConfig(EncodedImages):
     shuffle: ShuffleMode = "blocks"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     max_seconds: Annotated[float, Field(gt=0)] = 7 * 86400.0
-    hop_rounds: Annotated[int, Field(ge=2, le=1000)] = 4
+    rounds: Annotated[int, Field(ge=2, le=1000)] = 4
 
 
 class RealPlan(RealConfig):
@@ -89,7 +89,7 @@ class RealPlan(RealConfig):
     def settings(self) -> dict[str, object]:
         """All that must be the same for a checkpoint to be gone on from."""
         free = {"data", "validate_on", "checkpoint_folder", "resume", "threads", "engine", "max_seconds", "drop_steps"}
-        free |= {"checkpoint_steps", "reader_threads", "prefetch_factor", "hop_rounds", "decoder", "on_error"}
+        free |= {"checkpoint_steps", "reader_threads", "prefetch_factor", "rounds", "decoder", "on_error"}
         return self.model_dump(mode="json", exclude=free)
 
     def learning_rate_at(self, step: int) -> float:

@@ -144,7 +144,8 @@ def run_grid(
             slots = sum(host.slots for host in largest) or config.layouts[-1].num_ranks
             stack.enter_context(Places(largest, places.ssh).copies(path, copy, num_ranks=slots, show=show))
         run, reason = _prepare(path, copy, config, accelerator)
-        _run_trials(replace(run, places=places), config, journal, show)
+        run = replace(run, places=places)
+        _run_trials(run, config, journal, show)
     trials = journal.trials
     if all(trial.failed is not None for trial in trials):
         raise GridFailedError(f"no cell of the grid could be run; the first said: {trials[0].failed}")

@@ -96,6 +96,23 @@ def test_both_ranks_tables_add_up_to_their_wall_time(two_ranks, number):
         assert wall * len(marks) == pytest.approx((marks[-1, 3] - marks[0, 0]) / 1e9)
 
 
+@pytest.mark.horovod
+@pytest.mark.parametrize("number", range(len(DELAYS_S)))
+def test_what_the_ranks_waited_for_each_other_adds_up_over_all_steps(two_ranks, number):
+    """Sums, not medians: steps in which the system took a core away are in them, on both sides."""
+    both = [marks_and_truth(result, number)[0] for result in two_ranks]
+    met = waiting(both)
+    spent = np.stack([np.diff(marks, axis=1).sum(axis=0) for marks in both])  # (ranks, parts)
+    walls = np.array([marks[-1, -1] - marks[0, 0] for marks in both])
+    assert walls[0] == pytest.approx(walls[1], rel=0.01), "who meets after each step makes its steps in one time"
+    assert (met.communication + met.for_others).sum(axis=1) == pytest.approx(spent[:, 2], rel=1e-12)
+    assert met.for_others.sum() == met.cost.sum(), "what one waited is what the other cost"
+    between = walls - spent.sum(axis=1)
+    busy = spent[:, 0] + spent[:, 1] + between
+    waited = met.for_others.sum(axis=1)
+    assert waited[0] - waited[1] == pytest.approx(busy[1] - busy[0], abs=0.01 * walls[0])
+
+
 def test_what_compute_hides_of_a_delay_is_no_wait():
     told = program().run(config(delays_s=[0.050], step_s=0.020, ahead=True), SingleRank())
     marks, truth = marks_and_truth(told, 0)

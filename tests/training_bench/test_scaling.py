@@ -167,8 +167,6 @@ def test_what_cannot_be_run_is_refused_before_any_work(page_set, tmp_path):
     hosts = (HostSlots("a", 2),)
     with pytest.raises(ScaleError, match="up to 2 nodes of 1; the hosts are a:2"):
         check_grid(page_set.folder, ScaleConfig(nodes=(1, 2), gpus=(1,)), hosts)
-    with pytest.raises(ScaleError, match="copy on each host"):
-        check_grid(page_set.folder, ScaleConfig(gpus=(1,), sources=("staged",)), hosts)
     with pytest.raises(ScaleError, match="more than 1024"):
         check_grid(page_set.folder, ScaleConfig(nodes=(64,), gpus=(64,)))
     with pytest.raises(TrainError, match="do not give work to 512 ranks"):

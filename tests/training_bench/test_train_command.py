@@ -59,7 +59,7 @@ def test_a_roofline_is_points_of_the_record_and_lines_on_the_terminal(train):
 
 @pytest.mark.parametrize(
     "words",
-    [("--hops", "--source", "synthetic"), ("--hops", "--accelerator", "cpu")],
+    [("--hops", "--source", "synthetic"), ("--hops", "--accelerator", "cpu", "--checkpoint", "kept")],
     ids=" ".join,
 )
 def test_hops_that_lead_nowhere_are_refused(train, words):
