@@ -23,7 +23,7 @@ def prepare(folder: Path, *, twin: bool, show: Show) -> tuple[Path, Path]:
     """
     if folder.exists() and not folder.is_dir():
         raise GpuCheckError(f"--data {folder}: is a file; name the folder that holds, or is to hold, raw/ and jpeg/")
-    wanted = {"raw": TWIN_RAW if twin else RAW, "jpeg": TWIN_JPEG if twin else JPEG}
+    wanted: dict[str, Generate | GenerateJpeg] = {"raw": TWIN_RAW if twin else RAW, "jpeg": TWIN_JPEG if twin else JPEG}
     for name, config in wanted.items():
         _ensure(folder / name, config, show)
     return folder / "raw", folder / "jpeg"

@@ -11,7 +11,7 @@ On the CPU twin a batch is copied into a buffer instead: there is no device that
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -142,9 +142,10 @@ class TorchRoad:
     def __init__(self, folder: Path, device: Device, *, batch_size: int, workers: int) -> None:
         from torch.utils.data import DataLoader as TorchLoader
 
-        self._samples: Any = PreadSamples(ShardSet.open(folder).files)
+        self._samples = PreadSamples(ShardSet.open(folder).files)
+        data: Any = self._samples  # a map-style data set by what it can do
         self._loader: Any = TorchLoader(
-            self._samples,
+            data,
             batch_size,
             num_workers=workers,
             prefetch_factor=AHEAD if workers else None,
@@ -172,7 +173,7 @@ class TorchRoad:
 class PreadSamples:
     """A map-style data set: one read per image, straight into a new tensor; the labels are in memory."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         self._records = Records(paths)
         self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in self._records.paths]
 
@@ -243,10 +244,10 @@ def features_of(feature: Any) -> dict[str, Any]:
 def from_dali(images: Any, device: Device, landing: Landing) -> Tensor:
     """A pipeline's output as one tensor on the device, without a copy on a GPU."""
     import numpy as np
-    import torch
+    import torch.utils.dlpack
 
     if device.is_cuda:
-        return torch.from_dlpack(images.as_tensor())
+        return torch.utils.dlpack.from_dlpack(images.as_tensor())
     return landing(torch.from_numpy(np.asarray(images.as_tensor())))
 
 

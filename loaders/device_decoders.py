@@ -160,7 +160,7 @@ def _number_of(device: str) -> int:
     """Of a GPU's name: cuda, cuda:1."""
     import torch
 
-    number = torch.device(device).index
+    number: int | None = torch.device(device).index
     return torch.cuda.current_device() if number is None else number
 
 

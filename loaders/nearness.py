@@ -109,7 +109,8 @@ def address_of_gpu(number: int) -> str | None:
 
     properties = torch.cuda.get_device_properties(number)
     parts = [getattr(properties, name, None) for name in ("pci_domain_id", "pci_bus_id", "pci_device_id")]
-    return None if None in parts else "{:04x}:{:02x}:{:02x}.0".format(*parts)
+    numbers = [int(part) for part in parts if part is not None]
+    return "{:04x}:{:02x}:{:02x}.0".format(*numbers) if len(numbers) == len(parts) else None
 
 
 def standing_on(near: Near) -> Callable[[int], None]:

@@ -52,7 +52,7 @@ def normalise_strided(images: Tensor, scale: Tensor, shift: Tensor, out: Tensor)
     """See device_kernels.normalise; images (B, 3, H, W) at one stride, out channels-last."""
     count, _, height, width = images.shape
     if out.numel():
-        with torch.cuda.device_of(out):
+        with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
             _normalise[_grid(count, height * width * 3)](
                 images, images, images.stride(0), images.stride(2), scale, shift, out, width * 3, height * width * 3,
                 strided=True, block=BLOCK,
@@ -64,7 +64,7 @@ def normalise_gathered(memory: Tensor, starts: Tensor, scale: Tensor, shift: Ten
     """See device_kernels.gather_normalised; records are dense (H, W, 3) at `starts`."""
     count, _, height, width = out.shape
     if out.numel():
-        with torch.cuda.device_of(out):
+        with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
             _normalise[_grid(count, height * width * 3)](
                 memory, starts, 0, width * 3, scale, shift, out, width * 3, height * width * 3,
                 strided=False, block=BLOCK,
@@ -75,7 +75,7 @@ def normalise_gathered(memory: Tensor, starts: Tensor, scale: Tensor, shift: Ten
 def gather_bytes(memory: Tensor, starts: Tensor, out: Tensor) -> None:
     """See device_kernels.gather; out (B, bytes of a record)."""
     if out.numel():
-        with torch.cuda.device_of(out):
+        with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
             _gather[_grid(*out.shape)](memory, starts, out, out.shape[1], block=BLOCK)
 
 

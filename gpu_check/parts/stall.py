@@ -103,7 +103,7 @@ def _spun(device: Device, ticks: int) -> float:
     """Seconds, by events, that the device spins for so many ticks."""
     import torch
 
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     torch.cuda._sleep(ticks)  # type: ignore[no-untyped-call]
     end.record()
