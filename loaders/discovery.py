@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,15 +88,15 @@ def find_image_folder(source: ShardSource) -> Path | None:
     if not isinstance(source, str | Path) or is_remote(source) or not Path(source).is_dir():
         return None
     _require_finished(Path(source))
-    entries = sorted(entry for entry in Path(source).iterdir() if not entry.name.startswith("."))
-    if not any(entry.is_dir() for entry in entries) or any(is_shard_name(entry.name) for entry in entries):
+    with os.scandir(source) as entries:
+        folders = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+    if not any(folders.values()) or any(map(is_shard_name, folders)):
         return None
-    for entry in entries:
-        if is_image_name(entry.name) and not entry.is_dir():
-            raise ShardSetError(
-                f"{entry}: an image beside folders of images, so that it has no class; put it into one of them, or "
-                f"move it elsewhere"
-            )
+    if strays := sorted(name for name, is_folder in folders.items() if is_image_name(name) and not is_folder):
+        raise ShardSetError(
+            f"{Path(source) / strays[0]}: an image beside folders of images, so that it has no class; put it into one "
+            f"of them, or move it elsewhere"
+        )
     return Path(source)
 
 

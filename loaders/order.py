@@ -52,7 +52,8 @@ def _name_of(dataset: Any) -> str:
     if isinstance(dataset, ShardSet):
         shards = zip(dataset.index.stamps, dataset.index.shard_sizes, strict=True)
         rows = "".join(f"{stamp.name} {size}\n" for stamp, size in shards)
-        return f"{len(dataset)} records, {hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()}"
+        digest = hashlib.blake2b(rows.encode("utf-8", "surrogateescape"), digest_size=8)  # names need not be UTF-8
+        return f"{len(dataset)} records, {digest.hexdigest()}"
     name = type(dataset).__name__
     if isinstance(dataset, IterableDataset):
         return name

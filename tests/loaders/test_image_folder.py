@@ -90,6 +90,18 @@ def test_classes_and_samples_are_those_of_torchvision(tmp_path):
     assert len(shards) == 15
 
 
+def test_names_need_not_be_utf_8(tmp_path):
+    root = os.fsencode(tree(tmp_path / "t", {"a/1.jpg": picture(1), "b/1.jpg": picture(2)}))
+    os.rename(root + b"/b", root + b"/caf\xe9")
+    os.rename(root + b"/caf\xe9/1.jpg", root + b"/caf\xe9/\xff.jpg")
+    for status in ("built", "cached"):
+        shards = ShardSet.open(tmp_path / "t")
+        assert shards.index.status == status
+        assert [os.fsencode(path) for path in shards.paths] == [root + b"/a/1.jpg", root + b"/caf\xe9/\xff.jpg"]
+        assert DataLoader(shards, batch_size=2).state_dict()["settings"]["data"].startswith("2 records")
+        assert shards[1][1] == 1
+
+
 PARTS = st.sampled_from(["a", "B", "a b", "a-b", "a.b", ".h", "10", "9", "é", "日"])
 
 

@@ -3,6 +3,8 @@
 import gzip
 import io
 import tarfile
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from iobench.loaders import DataLoader, Fields, ShardSet, transforms
 from iobench.loaders.decoding import ImageError
 from iobench.loaders.index import ShardFormatError, load_index, verify_shards
 from iobench.loaders.tar import TarError, TarFile
-from iobench.loaders.webdataset import WebDatasetError
+from iobench.loaders.webdataset import TarFormat, WebDatasetError, read_samples
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 Members = list[tuple[str, bytes]]
@@ -196,6 +198,7 @@ def test_evidence_counts_the_bytes_of_the_tars(tmp_path):
     assert evidence.requested_route == "host"
 
 
+LONG = sample("n" * 90 + "/1", 1) + sample("2", 2, seed=1)
 REFUSED: dict[str, tuple[Members, str]] = {
     "no label": ([("1.jpg", image(0)), *sample("2", 2)], r"'1\.jpg' \(header at byte 0\) has no \.cls beside it"),
     "no image": ([*sample("1", 1), ("2.cls", b"2")], r"'2\.cls' \(header at byte \d+\) has no image beside it"),
@@ -313,6 +316,42 @@ def test_damaged_pax_headers_are_refused(tmp_path, record):
     write(path, [("pax", record)], type=tarfile.XHDTYPE)
     with pytest.raises(TarError, match="the pax header at byte 0 is damaged"):
         ShardSet.open(path)
+
+
+@pytest.mark.parametrize("size", ["-1", "x", "9" * 5000, "1_0"])
+def test_sizes_that_are_none_are_refused(tmp_path, size):
+    path = write(tmp_path / "a.tar", sample("1", 1), form=tarfile.PAX_FORMAT, pax_headers={"size": size})
+    with pytest.raises(TarError, match="has size '"):
+        ShardSet.open(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_is_damaged_is_read_or_refused_and_nothing_else(tmp_path_factory, data):
+    path = write(tmp_path_factory.mktemp("any") / "a.tar", LONG, form=data.draw(st.sampled_from([0, 1, 2])))
+    raw = bytearray(path.read_bytes())
+    start = data.draw(st.integers(0, len(raw) - 1))
+    stop = data.draw(st.integers(start, min(len(raw), start + 700)))
+    raw[start:stop] = data.draw(st.binary(max_size=700))
+    if data.draw(st.booleans()):
+        respell(raw, 0, b"")
+    path.write_bytes(raw)
+    with path.open("rb") as file, suppress(TarError, WebDatasetError):
+        found = read_samples(file.fileno(), len(raw), TarFormat(), path=path)
+        assert (found.offsets + found.lengths <= len(raw)).all()
+
+
+def test_objects_on_a_server_are_read_too(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write(tmp_path / "a.tar", sample("1", 4) + sample("2", 6, seed=1))
+    headers = {"Content-Type": "application/octet-stream", "x-amz-acl": "public-read"}
+    request = urllib.request.Request(f"{s3}/bucket/set/a.tar", path.read_bytes(), headers, method="PUT")
+    urllib.request.urlopen(request, timeout=20).close()
+    shards = ShardSet.open("s3://bucket/set")
+    assert shards.engine_reason == "auto: remote, because encoded images are decoded in host memory"
+    assert [label for _, label in shards.__getitems__([1, 0])] == [6, 4]
+    assert np.array_equal(shards[1][0].permute(1, 2, 0).numpy(), pixels(image(1)))
+    shards.close()
 
 
 def test_tars_stand_beside_no_other_shards_and_have_nothing_to_verify(tmp_path):
