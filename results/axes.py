@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+FAR, TINY = 1e30, 1e-30  # values beyond these are no measurements, and must not break a page
 MARGIN = 0.05  # of the values' span that a line keeps from the ends of its axis
 
 
@@ -35,8 +36,14 @@ class Axis:
         if self.names:
             place = self.names.index(str(value)) + 0.5
             return self.start + math.copysign(self.band, self.end - self.start) * place + self.head / 2
-        low, high, here = (math.log10(each) if self.is_log else each for each in (self.low, self.high, float(value)))
+        low, high, here = self.low, self.high, float(value)
+        if self.is_log:
+            low, high, here = (math.log10(max(each, low)) for each in (low, high, here))
         return self.start + (self.end - self.start) * (here - low) / (high - low)
+
+    def has_place_for(self, value: float | str) -> bool:
+        """Whether a value can stand here: what is not above zero has no logarithm."""
+        return bool(self.names) or not self.is_log or float(value) > 0
 
     def within(self, value: float) -> float:
         """The pixel of a value, or of the end of the axis that it is beyond."""
@@ -52,8 +59,10 @@ def axis_for(
         names = tuple(dict.fromkeys([*spec.get("categoryarray", ()), *map(str, values)])) or ("",)
         return Axis(0, len(names), start, end, names=names, head=head)
     is_log = spec.get("type") == "log"
-    low, high = spec.get("range") or _span([float(value) for value in values], is_log=is_log, from_zero=from_zero)
-    return Axis(low, high, start, end, is_log=is_log)
+    finite = [min(max(float(value), -FAR), FAR) for value in values]
+    low, high = spec.get("range") or _span(finite, is_log=is_log, from_zero=from_zero)
+    low, high = max(low, TINY if is_log else -FAR), min(high, FAR)
+    return Axis(low, high if high > low else low + max(1.0, abs(low)), start, end, is_log=is_log)
 
 
 def ticks_for(axis: Axis, spec: Mapping[str, Any], *, most: int) -> list[tuple[float, str]]:
@@ -85,7 +94,7 @@ def _span(values: Sequence[float], *, is_log: bool, from_zero: bool) -> tuple[fl
 
 def _round_step(least: float) -> float:
     """The smallest 1, 2 or 5 of a decade that is not below `least`."""
-    decade = 10.0 ** math.floor(math.log10(least))
+    decade = 10.0 ** math.floor(math.log10(max(least, TINY)))
     return next(digit * decade for digit in (1, 2, 5, 10) if digit * decade >= least * (1 - 1e-9))
 
 

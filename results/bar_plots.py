@@ -27,7 +27,8 @@ def loader_plots(record: RunRecord) -> list[Plot]:
 def _loader_plot(name: str, heat: str, points: Sequence[Point]) -> Plot:
     names = ("images_per_s", "read_gbps", "data_wait_s", "data_stall_fraction", "cpu_seconds_per_gb", "peak_rss_bytes")
     several = any("road" in point.params for point in points)
-    finding = "Loaders hand over up to {}" if several else "The loader hands over up to {}"
+    finding = "Loaders hand over up to" if several else "The loader hands over up to"
+    finding = f"{heat}: {finding}" if heat else finding
     return bar_plot(name, finding, points, names, axis=f"images per second{f', {heat}' * bool(heat)}")
 
 
@@ -40,7 +41,7 @@ def bar_plot(name: str, finding: str, points: Sequence[Point], names: Sequence[s
     trace = bars(metric_label(metric), shown, labels, metric=metric, colour=SKY)
     trace |= {"error_x": error_bars([point.metrics[metric] for point in shown]), "showlegend": False}
     best = max(points, key=lambda point: value_of(point, metric) or 0)
-    title = f"{finding.format(quantity(best.metrics[metric]))}: {differing_label(best, points)}"
+    title = f"{finding} {quantity(best.metrics[metric])}: {differing_label(best, points)}"
     columns = (text_column("point", words), *point_columns(shown, names), *flag_columns(shown))
     table = Table("Points", columns, left_out=found - len(shown))
     layout = bar_chart(axis, len(shown))

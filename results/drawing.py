@@ -70,8 +70,9 @@ def whole_numbers(values: Sequence[float]) -> dict[str, Any]:
 
 
 def logarithmic(values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis over positive values, with a plain number at each 1, 2 and 5 of a decade."""
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    """A logarithmic axis over the positive ones of these values, with a plain number at each 1, 2 and 5 of a decade."""
+    positive = [value for value in values if 1e-30 < value < 1e30] or [1.0]
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     ticks = [digit * 10.0**decade for decade in range(low, high + 1) for digit in (1, 2, 5)]
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
 

@@ -73,7 +73,8 @@ def supply_plot(record: RunRecord) -> Plot | None:
     points, demand = replayed(record), record.workload.get("demand_gbps")
     if not points or not isinstance(demand, int | float):
         return None
-    accelerator, threshold = accelerator_name(record.workload), float(record.workload.get("au_threshold") or 1.0)
+    accelerator, asked = accelerator_name(record.workload), record.workload.get("au_threshold")
+    threshold = float(asked) if isinstance(asked, int | float) and asked else 1.0
     reach = [0, max(_readers(point) for point in points)]
     needs = {f"{u:.2f}": u * demand for u in (1.0, threshold)}
     traces = [line("storage gives, cold", points, x=_readers, metric="read_gbps", colour=BLUE)]

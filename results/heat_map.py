@@ -56,7 +56,7 @@ def _shade(value: float | None, most: float) -> tuple[str, str]:
     """From light yellow for 0 to dark blue for the most, and the ink that is read on it."""
     if value is None:
         return NO_FIELD, NO_FIELD
-    share = min(max(value / most, 0.0), 1.0)
+    share = min(max(0.0, value / most), 1.0)
     light, dark = (253, 243, 204), (0, 59, 92)
     mixed = (round(first + (last - first) * share) for first, last in zip(light, dark, strict=True))
     return f"rgb({','.join(map(str, mixed))})", "#ffffff" if share > 0.5 else "#1b1f23"

@@ -46,7 +46,8 @@ PERCENTILES = {
 
 def percentile_plot(record: RunRecord) -> Plot | None:
     """Time per read at each percentile: a line a point, the fastest and the slowest among them."""
-    found = [point for point in points_of(record, "storage") if value_of(point, "latency_p90_us")]
+    wanted = ("latency_p90_us", "latency_p99_us")
+    found = [point for point in points_of(record, "storage") if all(value_of(point, name) for name in wanted)]
     if not found:
         return None
     ordered = sorted(found, key=lambda point: value_of(point, "latency_p99_us") or 0)

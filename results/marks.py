@@ -39,7 +39,7 @@ class Frame:
 
 def px(value: float) -> str:
     """A length in pixels, to a tenth."""
-    return f"{value:.1f}".removesuffix(".0")
+    return f"{min(max(-1e6, value), 1e6):.1f}".removesuffix(".0")
 
 
 def escaped(text: str) -> str:
@@ -104,7 +104,7 @@ def intervals(trace: Mapping[str, Any], frame: Frame, *, shift: float = 0.0) -> 
     for value, where, above, below in zip(
         values, trace["y" if name == "x" else "x"], error["array"], error["arrayminus"], strict=True
     ):
-        if value is None or (not above and not below):
+        if value is None or (not above and not below) or not axis.has_place_for(value):
             continue
         low, high, middle = axis.within(value - below), axis.within(value + above), other.at(where) + shift
         inner = [axis.low < value - below, value + above < axis.high]
@@ -119,7 +119,8 @@ def intervals(trace: Mapping[str, Any], frame: Frame, *, shift: float = 0.0) -> 
 
 def curve(trace: Mapping[str, Any], frame: Frame) -> Iterator[str]:
     """The line and the markers of a series, as far as each is asked for; nothing where a value is missing."""
-    shown = [place for place, value in enumerate(trace["y"]) if value is not None and trace["x"][place] is not None]
+    placed = [(k, x, y) for k, (x, y) in enumerate(zip(trace["x"], trace["y"], strict=True)) if None not in (x, y)]
+    shown = [k for k, x, y in placed if frame.x.has_place_for(x) and frame.y.has_place_for(y)]
     pixels = {k: (frame.x.at(trace["x"][k]), frame.y.at(trace["y"][k])) for k in shown}
     through = _highest(pixels)
     if "lines" in trace["mode"] and len(through) > 1:

@@ -51,7 +51,9 @@ def scale_for(unit: str, values: Iterable[float | None]) -> Scale:
 
 def number(value: float, *, half_width: float | None = None) -> str:
     """A number to two digits of its interval's half width; without one to four digits, whole numbers whole."""
-    if half_width:
+    if not math.isfinite(value):
+        return str(value)
+    if half_width and math.isfinite(half_width):
         decimals = min(12, max(0, 1 - math.floor(math.log10(half_width))))
     elif value == int(value):
         decimals = 0

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .record import Point, RunRecord
 
+MOST_FED = 10_000  # more accelerators than that are a mistake in the demand
 OPERATIONS = ("read", "write")
 PREFIXES = {"read": "", "write": "write-"}  # of a picture's name
 LATENCIES = {"latency_p99_us": "solid", "latency_p50_us": "dot"}
@@ -66,7 +67,7 @@ def sweep_plots(record: RunRecord) -> list[Plot]:
 
 
 def _unswept_plot(points: Sequence[Point], sweep: Sweep, operation: str) -> Plot:
-    finding = "Storage gives up to {}" if operation == "read" else "Storage takes up to {}"
+    finding = "Storage gives up to" if operation == "read" else "Storage takes up to"
     name, axis = f"{PREFIXES[operation]}rates-{sweep.name}", f"{operation} rate, GB/s"
     return bar_plot(name, finding, points, _metrics_of(operation), axis=axis)
 
@@ -98,6 +99,8 @@ def _mark_demand(layout: dict[str, Any], record: RunRecord, rates: Sequence[floa
     if not isinstance(demand, int | float) or demand <= 0 or not isinstance(threshold, int | float):
         return
     need, accelerator = demand * threshold, accelerator_name(record.workload)
+    if need <= 0 or max(rates) > MOST_FED * need:
+        return
     fed = int(max(rates) / need)
     if need * (fed + 1) > 4 * max(rates):  # one accelerator alone is far above the picture
         return

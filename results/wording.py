@@ -210,7 +210,8 @@ def doubts(point: Point) -> tuple[str, ...]:
 def differing_label(point: Point, points: Sequence[Point]) -> str:
     """A point's engine, and those of its parameters that differ among these points."""
     if "label" in point.params and "heat" in point.params:  # a contest has named its own
-        return f"{point.params['heat']}: {point.params['label']}"
+        heats = {str(other.params.get("heat")) for other in points}
+        return f"{point.params['heat']}: {point.params['label']}" if len(heats) > 1 else str(point.params["label"])
     words = [point_label(point) if "road" in point.params else str(point.params.get("engine", "the run"))]
     named = ("stage", "engine", "road", "version")
     for name, value in point.params.items():
@@ -278,7 +279,7 @@ def _hop_words(point: Point) -> str:
     """A hop of a copy, or a rung of the ladder between memory and storage."""
     params = point.params
     if params.get("stage") == "hop":
-        return f"{counted(ranks_of(point), 'rank')}, {HOP_WORDS.get(str(params['hop']), str(params['hop']))}"
+        return f"{counted(ranks_of(point), 'rank')}, {HOP_WORDS.get(str(params.get('hop')), str(params.get('hop')))}"
     return f"hop {params['hop']}, {params.get('source')} to {params.get('target')}" if "hop" in params else ""
 
 
@@ -305,7 +306,7 @@ def _apart(points: Sequence[Point]) -> list[list[str]]:
         values = [str(point.params.get(name, "")) for point in points]
         if len(set(values)) > 1:
             for words, value in zip(found, values, strict=True):
-                words.append(TELLING.get(name, f"{name.replace('_', ' ')} {{}}").format(value))
+                words.append(TELLING.get(name, f"{name.replace('_', ' ')} {{}}").replace("{}", value))
     return found
 
 

@@ -2,15 +2,17 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from iobench.results.record import RankReport, RunRecord, read_record, write_record
+from iobench.results.record import Metric, RankReport, RunRecord, read_record, write_record
 from iobench.results.report import render, write_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,3 +166,29 @@ def test_a_large_record_is_rendered_in_five_seconds(everything, tmp_path):
     start = time.process_time()
     render([record])
     assert time.process_time() - start < 5
+
+
+NEVER_MEASURED = (0.0, 5e-324, 1e-300, 1.2e308, -1e300, -5.0, None)
+NEVER_SET = (None, "", "x" * 300, -1, 0, 10**30, True, "{}", 1e300, "a\nb")
+
+
+def damaged(record: RunRecord, seed: int) -> RunRecord:
+    """The record with some figures and parameters that no run would have, and some missing."""
+    random, points = Random(seed), []
+    for point in record.points:
+        metrics = {name: metric for name, metric in point.metrics.items() if random.random() > 0.1}
+        for name in [name for name in metrics if random.random() < 0.15]:
+            value = random.choice(NEVER_MEASURED)
+            metrics[name] = Metric(value=value, unit=metrics[name].unit, reason="why" if value is None else None)
+        params = {name: value for name, value in point.params.items() if name == "stage" or random.random() > 0.03}
+        params |= {name: random.choice(NEVER_SET) for name in params if name != "stage" and random.random() < 0.08}
+        points.append(point.model_copy(update={"metrics": metrics, "params": params}))
+    kept = tuple(point for point in points if random.random() > 0.3)
+    workload = {name: random.choice(NEVER_SET) if random.random() < 0.1 else v for name, v in record.workload.items()}
+    return record.model_copy(update={"points": kept, "workload": workload})
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_figures_that_no_run_would_have_break_no_page(everything, seed):
+    text = render([damaged(everything, seed)])
+    assert re.findall(r'(?:x|y|width|height|d|transform|viewBox)="[^"]*(?:nan|inf)', text) == []

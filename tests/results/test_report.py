@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from iobench.results.record import RunRecord, Verdict, not_measured
 from iobench.results.report import ReportError, render, write_report
 
-EVIL = "</script></style><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>\"'&"
+EVIL = "</script></style><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>\"'&{x}{}%s"
 
 
 class Page(HTMLParser):
