@@ -22,7 +22,8 @@ from .record import (
     Point,
     RunRecord,
 )
-from .stats import CONFIDENCE, StatisticsError, unpaired_ratio
+from .row_means import CONFIDENCE
+from .stats import StatisticsError, unpaired_ratio
 from .wording import flag_text, point_label, stage_of
 
 # what makes two workloads one; what only one of the records names does not count

@@ -12,11 +12,10 @@ do.  Everything here works on block means, and n is always a number of blocks.
 Fixing n before the measurement is what keeps the interval's promise.  A rule that stops as soon as the interval looks
 narrow picks the runs that happened to look quiet, and covers the truth less often than it says.
 
-Blocks that follow each other may still resemble each other, and the plain t interval would then be too narrow: with a
-correlation of 0.2 between neighbours it covers 90 % of the truths.  So the spread is taken from how far the blocks
-move slowly, from their first few cosine sums (_of_mean).  For independent normal blocks that is exact at any n.  It
-covers 95 +- 1 % for a skewness of 1 from 12 blocks on, for a correlation of 0.2 from 16 and of 0.4 from 60, which a
-simulation in the tests holds; 8 blocks cover 93 % at a correlation of 0.2.
+Blocks that follow each other may still resemble each other, and some rows are skewed: row_means.py sees to both.  Of
+independent blocks an interval covers 95 +- 1 % of the truths at any n, of log-normal ones (sigma 0.5) and of those that
+correlate with their neighbours by 0.2 from 8 blocks on, and by 0.4 from 20: a simulation in the tests holds that.  At
+0.4, 8 blocks cover 92 %, and so little can be told of them (has_correlated_blocks) that only more blocks help.
 """
 
 from __future__ import annotations
@@ -26,15 +25,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from .record import Metric, not_measured
+from .row_means import MOST_CORRELATION, are_correlated, correlations, means_of, num_sums, planned_variance, t_quantile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-CONFIDENCE = 0.95
 ASSURANCE = 0.80  # how often a planned measurement turns out as narrow as it was planned to be
-SLOW_SUMS = 4  # cosine sums that tell the spread, while there are few blocks
 DRIFT_BLOCKS = 20  # time blocks that a slope needs, and the groups that more of them are put into
 MAX_CORRELATION = 0.98
 
@@ -48,35 +46,15 @@ class StatisticsError(ValueError):
 def t_interval(samples: Sequence[float]) -> tuple[float, float, float]:
     """The mean of block means in the order of time and its 95 % interval, as (mean, low, high).
 
-    Up to five blocks Student's t as it is known; more blocks may resemble their neighbours (_of_mean).  Raises
-    StatisticsError for fewer than two samples, which have a mean but no interval.
+    Up to five blocks Student's t as it is known; more blocks may resemble their neighbours and be skewed (row_means).
+    Raises StatisticsError for fewer than two samples, which have a mean but no interval.
     """
     values = _finite(samples)
     if values.size < 2:
         raise StatisticsError(f"an interval needs at least 2 time blocks, got {values.size}; measure more blocks")
-    mean, variance, freedom = _of_mean(values)
-    half_width = float(_t_quantile(freedom)) * variance**0.5
-    return mean, mean - half_width, mean + half_width
-
-
-def _of_mean(values: NDArray[np.float64]) -> tuple[float, float, int]:
-    """The mean of a row of blocks, the variance of that mean, and the degrees of freedom it is known with.
-
-    A row is correlated where it moves slowly, and the mean moves with what is slowest: so the variance is that of the
-    first B cosine sums L_j = sqrt(2 / n) sum(x_t cos(pi j (t + 1/2) / n)), which for independent blocks are as many
-    independent looks at it, and t has B degrees of freedom.  B = n - 1 is the plain variance; B = 0.4 n^(2/3) is what
-    Lazarus, Lewis, Stock and Watson (2018) recommend, here never under 4 where there are as many.
-    """
-    n, mean = values.size, float(values.mean())
-    num_sums = int(_num_sums(np.array(n)))
-    angles = np.pi * np.outer(np.arange(1, num_sums + 1), np.arange(n) + 0.5) / n
-    sums = (2 / n) ** 0.5 * np.cos(angles) @ (values - mean)
-    return mean, float(sums @ sums) / num_sums / n, num_sums
-
-
-def _num_sums(n: NDArray[np.int64]) -> NDArray[np.int64]:
-    wanted = np.maximum(SLOW_SUMS, np.rint(0.4 * n ** (2 / 3)))
-    return np.asarray(np.minimum(n - 1, wanted), dtype=np.int64)
+    means = means_of(values[None])
+    (low,), (high,) = means.intervals
+    return float(means.values[0]), float(low), float(high)
 
 
 def summarise(samples: Sequence[float], *, unit: str, reason: str | None = None) -> Metric:
@@ -122,11 +100,12 @@ def unpaired_ratio(candidate: Sequence[float], base: Sequence[float]) -> tuple[f
     above, below = (np.log(_positive(values, name)) for values, name in ((candidate, "candidate"), (base, "base")))
     if min(above.size, below.size) < 2:
         raise StatisticsError(f"a ratio needs at least 2 time blocks a side, got {above.size} and {below.size}")
-    (mean, variance, freedom), (other, other_variance, other_freedom) = _of_mean(above), _of_mean(below)
-    middle, spread = mean - other, variance + other_variance
+    mean, other = means_of(above[None]), means_of(below[None])
+    middle = float(mean.values[0] - other.values[0])
+    spread = float(mean.variances[0] + other.variances[0])
     if spread == 0:
         return (float(np.exp(middle)),) * 3
-    half_width = float(_t_quantile(min(freedom, other_freedom))) * spread**0.5
+    half_width = float(t_quantile(min(mean.freedom, other.freedom))) * spread**0.5
     ratio, low, high = np.exp([middle, middle - half_width, middle + half_width]).tolist()
     return ratio, low, high
 
@@ -162,7 +141,7 @@ def _correlated_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[f
         correlation = min(max((n * raw + 2) / (n - 4), 0.0), MAX_CORRELATION)
     slope, error, _ = _weighted_line(x, y, correlation)
     freedom = max(2.0, n * (1 - correlation) / (1 + correlation) - 2)
-    half_width = float(_t_quantile(freedom)) * error
+    half_width = float(t_quantile(freedom)) * error
     return slope, slope - half_width, slope + half_width
 
 
@@ -195,13 +174,19 @@ def is_noisy(metric: Metric, limit: float = 0.03) -> bool:
     return (high - low) / 2 > limit * abs(metric.value)
 
 
+def has_correlated_blocks(metric: Metric) -> bool:
+    """Whether a metric's blocks resemble their neighbours for certain; its interval may then be too narrow."""
+    return len(metric.samples) > 1 and bool(are_correlated(_finite(metric.samples)[None])[0])
+
+
 def plan_blocks(pilot: Sequence[float], *, target: float = 0.03, minimum: int = 8, maximum: int) -> int:
     """How many fresh blocks give an interval of +-`target` of the mean, four times out of five.
 
     The fresh blocks' variance S2 is not known, only the pilot's s2; for independent normal block means S2 / s2 follows
     F(B, m - 1), B being the degrees of freedom of an interval over n blocks.  The answer is the smallest n whose half
     width t(B) * sqrt(s2 * F / n) is within the target, F being the 80 % quantile: a small pilot plans more blocks than
-    a large one.  `maximum` where no n within it is enough.
+    a large one, and one whose blocks resemble their neighbours more than one whose blocks do not.  `maximum` where no n
+    within it is enough.
     """
     from scipy.special import fdtri
 
@@ -210,10 +195,13 @@ def plan_blocks(pilot: Sequence[float], *, target: float = 0.03, minimum: int = 
         raise StatisticsError(f"a pilot needs at least 2 time blocks, got {values.size}")
     if not 2 <= minimum <= maximum:
         raise StatisticsError(f"blocks are planned between minimum >= 2 and maximum, got {minimum} and {maximum}")
+    row = values[None]
+    rho = min(float(correlations(row)[0]), MOST_CORRELATION) if are_correlated(row)[0] else 0.0
     n = np.arange(minimum, maximum + 1)
-    freedom = _num_sums(n)
-    variance = values.var(ddof=1) * fdtri(freedom, values.size - 1, ASSURANCE)
-    enough = _t_quantile(freedom) * np.sqrt(variance / n) <= target * abs(values.mean())
+    freedom = np.array([num_sums(count) for count in n.tolist()])
+    times = np.array([planned_variance(count, rho, seen=values.size) for count in n.tolist()])
+    variance = values.var(ddof=1) * fdtri(freedom, values.size - 1, ASSURANCE) * times
+    enough = t_quantile(freedom) * np.sqrt(variance / n) <= target * abs(values.mean())
     return int(n[np.argmax(enough)]) if enough.any() else maximum
 
 
@@ -232,10 +220,3 @@ def _finite(samples: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float6
         place = int(np.flatnonzero(~np.isfinite(values))[0])
         raise StatisticsError(f"time block {place} of {values.size} has the value {values[place]}; measure it again")
     return values
-
-
-def _t_quantile(degrees_of_freedom: NDArray[np.int64] | float) -> NDArray[np.float64]:
-    """Student's t that leaves half of what CONFIDENCE leaves open on each side."""
-    from scipy.special import stdtrit
-
-    return np.asarray(stdtrit(degrees_of_freedom, 0.5 + CONFIDENCE / 2), dtype=np.float64)

@@ -59,8 +59,11 @@ def test_the_ratio_is_candidate_over_base_with_the_interval_of_both_runs_blocks(
     assert change.ratio == pytest.approx(0.75)
     assert change.ci95[0] < 0.75 < change.ci95[1]
     # six blocks a side, 4 degrees of freedom; their first four cosine sums (scipy.fft.dct) are
-    # -0.00558, -0.00500, -0.01633 and 0.00866: a spread of sqrt(3.978e-4 / 4) = 0.997 %, and t(4) = 2.776
-    assert change.ci95[1] - change.ci95[0] == pytest.approx(2 * 0.75 * 2.776 * (2 / 6) ** 0.5 * 0.00997, rel=0.02)
+    # -0.00558, -0.00500, -0.01633 and 0.00866: a spread of sqrt(3.978e-4 / 4) = 0.997 %, and t(4) = 2.776;
+    # neighbours correlate by (6 * -0.25 + 1) / 2 = -0.25, with the usual 0.2 of 12 blocks by 0.05, for which the
+    # spectrum at rest is 1.084 times its mean at the sums' frequencies
+    expected = 2 * 0.75 * 2.776 * (2 / 6 * 1.084) ** 0.5 * 0.00997
+    assert change.ci95[1] - change.ci95[0] == pytest.approx(expected, rel=0.02)
     assert (change.base, change.candidate, change.finding) == (pytest.approx(2.0), pytest.approx(1.5), "worse")
 
 

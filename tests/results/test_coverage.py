@@ -1,6 +1,7 @@
 """How often intervals hold the truth, simulated on rows of blocks as runs make them: the promise is 95 of 100.
 
-With 10,000 rows a share is known to +-0.4 points (95 %).
+400,000 blocks tell the coverage of rows of 8 to +-0.2 points (95 %), of 30 to +-0.4; the slow tests take ten times as
+many.
 """
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 from scipy.signal import lfilter
 
 from iobench.results.compare import change_of
+from iobench.results.row_means import are_correlated, means_of
 from iobench.results.stats import plan_blocks, ratio_interval, summarise, t_interval
 
-ROWS = 10_000
+ROWS = 20_000
+BLOCKS = 400_000
+TRUTH = 2.0
 
 
 def normal(rng, rows, n):
@@ -20,6 +24,12 @@ def normal(rng, rows, n):
 def skewed(rng, rows, n):
     """Gamma of shape 4: skewness 1, a long tail of fast blocks."""
     return (rng.gamma(4, size=(rows, n)) - 4) / 2
+
+
+def log_normal(rng, rows, n):
+    """Of sigma 0.5: skewness 1.75, its mean at 0 and its variance 1."""
+    logs = np.exp(0.5 * rng.normal(size=(rows, n)))
+    return (logs - np.exp(0.125)) / (np.exp(0.125) * (np.exp(0.25) - 1) ** 0.5)
 
 
 def slow_now_and_then(rng, rows, n):
@@ -44,46 +54,94 @@ def correlated(correlation, *, shape=normal):
     return make
 
 
-def coverage(make, n, *, rows=ROWS, seed=20261121):
-    noise = make(np.random.default_rng(seed + n), rows, n)
-    return np.mean([low <= 2.0 <= high for _, low, high in map(t_interval, (2.0 + 0.1 * noise).tolist())])
+def coverage(make, n, *, blocks=BLOCKS, seed=20261121):
+    noise = make(np.random.default_rng(seed + n), min(blocks // n, blocks // 8), n)
+    low, high = means_of(TRUTH + 0.1 * noise).intervals
+    return np.mean((low <= TRUTH) & (high >= TRUTH))
 
 
-PROMISED = [
-    *((normal, n) for n in (2, 5, 8, 40)),
-    *((skewed, n) for n in (12, 40)),
-    (slow_now_and_then, 12),
+KEPT = [
+    *((normal, n) for n in (2, 8, 12, 30)),
+    *((skewed, n) for n in (8, 30)),
+    *((log_normal, n) for n in (8, 12, 30)),
     (heavy_tailed, 8),
-    (correlated(0.2), 16),
-    (correlated(0.2, shape=skewed), 20),
-    (correlated(0.4), 60),
+    *((correlated(0.2), n) for n in (8, 12, 30)),
+    (correlated(0.4), 30),
+]
+ALL_KEPT = [
+    *((normal, n) for n in (2, 3, 4, 5, 7, 8, 10, 12, 16, 20, 30, 40, 60, 100)),
+    *((shape, n) for shape in (skewed, slow_now_and_then, log_normal, heavy_tailed) for n in (8, 12, 16, 30, 60, 100)),
+    *((correlated(rho), n) for rho in (0.1, 0.2) for n in (8, 12, 16, 30, 60, 100)),
+    *((correlated(0.4), n) for n in (30, 40, 60, 100)),
+    *((correlated(0.2, shape=shape), n) for shape in (skewed, heavy_tailed) for n in (16, 30, 60)),
 ]
 
 
-@pytest.mark.parametrize(("make", "n"), PROMISED, ids=lambda part: getattr(part, "__name__", part))
+def named(part):
+    return getattr(part, "__name__", part)
+
+
+@pytest.mark.parametrize(("make", "n"), KEPT, ids=named)
 def test_the_interval_covers_the_truth_in_95_of_100_measurements(make, n):
     assert coverage(make, n) == pytest.approx(0.95, abs=0.01)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 8, 12, 16, 20, 30, 40, 60, 100])
-def test_the_interval_of_independent_blocks_covers_95_of_100_at_every_number_of_blocks(n):
-    assert coverage(normal, n, rows=40_000) == pytest.approx(0.95, abs=0.005)
+@pytest.mark.parametrize(("make", "n"), ALL_KEPT, ids=named)
+def test_the_interval_covers_the_truth_in_95_of_100_measurements_of_every_kind(make, n):
+    assert coverage(make, n, blocks=10 * BLOCKS) == pytest.approx(0.95, abs=0.01)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("correlation", "n"), [(0.1, 12), (0.1, 100), *((0.2, n) for n in (16, 30, 100)), (0.3, 30), (0.4, 60), (0.4, 100)]
-)
-@pytest.mark.parametrize("shape", [normal, heavy_tailed])
-def test_the_interval_of_blocks_that_resemble_their_neighbours_covers_95_of_100(correlation, n, shape):
-    assert coverage(correlated(correlation, shape=shape), n, rows=40_000) == pytest.approx(0.95, abs=0.01)
+def test_the_intervals_of_many_rows_are_those_of_each_of_them():
+    rows = TRUTH + 0.1 * skewed(np.random.default_rng(8), 50, 9)
+    low, high = means_of(rows).intervals
+    alone = np.array([t_interval(row)[1:] for row in rows.tolist()])
+    assert alone == pytest.approx(np.column_stack([low, high]))
 
 
 def test_where_the_promise_ends_is_known():
-    """8 blocks do not tell a correlation: what the module says of them is what they do."""
-    assert coverage(correlated(0.2), 8) == pytest.approx(0.93, abs=0.01)
-    assert coverage(skewed, 8) == pytest.approx(0.94, abs=0.01)
+    """What the module says of few blocks is what they do: a correlation of 0.4 cannot be told, nor covered, from 8."""
+    assert coverage(normal, 6) == pytest.approx(0.965, abs=0.01)
+    assert coverage(correlated(0.4), 8) == pytest.approx(0.92, abs=0.01)
+    assert coverage(correlated(0.4), 16) == pytest.approx(0.935, abs=0.01)
+    assert coverage(correlated(0.2), 5) == pytest.approx(0.91, abs=0.01)
+
+
+def test_an_interval_that_covered_a_correlation_of_04_from_8_blocks_would_cover_too_much_without_one():
+    """Why the promise ends there: 8 such blocks look as independent ones do, so that both would get the wider one."""
+    alike = correlated(0.4)(np.random.default_rng(1), ROWS, 8)
+    alone = normal(np.random.default_rng(2), ROWS, 8)
+
+    def covered(rows):
+        found = means_of(rows)
+        low, high = means_of(rows)._replace(variances=1.25**2 * found.variances).intervals
+        return np.mean((low <= 0) & (high >= 0))
+
+    assert covered(alike) == pytest.approx(0.95, abs=0.01)
+    assert covered(alone) > 0.97
+
+
+@pytest.mark.parametrize(("n", "most"), [(8, 1.32), (12, 1.30), (30, 1.20), (60, 1.13)])
+def test_what_that_costs_independent_blocks_is_known(n, most):
+    """In the median width, against the plain t interval, which is right for them alone."""
+    from scipy import stats
+
+    rows = normal(np.random.default_rng(n), ROWS, n)
+    low, high = means_of(rows).intervals
+    plain = 2 * stats.t.ppf(0.975, n - 1) * rows.std(axis=1, ddof=1) / n**0.5
+    assert 1.05 < np.median(high - low) / np.median(plain) < most
+
+
+@pytest.mark.parametrize("n", [6, 8, 12, 30, 60])
+def test_blocks_that_do_not_resemble_each_other_are_called_so_in_one_of_100_rows(n):
+    assert np.mean(are_correlated(normal(np.random.default_rng(n), ROWS, n))) <= 0.0125
+
+
+@pytest.mark.parametrize(
+    ("correlation", "n", "least"), [(0.4, 30, 0.35), (0.4, 60, 0.7), (0.7, 12, 0.3), (0.7, 30, 0.85)]
+)
+def test_blocks_that_resemble_each_other_are_found_the_more_there_are(correlation, n, least):
+    assert np.mean(are_correlated(correlated(correlation)(np.random.default_rng(n), ROWS, n))) >= least
 
 
 def test_the_plain_t_interval_would_cover_too_little_where_blocks_resemble_each_other():
@@ -111,14 +169,15 @@ def plans(make, pilot_blocks, *, rows):
     return np.mean([planned_measurement(rng, make, pilot_blocks) for _ in range(rows)], axis=0)
 
 
-@pytest.mark.parametrize("pilot_blocks", [4, 8])
+@pytest.mark.parametrize("pilot_blocks", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_planned_measurement_on_fresh_blocks_keeps_coverage_and_is_narrow_four_times_of_five(pilot_blocks):
-    covered, narrow = plans(normal, pilot_blocks, rows=3000)
+    covered, narrow = plans(normal, pilot_blocks, rows=2000)
     assert covered == pytest.approx(0.95, abs=0.01)
     assert narrow == pytest.approx(0.80, abs=0.03)
 
 
-@pytest.mark.parametrize("make", [skewed, correlated(0.2)], ids=lambda make: make.__name__)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [skewed, log_normal, correlated(0.2), correlated(0.4)], ids=named)
 def test_a_planned_measurement_keeps_coverage_on_skewed_and_on_correlated_blocks(make):
     assert plans(make, 8, rows=3000)[0] == pytest.approx(0.95, abs=0.01)
 
@@ -135,7 +194,7 @@ def test_stopping_as_soon_as_the_interval_is_narrow_would_cover_too_little():
                 break
         return low <= 2.0 <= high
 
-    assert np.mean([stop_when_narrow() for _ in range(1500)]) < 0.92
+    assert np.mean([stop_when_narrow() for _ in range(500)]) < 0.92
 
 
 # --- two runs ----------------------------------------------------------------------------------------------------
@@ -155,7 +214,7 @@ def false_alarms(make, n, *, cases=2000, seed=7):
 @pytest.mark.parametrize(
     ("make", "n"),
     [(normal, 4), (normal, 8), (normal, 20), (skewed, 8), (heavy_tailed, 8), (correlated(0.2), 12)],
-    ids=lambda part: getattr(part, "__name__", part),
+    ids=named,
 )
 def test_two_runs_of_one_distribution_differ_in_at_most_5_of_100_cases(make, n):
     assert 0.005 < false_alarms(make, n) <= 0.05
@@ -171,7 +230,7 @@ def test_two_runs_that_differ_by_more_than_their_noise_are_told_apart():
 
 def test_paired_ratios_cover_the_truth_in_95_of_100_measurements():
     rng = np.random.default_rng(4)
-    weather = np.exp(0.3 * rng.normal(size=(5000, 8)))
-    above = weather * 1.1 * np.exp(0.05 * rng.normal(size=(5000, 8)))
+    weather = np.exp(0.3 * rng.normal(size=(3000, 8)))
+    above = weather * 1.1 * np.exp(0.05 * rng.normal(size=(3000, 8)))
     hits = [low <= 1.1 <= high for _, low, high in map(ratio_interval, above.tolist(), weather.tolist())]
     assert np.mean(hits) == pytest.approx(0.95, abs=0.01)

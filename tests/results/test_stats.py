@@ -1,5 +1,6 @@
 """Intervals: against hand-worked numbers, another implementation, and simulated truth."""
 
+import itertools
 import math
 import statistics
 
@@ -12,6 +13,7 @@ from iobench.results.record import Metric, not_measured
 from iobench.results.stats import (
     StatisticsError,
     drift,
+    has_correlated_blocks,
     is_noisy,
     plan_blocks,
     ratio_interval,
@@ -32,28 +34,71 @@ def test_the_interval_of_four_blocks_is_the_one_worked_by_hand():
     assert (mean, low, high) == pytest.approx((5.0, 5.0 - half_width, 5.0 + half_width), rel=1e-9)
 
 
-NUM_SUMS = {6: 4, 8: 4, 31: 4, 40: 5, 60: 6, 100: 9}  # 0.4 n^(2/3), at least 4
+NUM_SUMS = {6: 4, 8: 4, 20: 4, 30: 6, 40: 7, 60: 9, 100: 13}  # 0.6 n^(2/3), at least 4
+
+
+def sums_of(n):
+    return n - 1 if n < 6 else max(4, round(0.6 * n ** (2 / 3)))
+
+
+def correlation_of(values):
+    """Between neighbours, written out, and without the bias of a mean from the same row."""
+    n, mean = len(values), statistics.fmean(values)
+    apart = [value - mean for value in values]
+    sample = sum(a * b for a, b in itertools.pairwise(apart)) / sum(a * a for a in apart)
+    return sample, (n * sample + 1) / (n - 4)
+
+
+def spectrum(rho, angle):
+    """Of a row in which blocks k apart correlate by rho^k, from its covariances."""
+    return 1 + 2 * sum(rho**k * math.cos(k * angle) for k in range(1, 40 + round(40 / (1 - rho))))
+
+
+def rest_over_sums(n, rho):
+    """What a mean varies beyond what its row's cosine sums show."""
+    return spectrum(rho, 0) / statistics.fmean(spectrum(rho, math.pi * j / n) for j in range(1, sums_of(n) + 1))
 
 
 def of_mean(values):
     """Mean, standard error and degrees of freedom by another implementation: scipy's cosine transform."""
     from scipy import fft
 
-    num_sums = min(len(values) - 1, max(4, round(0.4 * len(values) ** (2 / 3))))
+    n = len(values)
+    num_sums = sums_of(n)
     sums = fft.dct(np.asarray(values), norm="ortho")[1 : num_sums + 1]
-    return statistics.fmean(values), math.sqrt(np.mean(sums**2) / len(values)), num_sums
+    times = 1.0
+    if n >= 6 and max(values) > min(values):
+        rho = min(max((12 * 0.2 + n * correlation_of(values)[1]) / (12 + n), 0), 0.7)
+        times = rest_over_sums(n, rho)
+    return statistics.fmean(values), math.sqrt(times * np.mean(sums**2) / n), num_sums
 
 
 @given(st.sampled_from(sorted(NUM_SUMS)), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=50)
-def test_the_interval_of_many_blocks_is_that_of_their_slow_cosine_sums(n, seed):
+def test_the_interval_of_many_blocks_is_that_of_their_slow_cosine_sums_bent_by_their_skewness(n, seed):
+    """Its ends are where Hall's cubic of t reaches the quantiles of t: put in, not solved."""
     from scipy import stats
 
-    samples = np.random.default_rng(seed).normal(5, 1, n).tolist()
+    samples = np.random.default_rng(seed).gamma(4, 1, n).tolist()
     mean, error, freedom = of_mean(samples)
     assert freedom == NUM_SUMS[n]
-    expected = stats.t.interval(0.95, freedom, loc=mean, scale=error)
-    assert t_interval(samples) == pytest.approx((mean, *expected), rel=1e-9)
+    lean = min(max(0.7 * float(stats.skew(samples)) / math.sqrt(n), -0.25), 0.25)
+    middle, low, high = t_interval(samples)
+    assert middle == pytest.approx(mean, rel=1e-9)
+    for end, quantile in ((low, stats.t.ppf(0.975, freedom)), (high, stats.t.ppf(0.025, freedom))):
+        t = (mean - end) / error
+        assert t + lean / 3 * t**2 + lean**2 / 27 * t**3 + lean / 6 == pytest.approx(quantile, rel=1e-6)
+
+
+def test_a_row_that_leans_neither_way_has_its_interval_around_the_mean():
+    mean, low, high = t_interval([1.0, 2.0, 3.0, 4.0, 4.0, 3.0, 2.0, 1.0])
+    assert (mean, high - mean) == (2.5, pytest.approx(mean - low))
+
+
+def test_one_slow_block_among_many_lets_the_truth_lie_lower_rather_than_higher():
+    mean, low, high = t_interval([100.0, 101.0, 99.0, 100.0, 60.0, 100.0, 101.0, 99.0])
+    assert mean - low > 1.5 * (high - mean)
+    assert low > 60.0  # bounded: not the whole way down for one block
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=5))
@@ -179,13 +224,36 @@ def test_the_planned_number_is_the_smallest_that_is_enough(pilot, target):
 
     planned = plan_blocks(pilot, target=target, maximum=400)
 
+    rho = 0.0
+    if len(pilot) >= 6 and max(pilot) > min(pilot):
+        sample, found = correlation_of(pilot)
+        n = len(pilot)
+        rho = min(found, 0.7) if sample > -1 / n + 2.326 * (n - 2) / (n * math.sqrt(n - 1)) else 0.0
+
     def half_width(n: int) -> float:
-        freedom = max(4, round(0.4 * n ** (2 / 3)))
-        spread = statistics.stdev(pilot) * stats.f.ppf(0.8, freedom, len(pilot) - 1) ** 0.5
+        freedom = sums_of(n)
+        shown = statistics.fmean(spectrum(rho, math.pi * j / n) for j in range(1, freedom + 1))
+        within = statistics.fmean(spectrum(rho, math.pi * j / len(pilot)) for j in range(1, len(pilot)))
+        times = shown / within * rest_over_sums(n, min((2.4 + n * rho) / (12 + n), 0.7))
+        spread = statistics.stdev(pilot) * math.sqrt(times * stats.f.ppf(0.8, freedom, len(pilot) - 1))
         return float(stats.t.ppf(0.975, freedom) * spread / n**0.5) / statistics.fmean(pilot)
 
     assert planned == 400 or half_width(planned) <= target * (1 + 1e-6)
     assert planned == 8 or half_width(planned - 1) > target * (1 - 1e-6)
+
+
+def test_a_pilot_whose_blocks_resemble_their_neighbours_plans_more_blocks():
+    alike = [95.0, 96, 97, 98, 99, 101, 102, 103, 104, 105]
+    mixed = [95.0, 105, 96, 103, 98, 102, 99, 104, 97, 101]
+    assert sorted(alike) == sorted(mixed)
+    assert has_correlated_blocks(summarise(alike, unit="s"))
+    assert not has_correlated_blocks(summarise(mixed, unit="s"))
+    assert plan_blocks(alike, maximum=1000) > 2 * plan_blocks(mixed, maximum=1000)
+
+
+@pytest.mark.parametrize("samples", [[], [1.0], [1.0, 2.0, 3.0, 4.0, 5.0], [5.0] * 30])
+def test_too_few_blocks_and_blocks_without_spread_show_no_correlation(samples):
+    assert has_correlated_blocks(summarise(samples, unit="s")) is False
 
 
 @given(st.lists(st.floats(90, 110), min_size=3, max_size=8), st.floats(0.01, 0.1), st.floats(1.1, 4))
