@@ -84,7 +84,7 @@ def correlations(rows: Floats) -> Floats:
     The sample's correlation r is too small by (1 + 4 rho) / n (Marriott and Pope 1954, Kendall 1954).
     """
     n = rows.shape[1]
-    return (n * _sample_correlations(rows) + 1) / (n - 4)
+    return np.asarray((n * _sample_correlations(rows) + 1) / (n - 4))
 
 
 def are_correlated(rows: Floats) -> NDArray[np.bool_]:
