@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import torch
 
 from iobench.loaders.dataloader import DataLoader
 from iobench.loaders.discovery import remote_shards
@@ -148,6 +149,21 @@ def test_the_batches_of_tfrecord_shards_in_a_bucket_are_those_of_the_files(s3, a
             seen.append((image.tobytes(), label))
     known = [(image.tobytes(), int(label)) for image, label in zip(any_set.images, any_set.labels, strict=True)]
     assert sorted(seen) == sorted(known)
+
+
+@under_stub
+def test_objects_fill_device_memory_without_a_copy_of_the_records(s3, sector_set, device):
+    """Whether the last byte of a request came is asked of the device's memory, too."""
+    for shard in sector_set.shards:
+        put(f"{s3}/bucket/set/{shard.name}", shard.read_bytes())
+    paths = [RemotePath(f"s3://bucket/set/{shard.name}") for shard in sector_set.shards]
+    reader = KvikioReader(into_device=True)
+    loader = DataLoader(ShardSet(paths, load_index(sector_set.shards), reader, device=device), batch_size=16)
+    images = torch.cat([images for images, _ in loader])
+    device.settle()
+    assert torch.equal(images, torch.from_numpy(sector_set.images).permute(0, 3, 1, 2))
+    assert all(count <= 16 * 8 for count in device.copies)
+    assert loader.evidence().observed_route == "remote"
 
 
 @under_stub

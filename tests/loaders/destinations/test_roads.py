@@ -68,6 +68,17 @@ def test_images_are_decoded_into_page_locked_memory_and_copied(jpegs, device, dt
     assert not device.sanitizer.races
 
 
+def test_raw_pixels_are_transformed_on_their_way(page_set, device):
+    """By reader threads: the way right into device memory is not for them, since they pass through the host's."""
+
+    def batches_on(to):
+        shards = ShardSet.open(page_set.folder, device=to, transform=transforms.ImageNetTrain(32), seed=2)
+        loader = DataLoader(shards, batch_size=8, shuffle=True, num_workers=2)
+        return list(loader) if to == "cpu" else batches(loader)
+
+    assert_same(batches_on(device), batches_on("cpu"))
+
+
 def test_images_without_one_size_are_refused_or_stay_on_the_host(jpegs, device):
     with pytest.raises(DestinationUsageError, match=r"give a transform of iobench\.loaders\.transforms"):
         next(iter(DataLoader(ShardSet.open(jpegs, device=device, on_error="skip"), batch_size=4)))
