@@ -41,6 +41,7 @@ from .transforms import (
     ImageTransform,
     resize_of,
 )
+from .webdataset import TAR_SUFFIX
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -166,6 +167,8 @@ class ImageDaliRoad:
         self.version = str(dali.__version__)
         self.engine = options.variant or ("direct" if options.cold else "mmap")
         records = EncodedRecords(paths)
+        if records.paths[0].suffix == TAR_SUFFIX:
+            raise RoadError(f"road dali: {records.paths[0].name} is a tar, and it is compared over TFRecords only")
         self._index_files = records.index_files()
         feature = dali.tfrecord
         self._pipeline: Any = dali.Pipeline(

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..loaders.baselines import candidates
 from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, moved, total
+from ..loaders.image_files import ImageFiles
 from ..loaders.index import ShardIndex
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.remote import local_files
@@ -121,6 +122,11 @@ def open_contest(path: Path, options: RoadOptions, *, consumer: Consumer, second
     paths, index = open_index(path)
     if index.layout.ragged and not options.transform:
         raise WorkloadError(f"{path}: samples of unequal size are read by our loader alone; leave --peers out")
+    if isinstance(paths, ImageFiles):
+        raise WorkloadError(
+            f"{path}: folders of images are read by our loader alone; leave --peers out, or compare over shards of "
+            f"them (`iobench convert {path} DST --format tfrecord-jpeg`)"
+        )
     files = tuple(local_files(paths, user="a comparison with other loaders"))
     contest = Contest(files, index, consumer, "cold" if options.cold else "warm", seconds)
     needed = COLD_RAMPS * read_ahead_images(options)
