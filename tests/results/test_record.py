@@ -153,3 +153,9 @@ def test_a_version_that_is_not_known_is_refused_with_what_is(document, told):
 
 def test_every_version_up_to_the_present_one_can_be_read():
     assert sorted(UPGRADES) == list(range(1, SCHEMA_VERSION))
+
+
+def test_a_document_of_endless_brackets_is_damaged_and_no_defect_of_ours(tmp_path):
+    (tmp_path / "record.json").write_text("[" * 100_000)
+    with pytest.raises(RecordError, match="not readable as JSON"):
+        read_record(tmp_path)
