@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from .jpeg import UPRIGHT, orientation_of
+from .jpeg import UPRIGHT, start_of
 
 DecoderName = Literal["auto", "simplejpeg"]
 MAX_PIXELS = 178_956_970  # what Pillow takes for a decompression bomb: nothing is allocated on a header's word beyond
@@ -29,6 +29,9 @@ Pixels = npt.NDArray[np.uint8]
 Scratch = Callable[[int], Bytes]  # at least so many bytes; overwritten by the next image
 
 _PLAIN = ("YCbCr", "Gray")  # colour spaces whose way to RGB is one and the same everywhere
+_ROWS_BELOW = 8  # the last rows are made with the chroma below them, of at most 4 rows a sample
+_WORTH_CUTTING = 0.97  # of the height: for fewer rows left out the copy is not made
+_BYTES_BEHIND = "extraneous bytes before marker"
 _ELSEWHERE = {
     "dali": "it is a pipeline with a reader and threads of its own, and takes no bytes that were read already",
     "nvimgcodec": "it decodes in GPU memory, which batches do not lie in here",
@@ -54,11 +57,15 @@ class BrokenImageError(ValueError):
 
 
 class Header(NamedTuple):
-    """Height and width of an image, upright; `plain` where the fast decoder takes it."""
+    """Height and width of an image, upright; `plain` where the fast decoder takes it.
+
+    `height_at` is where the file says its height, if its rows come in order: those at the end can then be left out.
+    """
 
     height: int
     width: int
     plain: bool
+    height_at: int | None = None
 
 
 class Decoder(Protocol):
@@ -71,10 +78,13 @@ class Decoder(Protocol):
     def header(self, data: Bytes) -> Header:
         """What the image says of itself; BrokenImageError where that cannot be read."""
 
-    def decode(self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1) -> Pixels:
+    def decode(
+        self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1, rows: int | None = None
+    ) -> Pixels:
         """Its pixels (height, width, 3), each side divided by `shrink` (1, 2, 4 or 8), rounded up, where it is plain.
 
-        They lie in `scratch`, or without one in memory of their own.  BrokenImageError where bytes are missing.
+        They lie in `scratch`, or without one in memory of their own.  Where no more than `rows` of the image's rows are
+        wanted, those below may be left out.  BrokenImageError where bytes are missing, also of rows that are left out.
         """
 
 
@@ -92,7 +102,8 @@ class SimpleJpegDecoder:
     def header(self, data: Bytes) -> Header:
         """See Decoder."""
         view = data.data
-        if bytes(view[:3]) == b"\xff\xd8\xff" and orientation_of(view) == UPRIGHT:
+        start = start_of(view) if bytes(view[:3]) == b"\xff\xd8\xff" else None
+        if start is not None and start.orientation == UPRIGHT:
             try:
                 height, width, colours, _ = self._header(view, strict=False)
             except (
@@ -103,7 +114,7 @@ class SimpleJpegDecoder:
                 colours = ""
             if colours in _PLAIN and 0 < height * width <= MAX_PIXELS:
                 _require_room(height, width, len(view), "JPEG")
-                return Header(height, width, True)
+                return Header(height, width, True, start.height_at)
         with _opened(data) as image:
             _require_room(image.height, image.width, len(view), image.format)
             try:
@@ -113,18 +124,50 @@ class SimpleJpegDecoder:
             width, height = reversed(image.size) if turned else image.size
             return Header(height, width, False)
 
-    def decode(self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1) -> Pixels:
+    def decode(
+        self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1, rows: int | None = None
+    ) -> Pixels:
         """See Decoder."""
-        if header.plain:
-            height, width = -(-header.height // shrink), -(-header.width // shrink)
-            least = {} if shrink == 1 else {"min_height": height, "min_width": width, "min_factor": shrink}
-            buffer = None if scratch is None else scratch(height * width * 3)
-            try:
-                pixels: Pixels = self._decode(data.data, colorspace="RGB", buffer=buffer, **least)
-            except ValueError:  # libjpeg-turbo has doubts; whether these are the image's end Pillow decides
-                return shrunk(_by_pillow(data, header), shrink)
-            return pixels
-        return _by_pillow(data, header)
+        if not header.plain:
+            return _by_pillow(data, header)
+        if scratch is not None and rows is not None and header.height_at is not None:
+            height = -(-(rows + _ROWS_BELOW * shrink) // shrink) * shrink
+            if height <= _WORTH_CUTTING * header.height:
+                upper = self._upper(data, header, height, scratch, shrink)
+                if upper is not None:
+                    return upper
+        height, width = -(-header.height // shrink), -(-header.width // shrink)
+        buffer = None if scratch is None else scratch(height * width * 3)
+        try:
+            pixels: Pixels = self._decode(data.data, colorspace="RGB", buffer=buffer, **_least(height, width, shrink))
+        except ValueError:  # libjpeg-turbo has doubts; whether these are the image's end Pillow decides
+            return shrunk(_by_pillow(data, header), shrink)
+        return pixels
+
+    def _upper(self, data: Bytes, header: Header, height: int, scratch: Scratch, shrink: int) -> Pixels | None:
+        """The first `height` rows, from a copy that says it has no more; None where there is anything else to say.
+
+        libjpeg-turbo then finds bytes behind the last row, and tells its first doubt alone: where it is these bytes,
+        what was decoded is whole, and the file ends as it should.
+        """
+        assert header.height_at is not None  # as who calls has seen
+        high, wide = height // shrink, -(-header.width // shrink)
+        size = high * wide * 3
+        memory = scratch(size + len(data))
+        copy = memory[size : size + len(data)]
+        copy[:] = data
+        copy[header.height_at : header.height_at + 2] = height >> 8, height & 0xFF
+        try:
+            self._decode(copy.data, colorspace="RGB", buffer=memory[:size], **_least(high, wide, shrink))
+        except ValueError as error:
+            if _BYTES_BEHIND not in str(error):
+                return None
+        return memory[:size].reshape(high, wide, 3)
+
+
+def _least(height: int, width: int, shrink: int) -> dict[str, int]:
+    """How simplejpeg is asked to shrink."""
+    return {} if shrink == 1 else {"min_height": height, "min_width": width, "min_factor": shrink}
 
 
 class RawPixels:
@@ -137,7 +180,15 @@ class RawPixels:
         height, width, _ = data.shape
         return Header(height, width, False)
 
-    def decode(self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1) -> Pixels:  # noqa: ARG002
+    def decode(
+        self,
+        data: Bytes,
+        header: Header,  # noqa: ARG002
+        *,
+        scratch: Scratch | None,  # noqa: ARG002
+        shrink: int = 1,  # noqa: ARG002
+        rows: int | None = None,  # noqa: ARG002
+    ) -> Pixels:
         """See Decoder."""
         return data
 

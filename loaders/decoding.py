@@ -162,7 +162,7 @@ class ImageBatch:
             return None, decoder.decode(data, header, scratch=None)
         cut = transform.cut(header.height, header.width, self.numbers[slot])
         shrink = cut.shrink if transform.scaled_decoding and header.plain else 1
-        pixels = decoder.decode(data, header, scratch=_scratch.array, shrink=shrink)
+        pixels = decoder.decode(data, header, scratch=_scratch.array, shrink=shrink, rows=cut.bottom)
         if shrink > 1:
             cut = cut._replace(piece=shrunk_crop(cut.piece, shrink, header.height, header.width))
         return cut, pixels

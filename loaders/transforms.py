@@ -55,6 +55,11 @@ class Cut(NamedTuple):
         least = min(self.piece.height / self.resized[0], self.piece.width / self.resized[1])
         return next(factor for factor in (8, 4, 2, 1) if least >= SPARE * factor or factor == 1)
 
+    @property
+    def bottom(self) -> int:
+        """The first row of the image below all that the window is made of."""
+        return self.piece.top + _beginning(self.piece.height, self.resized[0], self.window.top + self.window.height)[0]
+
 
 @runtime_checkable
 class ImageTransform(Protocol):
@@ -80,7 +85,10 @@ class ImageTransform(Protocol):
         """The piece of an image of this size; `numbers` are its own, in [0, 1)."""
 
     def write(self, pixels: Pixels, cut: Cut, target: torch.Tensor, scratch: Scratch) -> None:
-        """Make the sample of the image's `pixels`, which may be shrunk, in `target` (height, width, 3)."""
+        """Make the sample of the image's `pixels` in `target` (height, width, 3).
+
+        They may be shrunk, and `cut` with them; rows from `cut.bottom` on may be missing.
+        """
 
 
 class _Normalised:
@@ -218,18 +226,31 @@ def shrunk_crop(crop: Crop, factor: int, height: int, width: int) -> Crop:
 
 
 def _resized(pixels: Pixels, cut: Cut, scratch: Scratch) -> torch.Tensor:
-    """The piece of `pixels` at its new size, uint8 (height, width, 3)."""
+    """The piece of `pixels` at its new size, uint8 (height, width, 3), at least as far as the window goes."""
     import torch
 
     top, left, height, width = cut.piece
-    piece: Any = torch.from_numpy(pixels)[top : top + height, left : left + width]
     if (height, width) == cut.resized:
-        return piece  # type: ignore[no-any-return]
-    high, wide = cut.resized
+        return torch.from_numpy(pixels)[top : top + height, left : left + width]
+    rows, high = _beginning(height, cut.resized[0], cut.window.top + cut.window.height)
+    columns, wide = _beginning(width, cut.resized[1], cut.window.left + cut.window.width)
+    piece: Any = torch.from_numpy(pixels)[top : top + rows, left : left + columns]
     size = high * wide * 3
     resized = scratch(size, torch.uint8)[:size].view(1, high, wide, 3)
+    scales = cut.resized[0] / height, cut.resized[1] / width  # of the whole piece
     # with an output in channels-last order its fast way for three interleaved channels is taken, and nothing allocated
     torch.ops.aten._upsample_bilinear2d_aa.out(
-        piece.permute(2, 0, 1)[None], [high, wide], False, None, None, out=resized.permute(0, 3, 1, 2)
+        piece.permute(2, 0, 1)[None], [high, wide], False, *scales, out=resized.permute(0, 3, 1, 2)
     )
     return resized[0]
+
+
+def _beginning(length: int, resized: int, wanted: int) -> tuple[int, int]:
+    """How many of `length` pixels to resize, and to how many, for the first `wanted` of those `resized`.
+
+    The last one's middle lies at (wanted - 0.5) * scale, and its triangle reaches as far as the larger of 1 and scale.
+    Where both numbers would be the same it is all pixels: torch then takes it that there is nothing to resize.
+    """
+    scale = length / resized
+    pixels = min(length, math.ceil(scale * (wanted - 0.5) + max(scale, 1.0)) + 1)
+    return (length, resized) if pixels == wanted else (pixels, wanted)
