@@ -168,7 +168,7 @@ class ImageDaliRoad:
         self.engine = options.variant or ("direct" if options.cold else "mmap")
         records = EncodedRecords(paths)
         if records.paths[0].suffix == TAR_SUFFIX:
-            raise RoadError(f"road dali: {records.paths[0].name} is a tar, and it is compared over TFRecords only")
+            raise RoadError(f"{records.paths[0].name} is a tar, and DALI is compared over TFRecords only")
         self._index_files = records.index_files()
         feature = dali.tfrecord
         self._pipeline: Any = dali.Pipeline(
