@@ -1,7 +1,7 @@
 # Every target sets up what it needs; a second call starts its work at once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test qualify test check bench gallery types clean
+.PHONY: help setup setup-test qualify gpu-check test check bench gallery types clean
 
 BIN := .venv/bin
 QUALIFY_PATH ?= ./iobench-data
@@ -12,7 +12,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo '  variables: PYTHON=python3.12, ARGS="-k words" (pytest), QUALIFY_PATH=/mnt/nfs PRESET=quick (qualify)'
 
-setup:  ## .venv with torch, Horovod (about 4 minutes the first time) and iobench
+setup:  ## .venv with torch, Horovod (about 4 minutes the first time) and iobench; GPU=1 with NCCL and what uses a GPU
 	@setup/environment.sh run
 
 setup-test:  ## that, and DALI, kvikio and the development tools
@@ -20,6 +20,13 @@ setup-test:  ## that, and DALI, kvikio and the development tools
 
 qualify: setup  ## the storage verdict for QUALIFY_PATH; met or missed, make ends with 0
 	@status=0; $(BIN)/iobench qualify $(QUALIFY_PATH) --preset $(PRESET) || status=$$?; \
+	case $$status in 0 | 1) ;; *) exit $$status ;; esac
+
+# Needs no network: it takes .venv, else PYTHON (python3) with the packages that are there.
+gpu-check:  ## tests, rates and training on this machine's GPU in under 9 minutes; ARGS="--minutes 5" (docs/gpu.md)
+	@mkdir -p build/link && ln -sfn "$(CURDIR)" build/link/iobench
+	@python=$(BIN)/python; status=0; [ -x $$python ] || python=$${PYTHON:-python3}; \
+	PYTHONPATH="$(CURDIR)/build/link" $$python -P -m iobench.gpu_check $(ARGS) || status=$$?; \
 	case $$status in 0 | 1) ;; *) exit $$status ;; esac
 
 test: setup-test  ## the tests, but for the slow ones

@@ -3,6 +3,7 @@
 #   setup/check_system.sh            prints the Python to use; names what is missing, with its Debian package, and exits 4
 #   setup/check_system.sh --packages prints the Debian packages that are missing, one a line, and exits 0
 #   setup/check_system.sh --test-packages prints those that only tests want, which are skipped without them, likewise
+# GPU=1 asks for a CUDA compiler as well: Horovod is then built with NCCL.
 # PYTHON names the interpreter to use; without it the first of python3, python3.13, 3.12, 3.11 that is new enough is taken.
 set -euo pipefail
 
@@ -44,6 +45,11 @@ check_cmake() {
     [ -n "$version" ] && at_least "$version" 3.21 || lacks "cmake 3.21 or newer${version:+ (this one is $version)}" cmake
 }
 
+check_nvcc() {
+    [ -x "${HOROVOD_CUDA_HOME:-${CUDA_HOME:-/usr/local/cuda}}/bin/nvcc" ] || command -v nvcc >/dev/null \
+        || lacks "a CUDA compiler (nvcc, for GPU=1; CUDA_HOME=FOLDER names another toolkit)" nvidia-cuda-toolkit
+}
+
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }
 
 if [ "${1:-}" = --test-packages ]; then
@@ -56,6 +62,7 @@ check_python
 command -v g++ >/dev/null || lacks "a C++ compiler (g++)" g++
 check_cmake
 command -v make >/dev/null || lacks "make" make
+[ "${GPU:-0}" != 1 ] || check_nvcc
 
 if [ "${1:-}" = --packages ]; then
     [ ${#packages[@]} -eq 0 ] || printf '%s\n' "${packages[@]}"

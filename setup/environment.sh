@@ -2,6 +2,8 @@
 # Makes .venv or brings it up to date; does nothing where it already is.
 #   setup/environment.sh run     what `iobench` needs, Horovod included
 #   setup/environment.sh test    and DALI, kvikio and the development tools
+# GPU=1: Horovod is built with NCCL, and the packages that use a GPU are installed as well.  .venv remembers it; GPU=0
+# takes it back.
 # A stamp inside .venv holds what the environment was made from: the pins, these scripts, the Python and this folder.
 set -euo pipefail
 
@@ -11,6 +13,9 @@ logs=build/setup
 build_tools=(setuptools wheel packaging cloudpickle psutil pyyaml cffi)
 # kvikio's own requirements are 1.9 GB of CUDA; its CPU paths need only these.
 kvikio=(kvikio-cu13 libkvikio-cu13 rapids-logger cuda-pathfinder nvidia-cufile)
+gpu_packages=(nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-nvjpeg nvidia-ml-py)
+GPU=${GPU:-$(cat .venv/gpu 2>/dev/null || echo 0)}
+export GPU
 
 trap 'exit 130' INT
 
@@ -22,7 +27,7 @@ stamp_of() { printf '%s/.venv/stamp-%s' "$PWD" "$1"; }
 wanted() {
     local version
     version=$(.venv/bin/python -c 'import sys; print(sys.version)' 2>/dev/null) || return 0
-    { echo "$PWD" "${PYTHON:-}" "$version"; cat pyproject.toml constraints.txt setup/*; } | sha256sum
+    { echo "$PWD" "${PYTHON:-}" "$version" "GPU=$GPU"; cat pyproject.toml constraints.txt setup/*; } | sha256sum
 }
 
 is_current() {
@@ -54,14 +59,39 @@ make_venv() {
     echo "$identity" >.venv/made-from
 }
 
+# What Horovod's build asks for NCCL: a folder with nccl.h and libnccl.so.  torch's CUDA build brings the library under its
+# full name only, and the CUDA toolkit is the system's.
+name_nccl() {
+    local nccl home
+    home=${HOROVOD_CUDA_HOME:-${CUDA_HOME:-/usr/local/cuda}}
+    [ -x "$home/bin/nvcc" ] || home=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")
+    export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$home HOROVOD_NCCL_LINK=SHARED
+    export HOROVOD_BUILD_CUDA_CC_LIST=${HOROVOD_BUILD_CUDA_CC_LIST:-80,86,89,90}  # A100 to H200; its own list is all that nvcc knows
+    if [ -z "${HOROVOD_NCCL_HOME:-}" ]; then
+        nccl=$(.venv/bin/python -c 'import nvidia.nccl as nccl; print(list(nccl.__path__)[0])' 2>/dev/null) || {
+            echo "GPU=1: there is no NCCL beside torch (is it a CUDA build?); install one and set HOROVOD_NCCL_HOME" >&2
+            exit 4
+        }
+        mkdir -p .venv/nccl/lib
+        ln -sfn "$nccl/include" .venv/nccl/include
+        ln -sfn "$nccl/lib/libnccl.so.2" .venv/nccl/lib/libnccl.so
+        export HOROVOD_NCCL_HOME=$PWD/.venv/nccl HOROVOD_NCCL_INCLUDE=$PWD/.venv/nccl/include
+        export HOROVOD_NCCL_LIB=$PWD/.venv/nccl/lib
+    fi
+}
+
 # Reinstalls only another wheel: somebody may be running ranks from this .venv.
 install_horovod() {
-    local wheel installed
+    local wheel installed built=gloo_built
+    if [ "$GPU" = 1 ]; then
+        built=nccl_built
+        name_nccl
+    fi
     wheel=$(SECONDS=$SECONDS setup/horovod_wheel.sh .venv "$logs/horovod.log")
     installed=$(stat -c '%n %s %Y' "$wheel")
     [ "$(cat .venv/horovod-wheel 2>/dev/null)" = "$installed" ] \
         || logged horovod-install .venv/bin/python -m pip install --no-deps --force-reinstall "$wheel"
-    if ! .venv/bin/python -c 'import horovod.torch as hvd; assert hvd.gloo_built()' >"$logs/horovod-import.log" 2>&1; then
+    if ! .venv/bin/python -c 'import horovod.torch as hvd; assert hvd.'$built'()' >"$logs/horovod-import.log" 2>&1; then
         echo "Horovod does not load (log: $logs/horovod-import.log); delete $wheel and run make again to build it anew" >&2
         exit 4
     fi
@@ -73,7 +103,13 @@ set_up_run() {
     say "installing torch and what iobench stands on"
     install tools "${build_tools[@]}"
     install packages --no-build-isolation --editable .
+    if [ "$GPU" = 1 ]; then
+        say "installing what uses a GPU: DALI, nvImageCodec, NVML, kvikio"
+        install gpu-packages "${gpu_packages[@]}"
+        install kvikio --no-deps "${kvikio[@]}"
+    fi
     install_horovod
+    echo "$GPU" >.venv/gpu
     wanted >"$(stamp_of run)"
 }
 
