@@ -14,6 +14,7 @@ from .options import (
     DONE,
     INVALID,
     MISSED,
+    TRACED,
     ConfigFile,
     DataPath,
     EngineFlag,
@@ -148,6 +149,7 @@ def train(
             find_max=(au_threshold or WORKLOADS[model].au_threshold) if find_max else None,
             hops=hops,
             model=model,
+            traced=trace is not None,
         )
         workload = {**settings.model_dump(mode="json"), **outcome.workload}
         if roofline:
@@ -160,7 +162,7 @@ def train(
         points=outcome.points,
         metrics=outcome.metrics,
         best=outcome.best,
-        warnings=outcome.warnings,
+        warnings=(*outcome.warnings, *([TRACED] if trace is not None else [])),
         invalid=outcome.invalid,
         sentence=outcome.sentence,
     )

@@ -45,6 +45,7 @@ Transform = Annotated[str | None, typer.Option(help="of encoded images: train, v
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE.json", help="what ran when, for ui.perfetto.dev; tracing costs a little")
 ]
+TRACED = "every read was noted for a trace, which costs time: measure without --trace to compare"
 Hosts = Annotated[
     str | None, typer.Option(metavar="A:N,B:N", help="hosts and their ranks, or job for those of Slurm or PBS")
 ]

@@ -14,6 +14,7 @@ from .folders import measure_checkpoints, measure_names
 from .journal import Journal, require_writable
 from .options import (
     ENVIRONMENT,
+    TRACED,
     ConfigFile,
     DataPath,
     DataSource,
@@ -33,8 +34,6 @@ from .options import (
     data_source,
     hosts_given,
 )
-
-TRACED = "every read was noted for a trace, which costs time: measure without --trace to compare"
 
 
 @app.command()

@@ -14,11 +14,14 @@ import threading
 from collections.abc import Sequence
 from operator import length_hint
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .mapped import MappedReader
 from .readers import Reader
 from .remote import ShardPath
+
+if TYPE_CHECKING:
+    from .shards import ShardSet
 
 MAX_SPANS = 100_000  # about 25 MB while they are kept, 12 MB as a file
 MANY = 1 << 62
@@ -79,9 +82,12 @@ class Recorder:
         return (perf_counter_ns() - begun) / COST_SPANS
 
 
-def traced_reader(reader: Reader, recorder: Recorder) -> Reader:
-    """The reader, with every read noted; engine mmap as it is: its reads are the kernel's, and show nowhere."""
-    return reader if isinstance(reader, MappedReader) else TracedReader(reader, recorder)
+def trace_set(shards: ShardSet, recorder: Recorder) -> None:
+    """Have every read and every decode of a set noted from now on; not what engine mmap has the kernel read."""
+    if not isinstance(shards.reader, MappedReader):
+        shards.reader = TracedReader(shards.reader, recorder)
+    if shards.decoding is not None:
+        shards.decoding.note = recorder.add
 
 
 class TracedReader:

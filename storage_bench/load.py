@@ -28,7 +28,7 @@ from ..loaders.readers import BufferedReader, DirectReader, Reader
 from ..loaders.remote import RemotePath, ShardPath
 from ..loaders.route import by_own_counters, copied_on, counter_of, files_of, own_counters
 from ..loaders.shards import ShardSet, open_index
-from ..loaders.traced import Recorder, traced_reader
+from ..loaders.traced import Recorder, trace_set
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import summarise
 from .choice import choose_engine
@@ -190,8 +190,6 @@ def _open_set(
     refuse_engine(config.engine, index)
     encoded = index.layout.codec is not None
     reader, reason = _open_reader(config, paths[0], encoded=encoded, into_device=device is not None and not encoded)
-    if recorder is not None:
-        reader = traced_reader(reader, recorder)
     shards = ShardSet(
         paths,
         index,
@@ -203,8 +201,8 @@ def _open_set(
         on_error=config.on_error,
         device=device or "cpu",
     )
-    if recorder is not None and shards.decoding is not None:
-        shards.decoding.note = recorder.add
+    if recorder is not None:
+        trace_set(shards, recorder)
     return shards, reason
 
 

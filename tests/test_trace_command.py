@@ -74,6 +74,17 @@ def test_a_trace_that_cannot_be_made_is_refused_before_anything_is_measured(iobe
     assert not list(Path().iterdir())
 
 
+def test_a_trace_of_encoded_images_has_every_decode_in_the_thread_that_made_it(iobench):
+    assert iobench("generate", "jpegs", "--format", "tfrecord-jpeg", "--images", 24, "--images-per-shard", 24)[0] == 0
+    words = ("--num-workers", "1", "--transform", "validation", "--trace", "t.json")
+    status, err = iobench("load", "jpegs", *LOAD, *words)
+    assert status == 0, err
+    names = [event["name"] for track, event in events_of("t.json") if track == "iobench-reader-0"]
+    assert names.count("decode") >= 4
+    assert abs(names.count("decode") - names.count("resize and normalise")) <= 1  # the last one was under way
+    assert {"decode", "resize and normalise"} < set(names) <= {"decode", "resize and normalise", "read", "scatter"}
+
+
 def test_spans_beyond_the_bound_are_counted_and_not_kept(tmp_path):
     (tmp_path / "file").write_bytes(bytes(4096))
     recorder = Recorder(limit=3)
@@ -92,7 +103,13 @@ def test_a_trace_of_a_rank_has_its_blocks_steps_and_what_they_waited_for(iobench
     assert status in (0, 3), err
     spans = events_of("t.json")
     names = [event["name"] for _, event in spans]
-    assert {track for track, _ in spans} == {"steps"}
+    assert {track for track, _ in spans} == {"steps", "iobench-reader-0", "iobench-reader-1"}
+    record = read_record(Path("run"))
+    in_threads = [event for track, event in spans if track.startswith("iobench-reader-")]
+    assert {event["name"] for event in in_threads} <= {"read", "scatter"}
+    direct = [point for point in record.points if point.params["source"] == "direct"]
+    assert sum(event["args"]["bytes"] for event in in_threads) >= direct[0].read_path.payload_bytes > 0
+    assert any("trace" in warning for warning in record.warnings)
     assert {"direct, 1 ranks, round 0", "synthetic, 1 ranks, round 0", "step 0", "data wait", "compute"} <= set(names)
     assert names.count("compute") == names.count("data wait") == sum(name.startswith("step ") for name in names)
     computed = [event["dur"] for _, event in spans if event["name"] == "compute"]

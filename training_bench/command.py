@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from ..loaders.discovery import find_shards
 from ..loaders.shards import ShardSet
+from ..loaders.traced import MAX_SPANS
 from ..results.record import Metric, Point, new_run_id
 from ..results.verdict import Fed
 from ..storage_bench.accelerators import resolve_accelerator
@@ -63,6 +64,7 @@ def run_train(
     hops: bool = False,
     model: str = "resnet50",
     places: Places | None = None,
+    traced: bool = False,
 ) -> TrainOutcome:
     """Run `num_ranks` ranks on one source; a staged copy is made first and removed afterwards.
 
@@ -102,6 +104,7 @@ def run_train(
             layout=shards.index.layout,
             find=None if find_max is None else FindMax(high=num_ranks, threshold=find_max),
             places=places,
+            trace_spans=MAX_SPANS // num_ranks if traced else 0,
         )
         check_time(run)
         result = train(run, on_progress=lambda seen: show("ranks", seen["round"] / seen["rounds"], told(seen)))

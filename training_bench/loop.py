@@ -20,6 +20,7 @@ from typing import Any, Generic, Protocol
 import numpy as np
 
 from ..loaders.evidence import moved, process_read_bytes
+from ..loaders.traced import Recorder
 from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launch import rank_main
 from ..storage_bench.ranks import Ranks, machine_id
@@ -28,6 +29,7 @@ from .plan import Block, RankPlan, Rung, Source
 from .search import Search, bisect, next_window, window
 from .sources import Batch, BatchSource, Shards, Synthetic, copied, open_sources
 from .timeline import StepClock, Times
+from .tracing import recorded
 
 MAX_PASSES = 3
 
@@ -44,6 +46,11 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         copy=copied,
     )
 
+    recorder = Recorder(plan.trace_spans) if plan.trace_spans else None
+    if recorder is not None:
+        for source in sources.values():
+            source.trace(recorder)
+
     def measure(batches: Iterator[Images], block: Block) -> Times:
         return measured_steps(batches, block, _of_block(accelerator, block), ranks)
 
@@ -53,7 +60,8 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     else:
         launch.find_max(plan.search)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"blocks": launch.logs, "trials": launch.trials, "peak_rss_bytes": peak, "wall_s": launch.elapsed_s}
+    told = {"blocks": launch.logs, "trials": launch.trials, "peak_rss_bytes": peak, "wall_s": launch.elapsed_s}
+    return {**told, **recorded(recorder)}
 
 
 class Computes(Protocol):

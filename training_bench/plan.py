@@ -56,3 +56,4 @@ class RankPlan(BaseModel):
     seed: int = 0
     images: EncodedImages = EncodedImages()
     search: Search | None = None
+    trace_spans: int = 0  # how many reads and decodes each rank notes for a trace

@@ -17,6 +17,7 @@ from ..loaders.evidence import counter_for
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode, endless_batches
 from ..loaders.prefetch import RawBatch, Tally
+from ..loaders.traced import Recorder, trace_set
 from ..results.record import CacheState
 from ..storage_bench.accelerators import Images
 from ..storage_bench.encoded import EncodedImages
@@ -46,6 +47,9 @@ class BatchSource(Generic[Batch]):
     def batches(self, *, rank: int, num_ranks: int, seed: int) -> Iterator[Iterator[Batch]]:
         """Endless batches for this rank: (B, H, W, C) or lists of samples of unequal size, or what a network takes."""
         raise NotImplementedError
+
+    def trace(self, recorder: Recorder) -> None:
+        """Have reads and decodes noted from now on."""
 
     def take_bytes(self) -> tuple[int, int]:
         """Bytes delivered, and bytes of pixels handed out, since the last call."""
@@ -132,6 +136,10 @@ class ShardFiles(BatchSource[Batch]):
         elif self.resident() != 1.0:
             warm(self._shards.files)
         return self.resident(), self.counters()
+
+    def trace(self, recorder: Recorder) -> None:
+        """Have reads and decodes noted from now on."""
+        trace_set(self._shards, recorder)
 
     def counters(self) -> dict[str, int]:
         """What was read of the shards, by all that counts it."""

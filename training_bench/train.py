@@ -88,7 +88,8 @@ class TrainRun:
     """One launch: which source is read by how many ranks, and for how long at most.
 
     `expected_step_s` says of cells how long a step will take where that is known to be more than the step time.  With
-    `find` the numbers of ranks around the largest fed one are run on the direct source, beside `cells`.
+    `find` the numbers of ranks around the largest fed one are run on the direct source, beside `cells`.  For a trace
+    each rank notes its first `trace_spans` reads and decodes.
     """
 
     folders: dict[Source, Path]
@@ -102,6 +103,7 @@ class TrainRun:
     expected_step_s: Mapping[Cell, float] = field(default_factory=dict)
     find: FindMax | None = None
     places: Places = field(default_factory=Places)
+    trace_spans: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,7 @@ def make_plan(run: TrainRun) -> RankPlan:
         seed=run.config.seed,
         images=images_of(run.config),
         search=_search(run),
+        trace_spans=run.trace_spans,
     )
 
 
