@@ -57,6 +57,7 @@ def infer(
     hosts: Hosts = None,
     hostfile: HostFile = None,
     ssh: Ssh = "ssh",
+    roofline: Annotated[bool, typer.Option("--roofline", help="which part of the machine is the limit")] = False,
     latency_bound: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="find the highest rate of arrivals with p99 under this")
     ] = None,
@@ -74,12 +75,15 @@ def infer(
     from ..configs import load as load_config
     from ..training_bench.infer import checkpoint_of, run_infer
     from ..training_bench.infer_plan import InferConfig
+    from ..training_bench.infer_roofs import with_infer_roofline
     from ..training_bench.infer_setup import InferRun
     from ..training_bench.places import Places
     from ..training_bench.real_run import refuse_torchrun
 
     refuse_torchrun()
     given = hosts_given(hosts, hostfile)
+    if roofline and given:
+        raise typer.BadParameter("--roofline measures the roofs of this host; leave --hosts out")
     flags = {
         "num_ranks": np or sum(host.slots for host in given) or None,
         "models": _words(model),
@@ -108,7 +112,9 @@ def infer(
     )
     with Screen() as screen:
         outcome = run_infer(run, show=screen.show)
-    show_inference(outcome.points)
+        if roofline:
+            outcome = with_infer_roofline(outcome, run, show=screen.show)
+    show_inference([point for point in outcome.points if point.params["stage"] == "infer"])
     journal.finish(
         workload=outcome.workload,
         points=outcome.points,

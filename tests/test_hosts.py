@@ -20,15 +20,17 @@ from iobench.storage_bench.hosts import HostsError, HostSlots, parse_hosts
 from iobench.storage_bench.launch import LaunchError, horovod_available, launch_ranks
 from iobench.storage_bench.sweep.command import measure_storage
 from iobench.storage_bench.workload import StorageConfig, WorkloadUsageError
+from iobench.training_bench.command import run_train
 from iobench.training_bench.infer import run_infer
 from iobench.training_bench.infer_plan import InferConfig
 from iobench.training_bench.infer_setup import InferRun
 from iobench.training_bench.places import Places
 from iobench.training_bench.real_plan import RealConfig
-from iobench.training_bench.real_run import RANK_MODULE, RealRun, make_plan
+from iobench.training_bench.real_run import RANK_MODULE, RealRun, make_plan, run_real
 from iobench.training_bench.scaling import ScaleConfig, run_grid
 from iobench.training_bench.scaling_journal import GridJournal
 from iobench.training_bench.scaling_points import grid_outcome
+from iobench.training_bench.train import TrainConfig
 
 PROGRAMS = Path(__file__).parent / "storage_bench" / "programs"
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
@@ -320,6 +322,40 @@ def test_a_grid_reads_local_copies_on_its_hosts(ssh_hosts: SshHosts, tmp_path: P
     outcome = grid_outcome(run_grid(page_set.folder, config, journal, local=local, **told))
     (staged,) = (point for point in outcome.points if point.params["nodes"] == 2 and point.params["source"] == "staged")
     assert [rank.host for rank in staged.ranks] == list(ADDRESSES)
+    assert not list(local.iterdir())
+
+
+@pytest.mark.slow
+def test_emulated_and_real_training_run_on_hosts_with_copies_on_each(
+    ssh_hosts: SshHosts, tmp_path: Path, page_set: KnownSet
+) -> None:
+    places, local = Places(TWO, ssh_hosts.ssh), tmp_path / "local"
+    emulated = run_train(
+        page_set.folder,
+        TrainConfig(rounds=2),
+        num_ranks=2,
+        accelerator="0.01",
+        batch_size=4,
+        steps=3,
+        source="staged",
+        engine="buffered",
+        local=local,
+        seconds=60,
+        show=lambda *_: None,
+        hops=True,
+        places=places,
+    )
+    config = RealConfig(num_classes=1000, crop=32, reader_threads=1)
+    real = run_real(
+        RealRun(page_set.folder, config, "resnet18", "cpu", 2, 3, batch_size=2, local=local, places=places),
+        show=lambda *_: None,
+    )
+    hops = {point.params["hop"] for point in emulated.points if point.params["stage"] == "hop"}
+    assert hops == {"synthetic", "host", "warm", "direct", "staged"}
+    for outcome in (emulated, real):
+        assert [rank.host for rank in outcome.best.ranks] == list(ADDRESSES)
+        assert outcome.workload["hosts"] == list(ADDRESSES)
+    assert real.best.read_path is not None
     assert not list(local.iterdir())
 
 

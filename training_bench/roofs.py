@@ -35,18 +35,21 @@ COPY_BYTES = 128 << 20
 SIDES = {"cpu": 1024, "cuda": 8192}
 
 
-def measure_roofs(
-    path: Path, workload: Mapping[str, Any], *, num_ranks: int, show: Callable[[str, float, str], None]
+def device_roofs(workload: Mapping[str, Any], num_ranks: int) -> list[Roof]:
+    """Roofs of what computes: of the accelerator, and of the memory and the bus in front of it."""
+    return _emulated(workload, num_ranks) if workload["emulated"] else _real(workload)
+
+
+def data_roofs(
+    path: Path, workload: Mapping[str, Any], num_ranks: int, *, show: Callable[[str, float, str], None]
 ) -> list[Roof]:
-    """All roofs of the run that `workload` describes, on the data of `path`."""
-    show("roofs", 0.0, "compute and memory")
-    roofs = _emulated(workload, num_ranks) if workload["emulated"] else _real(workload)
+    """Roofs of what brings the data: decoding, and the storage."""
     show("roofs", 0.4, "decoding")
-    roofs.append(_decode(path, workload, num_ranks))
+    decode = _decode(path, workload, num_ranks)
     show("roofs", 0.7, "storage")
-    roofs.append(_storage(path, workload, num_ranks))
+    storage = _storage(path, workload, num_ranks)
     show("roofs", 1.0, "measured")
-    return roofs
+    return [decode, storage]
 
 
 def _emulated(workload: Mapping[str, Any], num_ranks: int) -> list[Roof]:
@@ -61,11 +64,11 @@ def _emulated(workload: Mapping[str, Any], num_ranks: int) -> list[Roof]:
 
 
 def _real(workload: Mapping[str, Any]) -> list[Roof]:
-    """What this device multiplies and copies, over what an image of this network takes."""
+    """What this device multiplies and copies, over what an image of this network takes in training or in inference."""
     device, precision = workload["device"], workload["precision"]
     height, width = workload["image_shape"][:2]
     rows, columns = (workload["crop"], workload["crop"]) if workload["crop"] else (height, width)
-    work = training_work(workload["model"], rows=rows, columns=columns)
+    work = training_work(workload["model"], rows=rows, columns=columns, training=workload.get("training", True))
     image_bytes = height * width * 3
     cores = len(os.sched_getaffinity(0))
     host = f"measured on {cores} cores" if device == "cpu" else "measured on one GPU"
@@ -225,7 +228,9 @@ def with_roofline(
 ) -> TrainOutcome:
     """A training's outcome with a point for each roof, and the sentence of where it stands."""
     params = outcome.best.params
-    roofs = measure_roofs(path, workload, num_ranks=int(params["num_ranks"] or 1), show=show)
+    num_ranks = int(params["num_ranks"] or 1)
+    show("roofs", 0.0, "compute and memory")
+    roofs = [*device_roofs(workload, num_ranks), *data_roofs(path, workload, num_ranks, show=show)]
     about = {name: params[name] for name in ("num_ranks", "accelerator", "emulated", "batch_size", "source")}
     about["model"] = str(workload["model"])
     points = roofline_points(roofs, outcome.best, about=about)

@@ -116,10 +116,27 @@ def test_the_decode_rate_is_a_roof_of_training_on_encoded_images(jpegs, tmp_path
 
 
 @pytest.mark.slow
+def test_inference_on_encoded_images_stands_under_the_decode_rate_too(jpegs, tmp_path):
+    words = ("--batches", "6", "--warmup", "1", "--rounds", "2", "--threads", "2", "--queue-depth", "2", "--roofline")
+    more = ("--accelerator", "0.005", "--batch-size", "4,8")
+    status, record, said = command(tmp_path, "infer", str(jpegs), *words, *more)
+    assert status in (0, 3), said
+    found = [point for point in record["points"] if point["params"]["stage"] == "roofline"]
+    roofs = {point["params"]["roof"]: point["metrics"]["images_per_s"]["value"] for point in found}
+    assert len(found) == 6, "one roofline, of the network's best batch size"
+    assert roofs["decode"] > 0
+    assert roofs["measured"] == max(
+        point["metrics"]["images_per_s"]["value"]
+        for point in record["points"]
+        if point["params"]["stage"] == "infer" and point["params"]["source"] == "direct"
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
-        ("train", "--steps", "3", "--set", "reader_threads=1", "--set", "image_size=64"),
+        ("train", "--steps", "6", "--set", "reader_threads=1", "--set", "image_size=64"),
         ("infer", "--batches", "4", "--warmup", "1", "--rounds", "1", "--threads", "1", "--set", "image_size=64"),
     ],
     ids=["train", "infer"],
