@@ -20,6 +20,7 @@ from torch.utils.data.dataloader import (
     _SingleProcessDataLoaderIter,
 )
 
+from .destinations.destination import WAITING
 from .plan import Indices
 from .resume import ResumeError
 from .shards import ShardSet
@@ -96,17 +97,21 @@ class ShardBatches(_Tracked):
         indices = self._place.stream(self._sampler_iter, self._index_sampler)
         records = indices if loader._plan is not None else _checked(shards, indices, batched=self._auto_collation)
         self._prefetcher = loader._open(shards, records, base_seed=int(self._base_seed))
+        self._destination = loader._destination
         self._waits: DeviceWaits | None = None
-        if loader._destination is not None:
-            self._waits = loader.meter.on_device(loader._destination.device, empty_ms=loader._empty_ms)
+        if self._destination is not None:
+            self._waits = loader.meter.on_device(self._destination.device, empty_ms=loader._empty_ms)
             loader._empty_ms = self._waits.empty_ms
 
     def _next_data(self) -> Any:
-        pair = None if self._waits is None else self._waits.ask()
-        batch = next(self._prefetcher)
-        images, labels = self._shards.to_tensors(batch)
-        if self._waits is not None and pair is not None:
+        if self._destination is None or self._waits is None:
+            batch = next(self._prefetcher)
+        else:
+            pair = self._waits.ask()
+            with self._destination.device.range(WAITING):
+                batch = next(self._prefetcher)
             self._waits.receive(pair)
+        images, labels = self._shards.to_tensors(batch)
         data = self._collated(images, labels, batch.records)
         to_be_pinned = self._pin_memory and batch.labels is None  # a device's memory is no host's
         return pin_memory(data, self._pin_memory_device) if to_be_pinned else data  # type: ignore[no-untyped-call]

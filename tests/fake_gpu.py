@@ -12,7 +12,8 @@ import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
@@ -202,6 +203,7 @@ class FakeDevice:
         self.host_waits: list[str] = []
         self.pinned: list[tuple[int, int, weakref.ref[Buffer]]] = []
         self.copies: list[int] = []
+        self.ranges: list[tuple[str, str]] = []
         self.pieces: list[weakref.ref[FakeMemory]] = []
         self._forgets = forgets
 
@@ -264,10 +266,16 @@ class FakeDevice:
 
         stream.slow(move)
 
+    @contextmanager
+    def range(self, name: str) -> Iterator[None]:
+        yield
+        self.ranges.append((threading.current_thread().name, name))
+
     def window(self, memory: FakeMemory) -> FakeWindow:
         return FakeWindow(self, memory, 0, memory.size_bytes)
 
-    def show(self, memory: FakeMemory) -> tuple[torch.Tensor, Any]:
+    def show(self, memory: FakeMemory, *, stream: FakeStream) -> tuple[torch.Tensor, Any]:
+        assert stream is self.compute
         owner = memory.bytes.view(Shown)
         owner.memory = memory
         return torch.from_numpy(owner), owner
@@ -282,16 +290,24 @@ class FakeDevice:
     def run(self, tensors: Sequence[torch.Tensor], work: Callable[..., None]) -> None:
         """A kernel on the compute stream that reads `tensors`.  It is shown bytes, and keeps nothing alive."""
         views = [_bare(tensor) for tensor in tensors]
-        pieces = {self.piece_of(tensor) for tensor in tensors}
-        self.sanitizer.access(self.compute.number, "step", reads=pieces)
-        self.compute.slow(lambda: work(*views))
+        pieces = [self._piece(tensor) for tensor in tensors]
+        self.sanitizer.access(self.compute.number, "step", reads={piece.address for piece in pieces})
+        mapped = [piece.buffer for piece in pieces]  # as torch's allocator: what is let go is others' behind this work
+
+        def step() -> None:
+            work(*views)
+            mapped.clear()
+
+        self.compute.slow(step)
 
     def piece_of(self, tensor: torch.Tensor) -> int:
         """Where the memory begins that this tensor is in."""
+        return self._piece(tensor).address
+
+    def _piece(self, tensor: torch.Tensor) -> FakeMemory:
         alive = [piece for made in self.pieces if (piece := made()) is not None]
-        return next(
-            piece.address for piece in alive if piece.address <= tensor.data_ptr() < piece.address + piece.size_bytes
-        )
+        at = tensor.data_ptr()
+        return next(piece for piece in alive if piece.address <= at < piece.address + piece.size_bytes)
 
     def end(self) -> None:
         """Let every stream end once it has done what it was given."""

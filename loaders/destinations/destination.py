@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 VECTOR_BYTES = 64  # elements of the first record begin at a multiple of this on the device
 LABEL_BYTES = 8
+SENDING, WAITING = "iobench: batch to device", "iobench: wait for a batch"  # as profilers show them
 
 Labels = npt.NDArray[np.int64]
 
@@ -73,8 +74,9 @@ class Landing:
 
     def send(self) -> None:
         """Queue what brings the batch to the device; called by the thread that has done its last task."""
-        self.cargo = self._settle()
-        self._destination.send(self, self.cargo)
+        with self._destination.device.range(SENDING):
+            self.cargo = self._settle()
+            self._destination.send(self, self.cargo)
 
     def place_behind(self, cargo: Cargo) -> int:
         """Where the labels lie in `target`."""

@@ -10,6 +10,7 @@ Nobody synchronises the device, and nothing of ours runs on the stream that comp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..buffers import Buffer
@@ -90,8 +91,14 @@ class Device(Protocol):
     def copy_within(self, stream: Any, memory: Any, moves: Sequence[Move]) -> None:
         """Make moves inside of device memory, in `stream`; source and target of a move do not overlap."""
 
+    def range(self, name: str) -> AbstractContextManager[None]:
+        """What this thread does meanwhile has this name in a profiler's timeline, where one looks."""
+
     def window(self, memory: Any) -> Any:
         """What a reader of this device fills: has a length, and slices that it can read into."""
 
-    def show(self, memory: Any) -> tuple[torch.Tensor, Any]:
-        """All of the memory as a tensor of bytes, and an object that lives as long as any view of that tensor."""
+    def show(self, memory: Any, *, stream: Any) -> tuple[torch.Tensor, Any]:
+        """All of the memory as a tensor of bytes, and an object that lives as long as any view of that tensor.
+
+        `stream` works on it: memory that is given back is others' only behind that work.
+        """

@@ -97,7 +97,7 @@ class DevicePool:
 
     def hand_out(self, buffer: DeviceBuffer, *, stream: Any) -> torch.Tensor:
         """The buffer's bytes as a tensor that `stream` works on; it comes back when the last view of that is gone."""
-        tensor, owner = self._device.show(buffer.piece)
+        tensor, owner = self._device.show(buffer.piece, stream=stream)
         reference = weakref.ref(owner, self._returned.append)
         self._handed_out[id(reference)] = reference, buffer, stream
         return tensor

@@ -1,7 +1,9 @@
 """Batches on a device: every byte arrives, in stream order, and none is overwritten under a consumer that lags."""
 
 import gc
+import random
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -116,6 +118,44 @@ def test_nobody_waits_for_the_device_in_the_loop(page_set, new_device):
     for images, labels in batches:
         device.run([images, labels], lambda *_: None)
     assert threading.main_thread().name not in device.host_waits[before:]
+
+
+def test_a_profiler_is_shown_who_sends_and_who_waits(page_set, device):
+    loader = DataLoader(ShardSet.open(page_set.folder, device=device), batch_size=8, num_workers=1)
+    list(loader)
+    sent = ("iobench-reader-0", "iobench: batch to device")
+    waited = (threading.main_thread().name, "iobench: wait for a batch")
+    assert device.ranges.count(sent) == device.ranges.count(waited) == len(loader)
+    assert len(device.ranges) == 2 * len(loader)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_late_no_batch_changes_and_nothing_races(page_set, new_device, fake_gpu, seed):
+    """Engines, orders, sizes and delays as they fall; some batches are kept, one epoch is left early."""
+    chance = random.Random(seed)
+    device = new_device(copy_delay_s=chance.choice([0, 0.002]), compute_delay_s=chance.choice([0, 0.003]))
+    engines = [fake_gpu.WatchedReader(device), fake_gpu.IntoDevice(), "mmap", "buffered"]
+    mode = chance.choice(["records", "blocks", "shards"])
+    shards = ShardSet.open(page_set.folder, engine=chance.choice(engines), device=device, shuffle_mode=mode, seed=seed)
+    size, workers = chance.choice([1, 3, 8, 16]), chance.choice([0, 1, 2, 4])
+    loader = DataLoader(shards, batch_size=size, shuffle=True, num_workers=workers)
+    kept, differ = [], []
+
+    def compare(images, labels, batch):
+        right, numbers = expected(page_set, batch)
+        if not (torch.equal(images, right) and torch.equal(labels, numbers)):
+            differ.append(batch)
+
+    for number in range(2):
+        loader.set_epoch(number)
+        for batch, (images, labels) in zip(list(loader._plan)[: 12 if number else None], loader, strict=False):
+            device.run([images, labels], partial(compare, batch=batch))
+            kept = [each for each in [*kept, (images, labels, batch)] if chance.random() < 0.5]
+    device.settle()
+    for images, labels, batch in kept:
+        compare(images, labels, batch)
+    assert differ == []
+    assert device.sanitizer.races == []
 
 
 def test_memory_is_given_back_with_the_loader_and_its_batches(page_set, device):
