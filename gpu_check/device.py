@@ -50,6 +50,15 @@ class Device:
 
         return torch.cuda.get_device_name()
 
+    @property
+    def memory_bytes(self) -> int:
+        """The GPU's own memory; 0 of the CPU."""
+        if not self.is_cuda:
+            return 0
+        import torch
+
+        return int(torch.cuda.mem_get_info()[1])
+
     def near(self) -> Near:
         """The cores that reader threads for it should stand on; nothing is chosen for the CPU."""
         from ..loaders.nearness import Near, address_of_gpu, cores_near

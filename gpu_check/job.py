@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -114,8 +114,10 @@ def gpu_check(
     for number, part in enumerate(parts):
         show(part.name, 0.0, part.title)
         left_s = minutes * 60 - END_S - (perf_counter() - begin)
-        seconds = share(parts[number:], left_s - START_S)
-        bench = Bench("cpu" if twin else "cuda", raw, jpeg, folder / part.name, seconds or 0.0, _threads())
+        seconds = share([_with_start(each) for each in parts[number:]], left_s)
+        bench = Bench(
+            "cpu" if twin else "cuda", raw, jpeg, folder / part.name, (seconds or START_S) - START_S, _threads()
+        )
         outcomes.append(_outcome(part, bench, left_s))
         show(part.name, 1.0, outcomes[-1].sentence)
         found = CheckOutcome(TWIN if twin else "cuda", tuple(outcomes), folder, perf_counter() - begin, environment)
@@ -130,6 +132,11 @@ def _made(folder: Path) -> Path:
     except OSError as error:
         raise WriteError(error.errno, f"{error.strerror}; give another --out", str(folder)) from error
     return folder
+
+
+def _with_start(part: Part) -> Part:
+    """The part with the time that its process takes before it begins."""
+    return replace(part, seconds=part.seconds + START_S, least_s=part.least_s + START_S)
 
 
 def _outcome(part: Part, bench: Bench, left_s: float) -> PartOutcome:
