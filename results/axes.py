@@ -45,6 +45,10 @@ class Axis:
         """Whether a value can stand here: what is not above zero has no logarithm."""
         return bool(self.names) or not self.is_log or float(value) > 0
 
+    def shows(self, pixel: float) -> bool:
+        """Whether a pixel lies between the ends of the axis."""
+        return min(self.start, self.end) - 1 <= pixel <= max(self.start, self.end) + 1
+
     def within(self, value: float) -> float:
         """The pixel of a value, or of the end of the axis that it is beyond."""
         inside = min(max(value, self.low), self.high)

@@ -11,19 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from .directions import UNKNOWN, UP, direction_of
-from .quantities import COUNTS
+from .findings import change_of, sentence_of
 from .record import (
     Change,
     Comparison,
     Difference,
-    Finding,
     Metric,
     Point,
     RunRecord,
 )
-from .row_means import CONFIDENCE
-from .stats import StatisticsError, unpaired_ratio
 from .wording import flag_text, point_label, stage_of
 
 # what makes two workloads one; what only one of the records names does not count
@@ -47,8 +43,6 @@ PASSING = ("free_bytes",)  # of the environment, and different in every run
 HEADLINE = ("gpus_fed_measured", "gpus_fed_predicted")
 HEADLINE_POINTS = (("storage", "read_gbps"), ("train", "images_per_s"), ("train", "au_mlperf"))
 UNSURE = ("insufficient", "harness_limited")
-TOLD = 6  # as many changes are told of in a sentence; all are in the table
-CHANCE_FROM = 20  # so many comparisons let one differ by chance at 95 %
 
 
 class CompareError(ValueError):
@@ -134,44 +128,6 @@ def _doubts(point: Point, side: str) -> list[str]:
     return [f"the {side} point is {flag_text([flag])}" for flag in point.flags if flag in UNSURE]
 
 
-def change_of(name: str, base: Metric, candidate: Metric, *, where: str = "") -> Change:
-    """One metric of both runs, and what it shows."""
-
-    def change(
-        finding: Finding,
-        *,
-        ratio: float | None = None,
-        ci95: tuple[float, float] | None = None,
-        reason: str | None = None,
-    ) -> Change:
-        return Change(
-            name=name,
-            where=where,
-            unit=base.unit,
-            base=base.value,
-            candidate=candidate.value,
-            ratio=ratio,
-            ci95=ci95,
-            finding=finding,
-            reason=reason,
-        )
-
-    if base.value is None or candidate.value is None:
-        missing = "base" if base.value is None else "candidate"
-        reason = (base if base.value is None else candidate).reason
-        return change("not comparable", reason=f"not measured in the {missing} run: {reason}")
-    if base.unit != candidate.unit:
-        return change("not comparable", reason=f"{base.unit} in the base run, {candidate.unit} in the candidate")
-    if base.unit in COUNTS:
-        return change(_finding_of_counts(name, base, candidate))
-    try:
-        ratio, low, high = unpaired_ratio(candidate.samples, base.samples)
-    except StatisticsError as error:
-        return change("not comparable", reason=str(error))
-    finding: Finding = "no difference" if low <= 1 <= high else _word(name, is_more=ratio > 1)
-    return change(finding, ratio=ratio, ci95=(low, high))
-
-
 def differences(base: Mapping[str, Any], candidate: Mapping[str, Any], prefix: str = "") -> Iterator[Difference]:
     """Where two nested mappings differ, key by dotted key; what passes by itself is left out."""
     for key in dict.fromkeys([*base, *candidate]):
@@ -192,7 +148,7 @@ def _comparison(base: RunRecord, candidate: RunRecord, changes: Sequence[Change]
         base_outcome=None if base.verdict is None else base.verdict.outcome,
         changes=tuple(changes),
         differences=(*differences(asked, asks), *differences(base.environment, candidate.environment)),
-        sentence=_sentence(base, changes),
+        sentence=sentence_of(base, changes),
     )
 
 
@@ -201,54 +157,6 @@ def _asked(record: RunRecord) -> dict[str, Any]:
     best = next((point for point in record.points if record.metrics and point.metrics == record.metrics), None)
     asked = {key: record.workload.get(key) for key in ("engine", "dataset", "path")}
     return asked if best is None else {**asked, "best point": point_label(best)}
-
-
-def _sentence(base: RunRecord, changes: Sequence[Change]) -> str:
-    moved = [_change_text(change) for change in changes if change.finding not in ("no difference", "not comparable")]
-    compared = sum(change.finding != "not comparable" for change in changes)
-    since = f"Since {base.started_at} ({base.run_id})"
-    if not compared:
-        return f"{since}: nothing that both runs measured can be compared."
-    if not moved:
-        return f"{since}: no difference that this data shows."
-    more = f"; and {len(moved) - TOLD} more" if len(moved) > TOLD else ""
-    return f"{since}: {'; '.join(moved[:TOLD])}{more}.{_chance(len(moved), compared)}"
-
-
-def _chance(moved: int, compared: int) -> str:
-    """At 95 % one comparison in twenty finds a difference where there is none."""
-    if compared < CHANCE_FROM:
-        return ""
-    return f" {moved} of {compared} figures differ; up to {round(compared * (1 - CONFIDENCE))} would by chance."
-
-
-def _change_text(change: Change) -> str:
-    place = f" ({change.where})" if change.where else ""
-    name = f"{change.name}{place} {change.finding}"
-    if change.ratio is None or change.ci95 is None:
-        return f"{name}: {change.base:g} -> {change.candidate:g}"
-    return f"{name}: x {change.ratio:.3f} ({change.ci95[0]:.3f} to {change.ci95[1]:.3f})"
-
-
-def _finding_of_counts(name: str, base: Metric, candidate: Metric) -> Finding:
-    """Whole numbers differ where the ranges that their intervals allow do not touch."""
-    (low, high), (other_low, other_high) = _range(base), _range(candidate)
-    if other_low > high or other_high < low:
-        return _word(name, is_more=other_low > high)
-    return "no difference"
-
-
-def _range(metric: Metric) -> tuple[float, float]:
-    assert metric.value is not None  # asked before
-    low, high = metric.ci95 or (metric.value, metric.value)
-    return low, float("inf") if (metric.reason or "").startswith("at least") else high
-
-
-def _word(name: str, *, is_more: bool) -> Finding:
-    way = direction_of(name)
-    if way != UNKNOWN:
-        return "better" if is_more is (way == UP) else "worse"
-    return "higher" if is_more else "lower"
 
 
 def _shared_points(base: RunRecord, candidate: RunRecord) -> list[tuple[Point, Point]]:

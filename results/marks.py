@@ -130,6 +130,8 @@ def curve(trace: Mapping[str, Any], frame: Frame) -> Iterator[str]:
         marker = trace["marker"]
         colour = marker.get("color") or trace["line"]["color"]
         for k, (x, y) in pixels.items():
+            if not (frame.x.shows(x) and frame.y.shows(y)):
+                continue
             told = _told(trace, k, frame)
             yield symbol(x, y, _each(marker["symbol"], k), colour, size=marker["size"], told=told)
 

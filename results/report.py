@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from . import plots
+from .change_plots import change_plot
 from .changes import change_tables
 from .facts import facts
 from .headlines import Fact, headline_facts
@@ -209,8 +210,11 @@ def _history_section(record: RunRecord) -> Section:
     heading = "What changed" if record.kind == "compare" else "Since the last good run"
     if record.history is None:
         return Section("history", heading)
-    found = change_tables(record.history)
-    return Section("history", heading, intro=record.history.sentence, tables=tuple(found))
+    found, plot = change_tables(record.history), change_plot(record.history)
+    if plot is None:
+        return Section("history", heading, intro=record.history.sentence, tables=tuple(found))
+    rest = tuple(found[1:])  # the first is the picture's own
+    return Section("history", heading, intro=record.history.sentence, plots=(plot,), tables=rest)
 
 
 def _copy_section(record: RunRecord, drawn: tuple[Plot, ...]) -> Section:

@@ -140,6 +140,8 @@ FLAG_WORDS = {"harness_limited": "harness limited"}
 
 def metric_label(name: str) -> str:
     """The words for a metric's name."""
+    if name.endswith("_ratio") and name.removesuffix("_ratio") in METRIC_LABELS:
+        return f"{METRIC_LABELS[name.removesuffix('_ratio')]}, ratio"
     operation = name.removesuffix("_p99_us") + "_per_s"
     if name.endswith("_p99_us") and operation in METRIC_LABELS:
         return f"{METRIC_LABELS[operation]}, 99th percentile"

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from iobench.results.compare import CompareError, change_of, compare, compare_headline
+from iobench.results.compare import CompareError, compare, compare_headline
+from iobench.results.findings import change_of
 from iobench.results.record import Metric, Point, RunRecord, Verdict, not_measured, write_record
 from iobench.results.stats import summarise
 
