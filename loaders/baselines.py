@@ -205,6 +205,7 @@ class IobenchRoad:
         self._set = ShardSet.open(
             records.paths,
             engine=BufferedReader(evict_behind=True) if evicting else options.engine,
+            device="cpu",
             shuffle_mode=options.shuffle,
             seed=options.seed,
         )

@@ -244,6 +244,7 @@ class ImageIobenchRoad:
         self._set = ShardSet.open(
             paths,
             engine=BufferedReader(evict_behind=True) if evicting else options.engine,
+            device="cpu",
             shuffle_mode=options.shuffle,
             seed=options.seed,
             transform=_transform_of(options),

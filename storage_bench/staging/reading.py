@@ -83,7 +83,7 @@ def open_road(where: Where, source: str | Path) -> Road:
 
     Raises what opening shards raises, and NotInPlaceError where the loader would read copies of them.
     """
-    shards = ShardSet.open(source)
+    shards = ShardSet.open(source, device="cpu")
     size = max(1, min(MAX_BATCH, len(shards), MAX_BATCH_BYTES // max(1, shards.index.layout.slot_bytes)))
     if is_remote(source):
         return Road(where, shards, size, shards.reader.engine, "client", None)
