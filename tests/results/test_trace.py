@@ -1,6 +1,7 @@
 """Traces, held to the rules of the trace event format."""
 
 import json
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,12 +32,12 @@ def require_valid(text):
 
 
 def require_nested(events):
-    """On a track an event is over before the next begins, or the next lies inside it; to the format's nanosecond."""
+    """On a track an event is over before the next begins, or the next lies inside it, as viewers add up: exactly."""
     open_ = []
     for event in sorted(events, key=lambda event: (event["ts"], -event["dur"])):
-        while open_ and open_[-1] <= event["ts"] + 1e-3:
+        while open_ and open_[-1] <= event["ts"]:
             open_.pop()
-        assert not open_ or event["ts"] + event["dur"] <= open_[-1] + 1e-3
+        assert not open_ or event["ts"] + event["dur"] <= open_[-1]
         open_.append(event["ts"] + event["dur"])
 
 
@@ -76,6 +77,27 @@ def test_any_spans_make_a_valid_trace(processes, name):
     assert len(spans) == sum(len(times) // 2 for tracks in processes for times in tracks)
     if spans:
         assert min(event["ts"] for event in spans) == 0
+
+
+@given(st.lists(st.integers(0, 10**13), min_size=2, max_size=20, unique=True))
+def test_spans_that_follow_each_other_without_a_gap_are_no_part_of_each_other(marks):
+    """In seconds or microseconds 2789.713 + 20980.138 is more than 23769.851: a viewer would nest the next span."""
+    marks = sorted(marks)
+    steps = [Span(f"step {number}", *pair) for number, pair in enumerate(pairwise(marks))]
+    spans = require_valid(
+        trace_text([Process(1, "rank", [Track("steps", [Span("block", marks[0], marks[-1]), *steps])])])
+    )
+    ends = [span["ts"] + span["dur"] for span in spans]
+    assert ends[1:-1] == [span["ts"] for span in spans[2:]]
+    assert ends[-1] == ends[0]
+
+
+def test_times_are_kept_to_the_nanosecond():
+    spans = require_valid(
+        trace_text([Process(1, "rank", [Track("t", [Span("a", 0, 1), Span("b", 999_999_999, 10**12 + 1)])])])
+    )
+    found = [round(value * 1000) for span in spans for value in (span["ts"], span["dur"])]
+    assert found == [0, 1, 999_999_999, 10**12 + 1 - 999_999_999]
 
 
 def test_no_spans_make_an_empty_trace():
