@@ -29,6 +29,7 @@ Hop = Literal["synthetic", "host", "warm", "direct", "staged"]
 LADDER: tuple[Hop, ...] = ("synthetic", "host", "warm", "direct")
 SHOWN = ("step_time_s", "images_per_s", "data_wait_s", "straggler_wait_s", "data_stall_fraction")
 WORK = ("compute_s", "communication_s", "optimizer_s", "overhead_s")  # the parts of a step that are no wait for data
+METERED = ("data_wait_s", "straggler_wait_s")  # what the meter takes for stall: waiting for data, and for who does
 DISAGREEMENT = 0.02
 NAMES = {
     "synthetic": "one batch in memory",
@@ -150,11 +151,17 @@ class Agreement:
     by_meter: float
     grew: str
     grew_s: float
+    interval: tuple[float, float] | None = None  # of substitution less meter, over time blocks
 
     @property
     def agrees(self) -> bool:
         """Whether the two are within 2 points of each other."""
         return abs(self.by_substitution - self.by_meter) <= DISAGREEMENT
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether the blocks differ so much that the two may be within 2 points of each other after all."""
+        return self.interval is not None and self.interval[0] <= DISAGREEMENT and self.interval[1] >= -DISAGREEMENT
 
     @property
     def text(self) -> str:
@@ -163,6 +170,12 @@ class Agreement:
         seen = f"{self.hop}: {shares}"
         if self.agrees:
             return seen
+        if self.is_chance and self.interval is not None:
+            low, high = (f"{each * 100:+.0f}" for each in self.interval)
+            return (
+                f"{seen}: more than {DISAGREEMENT * 100:.0f} points apart, which may be chance ({low} to {high} points "
+                f"over the blocks); take more --steps or rounds"
+            )
         return (
             f"{seen}: they disagree by more than {DISAGREEMENT * 100:.0f} points; {self.grew} "
             f"{'grew' if self.grew_s > 0 else 'shrank'} by {abs(self.grew_s) * 1e3:.1f} ms a step, which is no wait "
@@ -201,10 +214,22 @@ def _agreement(hop: Literal["direct", "staged"], point: Point, synthetic: Point)
     return Agreement(
         hop=hop,
         by_substitution=grew("step_time_s") / step,
-        by_meter=(grew("data_wait_s") + grew("straggler_wait_s")) / step,
+        by_meter=sum(grew(name) for name in METERED) / step,
         grew=most.removesuffix("_s"),
         grew_s=others[most],
+        interval=_difference(point, synthetic),
     )
+
+
+def _difference(point: Point, synthetic: Point) -> tuple[float, float] | None:
+    """The interval of what the step grew by beyond what the meter saw, as a share of the step, block by block."""
+    names = ("step_time_s", *METERED)
+    columns = [each.metrics[name].samples for each in (point, synthetic) for name in names]
+    if len({len(samples) for samples in columns}) != 1:
+        return None
+    (step, *seen), (before, *seen_before) = np.split(np.array(columns), 2)
+    beyond = (step - before) - (np.sum(seen, axis=0) - np.sum(seen_before, axis=0))
+    return summarise((beyond / step).tolist(), unit="fraction").ci95
 
 
 def tell_hops(points: Sequence[Point], ladder: Ladder, *, num_ranks: int) -> HopsFound:

@@ -114,6 +114,29 @@ def test_a_step_that_grew_by_compute_makes_the_two_disagree_and_is_named():
     assert "compute grew by 2.0 ms a step" in found.text
 
 
+def with_waits(point, waits):
+    """The point with a wait for data in each block; nobody waited for a rank."""
+    blocks = {"data_wait_s": waits, "straggler_wait_s": [0.0] * len(waits)}
+    return point.model_copy(
+        update={"metrics": {**point.metrics, **{name: summarise(seen, unit="s") for name, seen in blocks.items()}}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([0.0200, 0.0201, 0.0199, 0.0200], "compute grew by"),  # 5 ms a step that nobody waited for, in every block
+        ([0.0150, 0.0350, 0.0152, 0.0148], "may be chance"),  # in one block of four
+    ],
+)
+def test_blocks_that_differ_by_more_than_the_disagreement_leave_it_open(steps, words):
+    synthetic = with_waits(train_point("synthetic", [0.010] * 4), [0.0] * 4)
+    slow = with_waits(train_point("direct", steps, compute=0.015), [0.005] * 4)
+    (found,) = check([synthetic, slow], num_ranks=1)
+    assert not found.agrees
+    assert words in found.text
+
+
 def test_waiting_for_a_rank_that_waits_for_data_is_stall_by_meter():
     ranks = [train_point("synthetic", [0.010], num_ranks=2)]
     ranks.append(train_point("direct", [0.020], wait=0.004, straggler=0.006, num_ranks=2))
