@@ -54,7 +54,7 @@ class BareLoop:
         def work(number: int) -> None:
             try:
                 hands = self._hands[number]
-                while perf_counter() - begin < seconds:
+                while not done[number] or perf_counter() - begin < seconds:
                     with lock:
                         span = next(spans)
                     done[number] += hands.carry(span)

@@ -266,7 +266,7 @@ def block_of(road: Road, device: Device) -> Block:
             seen += probe(_next(batches, road))
         device.synchronize()
         begin, images = perf_counter(), 0
-        while perf_counter() - begin < seconds:
+        while not images or perf_counter() - begin < seconds:
             batch = _next(batches, road)
             seen += probe(batch)
             images += len(batch)

@@ -50,7 +50,7 @@ def _block(device: Device, source: Tensor, target: Tensor) -> Block:
     def copy(seconds: float) -> float:
         device.synchronize()
         begin, num_bytes = perf_counter(), 0
-        while perf_counter() - begin < seconds:
+        while not num_bytes or perf_counter() - begin < seconds:
             for _ in range(queued):
                 target.copy_(source, non_blocking=True)
             num_bytes += queued * size

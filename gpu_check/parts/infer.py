@@ -23,7 +23,7 @@ def run(bench: Bench) -> Iterator[Findings]:
         rounds=bench.sized(4, 2),
         prefetch_threads=bench.threads,
         queue_depth=bench.sized(8, 2),
-        seconds=max(1.0, bench.seconds * 0.7),
+        seconds=max(float(bench.sized(1, 8)), bench.seconds * 0.7),
         agreement_batches=bench.sized(4, 1),
         channels_last=True,
         engine="buffered",

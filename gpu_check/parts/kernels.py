@@ -93,7 +93,7 @@ def _block(device: Device, call: Callable[[], object], num_bytes: int) -> Block:
     def run_block(seconds: float) -> float:
         device.synchronize()
         begin, calls = perf_counter(), 0
-        while perf_counter() - begin < seconds:
+        while not calls or perf_counter() - begin < seconds:
             for _ in range(QUEUED if device.is_cuda else 1):
                 call()
                 calls += 1

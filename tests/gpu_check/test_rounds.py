@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from iobench.gpu_check.bare import BareLoop
+from iobench.gpu_check.device import Device
 from iobench.gpu_check.part import TWIN, Bench, at_least, at_most
 from iobench.gpu_check.rounds import ratio, rounds
 from iobench.results.record import Metric
@@ -63,3 +65,9 @@ def test_nothing_is_required_of_the_twin(tmp_path):
     twin = bench("cpu", tmp_path)
     assert twin.label == TWIN
     assert at_least("x", "x", 1.0, over(0.1, 0.2), twin) == ()
+
+
+def test_a_block_has_one_read_at_least_however_short_it_is(page_set):
+    loop = BareLoop(page_set.shards, Device("cpu"), span_bytes=4096, threads=2)
+    assert loop.run(0.0) > 0
+    loop.close()
