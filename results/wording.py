@@ -114,6 +114,13 @@ METRIC_LABELS = {
     "source_images_per_s": "image rate that the source gives",
     "images_per_s_predicted": "image rate, predicted",
     "prediction_error": "prediction too high by",
+    "copy_gbps": "copy rate",
+    "of_bare_loop": "share of the bare loop's rate",
+    "meter_error": "stall meter, away from the injected delay",
+    "stall_disagreement": "stall by the meter and by substitution, apart",
+    "tests_passed": "tests that passed",
+    "tests_failed": "tests that failed",
+    "tests_skipped": "tests that were skipped",
 }
 SOURCES = ("synthetic", "host", "warm", "staged", "direct")
 HOP_WORDS = {
