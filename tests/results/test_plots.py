@@ -179,7 +179,7 @@ def test_points_that_sweep_nothing_are_bars(only):
     record = only("storage")
     same = [point for point in record.points if point.params["block_size_bytes"] == 1 << 20]
     (plot,) = sweep_plots(changed(record, points=same))
-    assert plot.traces[0]["y"] == ["direct, access\nsequential", "direct, access random *"]
+    assert plot.traces[0]["y"] == ["direct, access sequential", "direct, access random *"]
     assert plot.traces[0]["x"] == [point.metrics["read_gbps"].value for point in same]
 
 
