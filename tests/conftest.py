@@ -10,6 +10,7 @@ All are read-only: a test that changes bytes works on a copy (`copied`).
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,12 @@ def generate_set(folder: Path, *, size: int, num_images: int, images_per_shard: 
     generate(folder, config)
     images = np.stack([sample_pixels(seed, i, config.shape) for i in range(num_images)])
     return KnownSet(folder, images, np.array([sample_label(seed, i) for i in range(num_images)]))
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C also where the tests were started in the background of a script, whose shell has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
