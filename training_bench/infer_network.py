@@ -17,7 +17,7 @@ from torch import Tensor
 from ..storage_bench.accelerators import Images
 from .infer_plan import InferError, Network
 from .models import build_model
-from .real import DEVIATION, DTYPES, MEAN
+from .real import DEVIATION, DTYPES, MEAN, own_device
 
 
 class NetworkStep:
@@ -27,7 +27,7 @@ class NetworkStep:
         torch.set_num_threads(network.threads)
         torch.manual_seed(network.seed)
         self._network = network
-        self.device = torch.device("cuda", local_rank) if network.device == "cuda" else torch.device("cpu")
+        self.device = own_device(network.device, local_rank)
         layout = torch.channels_last if network.channels_last else torch.contiguous_format
         model = build_model(network.model, num_classes=network.num_classes)
         if network.weights is not None:

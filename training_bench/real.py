@@ -72,8 +72,16 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 
 def device_of(plan: RealPlan, ranks: Ranks) -> torch.device:
-    """Where this rank computes."""
-    return torch.device("cuda", ranks.local_rank) if plan.device == "cuda" else torch.device("cpu")
+    """Where this rank computes: a GPU of its own, which becomes torch's current one."""
+    return own_device(plan.device, ranks.local_rank)
+
+
+def own_device(kind: str, local_rank: int) -> torch.device:
+    """The rank's device; events, streams and NCCL go by torch's current GPU, so it is made that."""
+    if kind != "cuda":
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def open_training(plan: RealPlan, feed: Feed, *, ranks: Ranks, peers: Alone, device: torch.device) -> Training:
