@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -108,8 +109,8 @@ def gpu_check(
         raise GpuCheckError(f"--minutes {minutes:g}: give more than 0, as in 9; a day at most")
     if not twin:
         require_gpu()
-    write_whole(_made(folder) / "summary.json", "{}")  # a place that cannot be written is noticed before the work
-    raw, jpeg = prepare(data, twin=twin, show=show)
+    with _place_for(folder):
+        raw, jpeg = prepare(data, twin=twin, show=show)
     environment, outcomes = collect(raw), []
     for number, part in enumerate(parts):
         show(part.name, 0.0, part.title)
@@ -126,12 +127,21 @@ def gpu_check(
     return found
 
 
-def _made(folder: Path) -> Path:
+@contextmanager
+def _place_for(folder: Path) -> Iterator[None]:
+    """The run's folder: one that cannot be written is noticed before the work, and where that fails none is left."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(error.errno, f"{error.strerror}; give another --out", str(folder)) from error
-    return folder
+    write_whole(folder / "summary.json", "{}")
+    try:
+        yield
+    except BaseException:
+        (folder / "summary.json").unlink(missing_ok=True)
+        with suppress(OSError):  # something else lies there
+            folder.rmdir()
+        raise
 
 
 def _with_start(part: Part) -> Part:

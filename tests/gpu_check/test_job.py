@@ -56,10 +56,11 @@ def test_without_a_gpu_there_is_one_document_with_json(check, no_gpu):
         (("--twin", "--data", __file__), "is a file"),
     ],
 )
-def test_a_wrong_wish_is_refused_before_anything_is_done(check, words, said):
+def test_a_wrong_wish_is_refused_before_anything_is_done(check, words, said, tmp_path):
     done = check(*words)
     assert done.returncode == 2
     assert said in done.stderr
+    assert not list(tmp_path.glob("iobench-runs/*"))
 
 
 def test_the_twin_of_one_part_leaves_record_summary_and_report(check, tmp_path):
