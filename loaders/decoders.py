@@ -32,10 +32,10 @@ _PLAIN = ("YCbCr", "Gray")  # colour spaces whose way to RGB is one and the same
 _ROWS_BELOW = 8  # the last rows are made with the chroma below them, of at most 4 rows a sample
 _WORTH_CUTTING = 0.97  # of the height: for fewer rows left out the copy is not made
 _BYTES_BEHIND = "extraneous bytes before marker"
-_ELSEWHERE = {
-    "dali": "it is a pipeline with a reader and threads of its own, and takes no bytes that were read already",
-    "nvimgcodec": "it decodes in GPU memory, which batches do not lie in here",
-}
+_BATCHES = (
+    "not available because reader threads decode image by image on the CPU; device_decoders.py decodes whole batches"
+)
+_ELSEWHERE = {"dali": f"{_BATCHES} onto a GPU with it", "nvimgcodec": f"{_BATCHES} onto a GPU with it"}
 
 
 class DecoderError(ValueError):
