@@ -6,6 +6,7 @@ from .drawing import BLUE, GREEN, Plot, chart, curve, mark_place, whole_numbers
 from .quantities import number, scale_for
 from .record import RunRecord
 from .tables import Table, text_column
+from .wording import scaled_words
 
 
 def copy_plot(record: RunRecord) -> Plot | None:
@@ -21,7 +22,9 @@ def copy_plot(record: RunRecord) -> Plot | None:
         curve(name, epochs, [scale.of(value) for value in values], colour=colour, symbol=symbol)
         for name, (values, colour, symbol) in roads.items()
     ]
-    layout = chart("epochs done", f"time since the start, {scale.unit}")
+    layout = chart(
+        f"epochs done, computed from the measured rates{scaled_words(record)}", f"time since the start, {scale.unit}"
+    )
     layout["xaxis"] |= whole_numbers(epochs)
     layout["yaxis"] |= {"rangemode": "tozero"}
     crossing = next((e for e, d, s in zip(epochs, direct, staged, strict=True) if s < d), None)

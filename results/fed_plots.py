@@ -24,7 +24,7 @@ from .drawing import (
 )
 from .quantities import amount, counted, quantity
 from .tables import Table, flag_columns, named_column, point_columns, text_column
-from .wording import about, accelerator_name, fed_text, points_of, ranks_of, source_of, trained, whole
+from .wording import about, accelerator_name, fed_text, points_of, ranks_of, scaled_words, source_of, trained, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ def utilisation_plot(record: RunRecord) -> Plot | None:
         mine = [point for point in points if source_of(point) == source]
         traces.append(line(source, mine, x=ranks_of, metric="au_mlperf", colour=colour, symbol=symbol))
     accelerator = accelerator_name(about(record, points[0]))
-    layout = chart(f"ranks, one per {accelerator}", "AU (compute time / wall time)")
+    layout = chart(f"ranks, one per {accelerator}{scaled_words(record)}", "AU (compute time / wall time)")
     layout["xaxis"] |= whole_numbers([ranks_of(point) for point in points])
     _mark_prediction(layout, record)
     threshold = record.workload.get("au_threshold")
@@ -81,7 +81,7 @@ def supply_plot(record: RunRecord) -> Plot | None:
     for (u, need), dash in zip(needs.items(), ("solid", "dash"), strict=False):
         name = f"needed for AU {u}"
         traces.append(curve(name, reach, [need * readers for readers in reach], colour=RED, dash=dash))
-    layout = chart(f"readers, one per {accelerator}", "read rate, GB/s")
+    layout = chart(f"readers, one per {accelerator}{scaled_words(record)}", "read rate, GB/s")
     layout["xaxis"] |= whole_numbers(reach)
     layout["yaxis"] |= {"rangemode": "tozero"}
     _mark_prediction(layout, record)

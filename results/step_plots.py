@@ -22,7 +22,18 @@ from .drawing import (
 )
 from .quantities import amount, counted, percent
 from .tables import MOST_ROWS, Table, flag_columns, named_column, out_of, point_columns, text_column, thinned
-from .wording import HOP_WORDS, about, accelerator_name, doubts, labels_of, points_of, ranks_of, source_of, trained
+from .wording import (
+    HOP_WORDS,
+    about,
+    accelerator_name,
+    doubts,
+    labels_of,
+    points_of,
+    ranks_of,
+    scaled_words,
+    source_of,
+    trained,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +70,7 @@ def step_plot(record: RunRecord) -> Plot | None:
     traces = [
         bars(name, points, labels, metric=part, colour=colour, factor=1e3) for part, (name, colour) in parts.items()
     ]
-    layout = bar_chart(f"ms per step, {accelerator}", len(points))
+    layout = bar_chart(f"ms per step, {accelerator}{scaled_words(record)}", len(points))
     used = [point.metrics.get("au_mlperf") for point in points]
     words = ["" if au is None or au.value is None else f"AU {au.value:.2f}" for au in used]
     write_beside(layout, labels, [sum(value_of(point, part) or 0 for part in parts) * 1e3 for point in points], words)

@@ -273,6 +273,11 @@ def accelerator_name(params: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
+def scaled_words(record: RunRecord) -> str:
+    """What the axes of a run say whose data or ranks were scaled down to fit; its warnings say how."""
+    return ", scaled down" if record.workload.get("scaled_to_fit") else ""
+
+
 def fed_text(metric: Metric) -> str:
     """A number of accelerators fed; "at least" where the metric's reason says that it is a lower bound."""
     bound = metric.value is not None and (metric.reason or "").startswith("at least")

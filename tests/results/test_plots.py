@@ -230,3 +230,11 @@ def test_heats_of_a_contest_are_pictures_of_their_own(only):
     plots = loader_plots(changed(record, points=heats))
     assert [(plot.name, len(plot.traces[0]["y"])) for plot in plots] == [("loader", 3), ("loader-1", 3)]
     assert "cold" in plots[1].layout["xaxis"]["title"]["text"]
+
+
+def test_what_was_scaled_down_to_fit_is_told_in_the_axes(qualified):
+    scaled = changed(qualified, workload={"scaled_to_fit": ["data: 0.03 of its samples"]})
+    for plot in (step_plot(scaled), utilisation_plot(scaled), supply_plot(scaled), copy_plot(scaled)):
+        assert "scaled down" in plot.layout["xaxis"]["title"]["text"]
+    assert "scaled down" not in step_plot(qualified).layout["xaxis"]["title"]["text"]
+    assert "computed" in copy_plot(qualified).layout["xaxis"]["title"]["text"]
