@@ -155,9 +155,9 @@ def load(
     samples |= {"decoder": decoder, "transform": transform, "destination": destination}
     path = data_source(source)
     if peers is not None:
-        told = {name: value for name, value in samples.items() if name != "transform"}
-        _refuse_for_peers(path, {**told, "trace": None if trace is None else str(trace)})
-        _load_beside(Path(source), {**flags, "peers": peers, "transform": transform}, config, set_, out, json=json)
+        _refuse_for_peers(path, {name: value for name, value in samples.items() if name != "transform"})
+        flags |= {"peers": peers, "transform": transform}
+        _load_beside(Path(source), flags, config, set_, out, json=json, trace=trace)
         return
     settings = load_config(LoadConfig, file=config, sets=set_ or (), flags={**flags, **samples})
     require_writable(trace)
@@ -203,26 +203,40 @@ def _refuse_for_peers(path: Path | str, samples: dict[str, str | None]) -> None:
 
 
 def _load_beside(
-    path: Path, flags: dict[str, Any], config: Path | None, sets: list[str] | None, out: Path | None, *, json: bool
+    path: Path,
+    flags: dict[str, Any],
+    config: Path | None,
+    sets: list[str] | None,
+    out: Path | None,
+    *,
+    json: bool,
+    trace: Path | None,
 ) -> None:
     from ..configs import load as load_config
+    from ..results.record import write_whole
     from ..storage_bench.peers import PeersConfig, compare_peers
+    from ..storage_bench.tracing import trace_of_roads
 
     settings = load_config(PeersConfig, file=config, sets=sets or (), flags=flags)
+    require_writable(trace)
     journal = Journal("load", path, out, json=json)
     with Screen() as screen:
         result = compare_peers(
             path,
             settings,
             on_block=lambda done, total, road, rate: screen.show("peers", done / total, f"{road}: {rate:.0f} images/s"),
+            traced=trace is not None,
         )
+    if trace is not None:
+        write_whole(trace, trace_of_roads(result.noted))
+        say(f"trace: {trace}  (open it in ui.perfetto.dev)")
     ours = result.points[0]
     journal.finish(
         workload={**settings.model_dump(mode="json"), "roads": list(result.roads), "images": result.images},
         points=result.points,
         metrics=ours.metrics,
         best=ours,
-        warnings=result.warnings,
+        warnings=(*result.warnings, *([TRACED] if trace is not None else [])),
         invalid=result.invalid,
     )
     for text in result.sentences:

@@ -37,6 +37,7 @@ from .plan import ShuffleMode
 from .readers import BufferedReader
 from .roads import IMAGE, LABEL, MemoryFile, Records, Road, RoadBatch, RoadError, RoadOptions, read_fully
 from .tensors import SUFFIX
+from .traced import Recorder, trace_set
 
 
 class TorchRoad:
@@ -218,6 +219,10 @@ class IobenchRoad:
             num_workers=options.threads,
             prefetch_factor=options.prefetch_factor if options.threads else None,
         )
+
+    def trace(self, recorder: Recorder) -> None:
+        """Have reads and decodes noted from now on."""
+        trace_set(self._set, recorder)
 
     def batches(self) -> Iterator[RoadBatch]:
         """One epoch after another."""

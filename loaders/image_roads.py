@@ -30,6 +30,7 @@ from .readers import BufferedReader
 from .remote import local_files
 from .roads import IMAGE, LABEL, MemoryFile, Road, RoadBatch, RoadError, RoadOptions, index_file, read_fully
 from .shards import open_index
+from .traced import Recorder, trace_set
 from .transforms import (
     FLIP,
     IMAGENET_MEAN,
@@ -260,6 +261,10 @@ class ImageIobenchRoad:
             persistent_workers=options.threads > 0,
         )
 
+    def trace(self, recorder: Recorder) -> None:
+        """Have reads and decodes noted from now on."""
+        trace_set(self._set, recorder)
+
     def batches(self) -> Iterator[RoadBatch]:
         """One epoch after another."""
         while True:
@@ -270,8 +275,8 @@ class ImageIobenchRoad:
 
     def hop_seconds(self) -> dict[str, float]:
         """See TimedRoad."""
-        tally = self._loader.tally
-        return {"read": tally.read_s, "decode": tally.decode_s, "augment": tally.augment_s}
+        found: dict[str, float] = self._loader.tally.hop_seconds()
+        return found
 
     def decoder(self) -> tuple[str, str]:
         """What decodes, and why that."""

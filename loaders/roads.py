@@ -19,6 +19,7 @@ from .plan import Indices, ShuffleMode
 from .remote import local_files
 from .shards import open_index
 from .tfrecord import FRAMING_BYTES, walk_frames
+from .traced import Recorder
 
 IMAGE, LABEL = "image/encoded", "image/class/label"
 Images = npt.NDArray[Any] | list[npt.NDArray[np.uint8]]  # (B, H, W, C), or B times (H, W, C)
@@ -77,10 +78,18 @@ class TimedRoad(Road, Protocol):
     """A road over encoded images that tells where its threads' time goes."""
 
     def hop_seconds(self) -> dict[str, float]:
-        """Seconds that threads have spent in each hop so far, added up over threads."""
+        """Seconds that threads have spent in each hop so far, and batches waiting before it, added up over both."""
 
     def decoder(self) -> tuple[str, str]:
         """What decodes, and why that."""
+
+
+@runtime_checkable
+class TracedRoad(Road, Protocol):
+    """A road whose threads can note what they do."""
+
+    def trace(self, recorder: Recorder) -> None:
+        """Have reads and decodes noted from now on."""
 
 
 class Records:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +96,7 @@ class Contestant:
     cache_fractions: list[float | None] = field(default_factory=list)
     cache_fractions_after: list[float | None] = field(default_factory=list)
     beside: list[dict[str, int]] = field(default_factory=list)
+    noted: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -177,16 +179,25 @@ def way_text(road: str, options: RoadOptions) -> str:
 
 
 def interleave(
-    contestants: Sequence[Contestant], *, blocks: int, seed: int = 0, on_block: OnBlock | None = None
+    contestants: Sequence[Contestant],
+    *,
+    blocks: int,
+    seed: int = 0,
+    on_block: OnBlock | None = None,
+    trace_spans: int = 0,
 ) -> list[RouteEvidence]:
-    """Add `blocks` time blocks to each contestant, in rounds of random order, and judge what the counters saw."""
+    """Add `blocks` time blocks to each contestant, in rounds of random order, and judge what the counters saw.
+
+    With `trace_spans` each road notes so many of its reads and waits, which end up in `noted`.
+    """
     counter = counter_for([path for contestant in contestants for path in contestant.contest.paths])
     background = background_rate(counter) or 0.0
     random = np.random.Generator(np.random.PCG64DXSM(seed))
     done, total = 0, blocks * len(contestants)
     with running([contestant.road for contestant in contestants]) as processes:
         for contestant, process in zip(contestants, processes, strict=True):
-            opened = process.open(contestant.road, contestant.contest.paths, contestant.options)
+            paths, options = contestant.contest.paths, contestant.options
+            opened = process.open(contestant.road, paths, options, trace_spans=trace_spans)
             contestant.version, contestant.engine, *decoder = opened
             contestant.decoder = (decoder[0], decoder[1])
         for _ in range(blocks):
@@ -195,6 +206,9 @@ def interleave(
                 done += 1
                 if on_block is not None:
                     on_block(done, total, contestants[which].label, contestants[which].images_per_s[-1])
+        if trace_spans:
+            for contestant, process in zip(contestants, processes, strict=True):
+                contestant.noted = process.trace()
     return [_judge(contestant, counter, background) for contestant in contestants]
 
 

@@ -19,12 +19,13 @@ from ..loaders.engines import EngineName
 from ..loaders.evidence import RouteEvidence
 from ..loaders.roads import RoadOptions
 from ..loaders.shards import open_index
+from ..loaders.traced import MAX_SPANS
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import is_noisy, summarise
 from .choice import choose_engine
 from .contest import Contest, Contestant, OnBlock, best_of, interleave, open_contest, ratio
 from .evidence import cold_scope_of, doubts, read_path
-from .image_hops import HOPS, ImageHops
+from .image_hops import HOPS, QUEUES, ImageHops
 from .road_server import Consumer, RoadBlock
 from .workload import PageCache, parse_list
 
@@ -78,7 +79,8 @@ class PeersConfig(BaseModel):
 class PeersResult:
     """Ours first, then each peer; what must be said of them, and why a point would not count.
 
-    `images` is what there is to say of encoded ones: how ours decodes, and which hop limits it.
+    `images` is what there is to say of encoded ones: how ours decodes, and which hop limits it.  `noted` are
+    the roads' labels and what each noted for a trace.
     """
 
     points: tuple[Point, ...]
@@ -87,9 +89,12 @@ class PeersResult:
     invalid: tuple[str, ...]
     roads: tuple[dict[str, str | int], ...]
     images: dict[str, Any] | None = None
+    noted: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
-def compare_peers(path: Path, config: PeersConfig, *, on_block: OnBlock | None = None) -> PeersResult:
+def compare_peers(
+    path: Path, config: PeersConfig, *, on_block: OnBlock | None = None, traced: bool = False
+) -> PeersResult:
     """Measure our loader and `config.peers` on `path`, interleaved.
 
     A peer whose package is missing is named with what brings it; PeersError where that leaves none.  Raises
@@ -112,7 +117,8 @@ def compare_peers(path: Path, config: PeersConfig, *, on_block: OnBlock | None =
     contest = open_contest(path, options, consumer=config.consumer, seconds=config.seconds)
     ours = Contestant(OURS, replace(options, engine=_our_engine(config, contest.paths[0])), contest)
     contestants = [ours, *(best_of(name, options, contest) for name in present)]
-    evidence = interleave(contestants, blocks=config.blocks, seed=config.seed, on_block=on_block)
+    spans = MAX_SPANS // len(contestants) if traced else 0
+    evidence = interleave(contestants, blocks=config.blocks, seed=config.seed, on_block=on_block, trace_spans=spans)
     hops = _hops(ours) if transform else None
     points = [
         point_of(contestant, evidence=seen, ours=None if contestant is ours else ours)
@@ -127,6 +133,7 @@ def compare_peers(path: Path, config: PeersConfig, *, on_block: OnBlock | None =
         invalid=tuple(f"{seen.engine}: {reason}" for seen in evidence if (reason := seen.invalid_reason())),
         roads=tuple(_described(contestant) for contestant in contestants),
         images=None if hops is None else hops.described(),
+        noted=tuple((contestant.label, contestant.noted) for contestant in contestants if contestant.noted),
     )
 
 
@@ -145,9 +152,10 @@ def _transform(path: Path, config: PeersConfig) -> Literal["", "train", "validat
 def _hops(ours: Contestant) -> ImageHops:
     """Where the time of our threads went, over all blocks."""
     seconds = sum(block.seconds for block in ours.blocks)
-    spent = {hop: sum(block.hop_s.get(hop, 0.0) for block in ours.blocks) / seconds for hop in HOPS}
+    spent = {name: sum(block.hop_s[name] for block in ours.blocks) / seconds for name in (*HOPS, *QUEUES)}
     waited = sum(block.waited_s for block in ours.blocks) / seconds
-    return ImageHops(spent, ours.options.threads, waited, *ours.decoder, num_skipped=0)
+    waiting = {queue: spent[queue] for queue in QUEUES}
+    return ImageHops(spent, waiting, ours.options.threads, waited, *ours.decoder, num_skipped=0)
 
 
 def point_of(contestant: Contestant, *, evidence: RouteEvidence | None = None, ours: Contestant | None = None) -> Point:

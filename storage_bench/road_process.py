@@ -71,10 +71,10 @@ class RoadProcess:
         finally:
             os.close(answers)
 
-    def open(self, road: str, paths: Sequence[Path], options: RoadOptions) -> OpenedRoad:
-        """Open a road there, in the place of the one before."""
+    def open(self, road: str, paths: Sequence[Path], options: RoadOptions, *, trace_spans: int = 0) -> OpenedRoad:
+        """Open a road there, in the place of the one before; it notes its first `trace_spans` reads and waits."""
         told = {"road": road, "paths": [str(path.absolute()) for path in paths], "options": asdict(options)}
-        answer = self._ask({"do": "open", **told}, ANSWERS_WITHIN_S)
+        answer = self._ask({"do": "open", **told, "trace_spans": trace_spans}, ANSWERS_WITHIN_S)
         return OpenedRoad(answer["version"], answer["engine"], *answer["decoder"])
 
     def run(
@@ -92,6 +92,10 @@ class RoadProcess:
             "most_images": most_images,
         }
         return RoadBlock(**self._ask({"do": "run", **told}, seconds + ramp_s + ANSWERS_WITHIN_S))
+
+    def trace(self) -> dict[str, Any]:
+        """What the road has noted since it was opened: `spans`, how many were `dropped`, `note_ns` each, its `pid`."""
+        return self._ask({"do": "trace"}, ANSWERS_WITHIN_S)
 
     def tell_end(self) -> None:
         """Tell the process to end, without waiting for it."""

@@ -2,6 +2,7 @@
 
     {"do": "open", "road": ..., "paths": [...], "options": {...}}         -> {"version": ..., "engine": ...}
     {"do": "run", "consumer": ..., "seconds": ..., ...}                   -> RoadBlock as JSON, or {"error": ...}
+    {"do": "trace"}                                                       -> what was noted, where "open" asked for it
 
     a block:  [ramp | measured window | until the road has read ahead and is quiet]
 
@@ -19,14 +20,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..loaders.baselines import open_road
-from ..loaders.roads import Images, Road, RoadBatch, RoadOptions, TimedRoad
+from ..loaders.roads import Images, Road, RoadBatch, RoadOptions, TimedRoad, TracedRoad
+from ..loaders.traced import Recorder
 from .accelerators import touch
 from .rank_process import die_with
 
@@ -44,8 +46,8 @@ class RoadBlock:
 
     `storage_bytes` is what the processes made storage read.  `memory_bytes` is anonymous and shared memory at the end,
     each page counted once; `peak_rss_bytes` is the sum of each process's peak, mapped pages of files included.
-    `waited_s` of the window the consumer waited for batches; `hop_s` is what a road's threads spent in each hop, added
-    up, where it tells.
+    `waited_s` of the window the consumer waited for batches; `hop_s` is what a road's threads spent in each hop, and
+    batches waiting before it, added up, where it tells.
     """
 
     images: int
@@ -75,9 +77,10 @@ class _Server:
         self._road: Road | None = None
         self._batches: Iterator[RoadBatch] = iter(())
         self._consumers: dict[str, Callable[[Images], object]] = {}
+        self._recorder: Recorder | None = None
 
     def answer(self, told: dict[str, Any]) -> dict[str, Any]:
-        return self._open(told) if told["do"] == "open" else self._run(told)
+        return {"open": self._open, "run": self._run, "trace": self._trace}[told["do"]](told)
 
     def close(self) -> None:
         if self._road is not None:
@@ -88,9 +91,15 @@ class _Server:
         self.close()
         options = RoadOptions(**told["options"])
         self._road = open_road(told["road"], [Path(path) for path in told["paths"]], options)
+        self._recorder = Recorder(told["trace_spans"]) if told["trace_spans"] else None
+        if self._recorder is not None and isinstance(self._road, TracedRoad):
+            self._road.trace(self._recorder)
         self._batches = self._road.batches()
         first = next(self._batches).images
         self._consumers = {"copy": _Copy(options.batch_size, first[0].shape, first[0].dtype), "touch": _touch}
+        if self._recorder is not None:
+            self._batches = _noting(self._batches, self._recorder)
+            self._consumers = {name: _noted(name, do, self._recorder) for name, do in self._consumers.items()}
         _wait_until_quiet()
         decoder = self._road.decoder() if isinstance(self._road, TimedRoad) else ("", "")
         return {"version": self._road.version, "engine": self._road.engine, "decoder": decoder}
@@ -121,8 +130,33 @@ class _Server:
         )
         return asdict(block)
 
+    def _trace(self, _told: dict[str, Any]) -> dict[str, Any]:
+        recorder = self._recorder
+        if recorder is None:
+            return {"spans": [], "dropped": 0, "note_ns": None, "pid": os.getpid()}
+        told = {"spans": recorder.spans, "dropped": recorder.dropped}
+        return {**told, "note_ns": recorder.cost_ns(), "pid": os.getpid()}
+
     def _hop_seconds(self) -> dict[str, float]:
         return self._road.hop_seconds() if isinstance(self._road, TimedRoad) else {}
+
+
+def _noting(batches: Iterator[RoadBatch], recorder: Recorder) -> Iterator[RoadBatch]:
+    while True:
+        asked_ns = perf_counter_ns()
+        batch = next(batches)
+        recorder.add("wait for a batch", asked_ns)
+        yield batch
+        del batch  # its memory is the road's again
+
+
+def _noted(name: str, consume: Callable[[Images], object], recorder: Recorder) -> Callable[[Images], object]:
+    def consume_and_note(images: Images) -> None:
+        begun_ns = perf_counter_ns()
+        consume(images)
+        recorder.add(f"{name} the batch", begun_ns)
+
+    return consume_and_note
 
 
 def _take(
@@ -220,10 +254,16 @@ def serve(parent: int, pipe: int) -> None:
                 status = getattr(error, "exit_status", 4)
                 text = str(error) if hasattr(error, "exit_status") else f"{type(error).__name__}: {error}"
                 answer = {"error": text, "exit_status": status}
-            os.write(pipe, json.dumps(answer).encode() + b"\n")
+            _write_whole(pipe, json.dumps(answer).encode() + b"\n")
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         server.close()
+
+
+def _write_whole(pipe: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(pipe, rest) :]
 
 
 def _leave(_number: int, _frame: object) -> None:

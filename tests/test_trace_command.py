@@ -64,7 +64,7 @@ def test_without_a_trace_no_reader_is_in_the_way(iobench, page_set, monkeypatch)
     [
         (("--trace", "nosuch/t.json"), 4, "nosuch/t.json"),
         (("--trace", "."), 4, "cannot be written"),
-        (("--trace", "t.json", "--peers", "torch"), 2, "--trace: not with --peers"),
+        (("--trace", "nosuch/t.json", "--peers", "preadv"), 4, "nosuch/t.json"),
     ],
 )
 def test_a_trace_that_cannot_be_made_is_refused_before_anything_is_measured(iobench, page_set, words, status, told):
@@ -72,6 +72,22 @@ def test_a_trace_that_cannot_be_made_is_refused_before_anything_is_measured(iobe
     assert done == status
     assert told in err
     assert not list(Path().iterdir())
+
+
+def test_a_trace_of_loaders_side_by_side_has_the_consumer_of_each_and_our_reads(iobench, page_set):
+    words = ("--peers", "preadv", "--num-workers", "2", "--page-cache", "warm", "--trace", "t.json", "--out", "run")
+    status, err = iobench("load", page_set.folder, *LOAD, *words)
+    assert status in (0, 3), err
+    events = json.loads(Path("t.json").read_text())["traceEvents"]
+    roads = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    tracks = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    spans = [event for event in events if event["ph"] == "X"]
+    assert sorted(name.split()[0] for name in roads.values()) == ["iobench", "preadv"]
+    for pid, road in roads.items():
+        mine = [(tracks[pid, event["tid"]], event["name"]) for event in spans if event["pid"] == pid]
+        assert {name for track, name in mine if track == "the consumer"} == {"wait for a batch", "copy the batch"}
+        assert any(track.startswith("iobench-reader-") for track, _ in mine) is road.startswith("iobench")
+    assert any("trace" in warning for warning in read_record(Path("run")).warnings)
 
 
 def test_a_trace_of_encoded_images_has_every_decode_in_the_thread_that_made_it(iobench):
