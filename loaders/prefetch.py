@@ -75,6 +75,11 @@ class Tally:
     num_skipped: int = 0
     skipped: list[SkippedImage] = field(default_factory=list)
 
+    def hop_seconds(self) -> dict[str, float]:
+        """What threads spent in each hop, and batches waiting before it."""
+        hops = {"read": self.read_s, "decode": self.decode_s, "augment": self.augment_s}
+        return hops | {"read_queue": self.read_queue_s, "decode_queue": self.decode_queue_s, "ready": self.ready_s}
+
 
 class Source(Protocol):
     """What a prefetcher needs of a shard set."""

@@ -1,10 +1,12 @@
 """Encoded images in `iobench load`: what becomes of them, and which hop of their way limits.
 
-    read -> decode -> augment -> (loop)      threads at work in each hop, on the average = seconds in it / seconds
-    not measured: transfer                   batches stay in host memory
+    | read -> | decode -> augment -> | (loop)      threads at work in each hop, on the average = seconds in it / seconds
+    |         |                      ready         batches that wait at each line = seconds of waiting / seconds
+    not measured: transfer                         batches stay in host memory
 
 Seconds are those of reader threads, waiting for a processor included; how many threads are in a hop on the average is
-its occupancy (Little's law).
+its occupancy, and how many batches wait before it that of its queue (Little's law).  An image is augmented by the
+thread that has just decoded it: there is no queue between.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from .encoded import EncodedImages
 from .sample_format import SampleFormat
 
 HOPS = ("read", "decode", "augment")
+QUEUES = {"read_queue": "to be read", "decode_queue": "to be decoded", "ready": "for the loop"}
 BUSY = 0.8  # from this share of the threads' time on they are what limits
 WAITING = 0.1  # a loop that waits for less of its time is not held up
 MAX_TOLD = 20  # broken images in warnings; the record counts all
@@ -30,9 +33,13 @@ class ImageConfig(SampleFormat, EncodedImages):
 
 @dataclass(frozen=True, slots=True)
 class ImageHops:
-    """How many threads were in each hop on the average, of how many, and the share of time that the loop waited."""
+    """How many threads were in each hop on the average, of how many, and the share of time that the loop waited.
+
+    `waiting` are the batches that lay in each of QUEUES on the average.
+    """
 
     threads_in: dict[str, float]
+    waiting: dict[str, float]
     num_threads: int
     waited: float
     decoder: str
@@ -53,7 +60,9 @@ class ImageHops:
         """Which hop limits, in words."""
         told = ", ".join(f"{self.threads_in[hop]:.2f} {hop}" for hop in HOPS)
         threads = f"of {self.num_threads} threads there are on the average {told}" if self.num_threads else told
-        return f"{_WORDS[self.limit]}: {threads}; the loop waits {self.waited:.0%} of its time ({self.decoder})"
+        queues = ", ".join(f"{self.waiting[queue]:.1f} {words}" for queue, words in QUEUES.items())
+        waited = f"the loop waits {self.waited:.0%} of its time"
+        return f"{_WORDS[self.limit]}: {threads}; of the batches ahead wait {queues}; {waited} ({self.decoder})"
 
     def described(self) -> dict[str, Any]:
         """As the record keeps it."""
@@ -66,9 +75,15 @@ class ImageHops:
         }
 
     def metrics(self) -> dict[str, Metric]:
-        """Threads at work in each hop."""
-        found = {f"{hop}_threads": Metric(value=self.threads_in[hop], unit="threads", n=1) for hop in HOPS}
-        return {**found, "transfer_threads": not_measured("threads", "batches stay in host memory")}
+        """Threads at work in each hop, and batches that wait before it."""
+        host = "batches stay in host memory"
+        return {
+            **{f"{hop}_threads": Metric(value=self.threads_in[hop], unit="threads", n=1) for hop in HOPS},
+            "transfer_threads": not_measured("threads", host),
+            **{f"{queue}_batches": Metric(value=self.waiting[queue], unit="batches", n=1) for queue in QUEUES},
+            "augment_queue_batches": not_measured("batches", "an image is augmented by the thread that decoded it"),
+            "transfer_queue_batches": not_measured("batches", host),
+        }
 
 
 _WORDS = {
@@ -82,9 +97,10 @@ _WORDS = {
 
 def hops_of(decoding: Decoding, tally: Tally, *, num_threads: int, wall_s: float, waited: float) -> ImageHops:
     """The hops of what `tally` counted in `wall_s` seconds."""
-    seconds = {"read": tally.read_s, "decode": tally.decode_s, "augment": tally.augment_s}
+    seconds = tally.hop_seconds()
     return ImageHops(
-        {hop: spent / wall_s for hop, spent in seconds.items()},
+        {hop: seconds[hop] / wall_s for hop in HOPS},
+        {queue: seconds[queue] / wall_s for queue in QUEUES},
         num_threads,
         waited,
         decoding.decoder.name,

@@ -10,7 +10,8 @@ from iobench.storage_bench.load import LoadConfig, measure_load
 
 def hops(read, decode, augment, *, waited=0.9, threads=2):
     found = {"read": read, "decode": decode, "augment": augment}
-    return ImageHops(found, threads, waited, decoder="simplejpeg", reason="", num_skipped=0)
+    waiting = {"read_queue": 0.25, "decode_queue": 2.5, "ready": 0.0}
+    return ImageHops(found, waiting, threads, waited, decoder="simplejpeg", reason="", num_skipped=0)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,11 @@ def hops(read, decode, augment, *, waited=0.9, threads=2):
 def test_the_hop_that_limits_is_named(found, limit, words):
     assert found.limit == limit
     assert words in found.sentence
+
+
+def test_the_batches_that_wait_before_each_hop_are_told():
+    told = "of the batches ahead wait 0.2 to be read, 2.5 to be decoded, 0.0 for the loop"
+    assert told in hops(0.1, 1.4, 0.4).sentence
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,10 @@ def test_a_load_of_jpegs_tells_its_hops(folder, transform):
     assert sum(busy) <= 1.05  # of one thread
     assert metrics["transfer_threads"].value is None
     assert metrics["transfer_threads"].reason
+    lying = [metrics[f"{queue}_batches"].value for queue in ("read_queue", "decode_queue", "ready")]
+    assert all(value >= 0 for value in lying)
+    assert 0 < sum(lying) <= 2 * 1.1  # no more than are read ahead
+    assert metrics["augment_queue_batches"].value is None
 
 
 def test_without_a_decoder_samples_are_bytes(folder):
