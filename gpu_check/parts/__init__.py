@@ -18,6 +18,7 @@ PARTS: tuple[Part, ...] = (
     Part("train", "ResNet-50 in bf16 on synthetic, warm and cold batches", "train", 110, 45, "train"),
     Part("stall", "The stall meter against injected delays", "train", 20, 8, "stall"),
     Part("jpeg", "JPEG TFRecords to the GPU: ours and DALI's", "load", 50, 20, "jpeg"),
+    Part("kvikio", "Storage to the GPU with kvikio", "load", 30, 10, "kvikio", (("kvikio", "kvikio (extra gpu)"),)),
     Part("copies", "Host memory to the GPU: what the bus gives", "storage", 25, 8, "copies"),
     Part("kernels", "Work on the device: numbers and rates", "load", 15, 6, "kernels"),
     Part("infer", "Validation inference", "infer", 50, 25, "infer"),

@@ -1,11 +1,13 @@
 """Every part's CPU twin, in this process: the lines that run on a GPU, on small data."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-from iobench.gpu_check.part import Bench, parts_named
+from iobench.gpu_check.machine import what_is_missing
+from iobench.gpu_check.part import Bench, PartSkippedError, parts_named
 from iobench.gpu_check.parts import PARTS, run_of
 from iobench.gpu_check.parts.tests import marked_files
 from iobench.storage_bench.generate import GenerateJpeg, generate
@@ -50,6 +52,15 @@ def test_the_part_of_storage_holds_our_loader_against_the_bare_loop(bench):
         assert point.metrics["of_bare_loop"].value > 0
         assert point.read_path.delivered_bytes > 0
         assert point.read_path.observed_route in ("host", "unknown")
+
+
+def test_kvikio_without_a_driver_is_skipped_with_its_reason(bench):
+    if not what_is_missing():
+        pytest.skip("there is a GPU")
+    if importlib.util.find_spec("kvikio") is None:
+        pytest.skip("kvikio is not installed (`make setup-test` installs it)")
+    with pytest.raises(PartSkippedError, match=r"kvikio: .*libcuda"):
+        found_by("kvikio", bench)
 
 
 def test_the_meter_sees_what_was_injected(bench):
