@@ -12,12 +12,13 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path
 
 from .read_errors import failed, naming
 
 PAGE_BYTES = mmap.PAGESIZE
+MANY_FILES = 1024
 _CACHESTAT = 451  # the same number on every architecture
 _MINCORE_WINDOW = 1 << 30
 _OVERLAY_MAGIC = 0x794C7630  # OVERLAYFS_SUPER_MAGIC of linux/magic.h
@@ -63,12 +64,21 @@ def cache_fraction(paths: Iterable[Path]) -> float | None:
 
 
 def evict(paths: Iterable[Path]) -> None:
-    """Put the clean pages of `paths` out of the page cache; dirty ones are written first."""
+    """Put the clean pages of `paths` out of the page cache; dirty ones are written first.
+
+    Writing a file back waits for its disk's own cache, too: of many files whole file systems are written instead.
+    """
+    many = isinstance(paths, Sized) and len(paths) > MANY_FILES
+    written: set[int] = set()
     for path in paths:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with naming(path):
-                _write_back(fd)
+                if not many:
+                    _write_back(fd)
+                elif (device := os.fstat(fd).st_dev) not in written:
+                    _write_file_system(fd)
+                    written.add(device)
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
@@ -80,6 +90,11 @@ def _write_back(fd: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EROFS):  # a read-only file system (squashfs) has nothing to write
             raise
+
+
+def _write_file_system(fd: int) -> None:
+    if _libc.syncfs(fd) != 0 and (number := ctypes.get_errno()) not in (errno.EINVAL, errno.EROFS):
+        raise OSError(number, os.strerror(number))
 
 
 def warm(paths: Iterable[Path], *, block_bytes: int = 8 << 20) -> int:

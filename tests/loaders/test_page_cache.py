@@ -41,6 +41,16 @@ def test_written_pages_are_evicted_too(tmp_path, files):
     assert cache_fraction([path]) == 0
 
 
+def test_written_pages_of_many_files_are_evicted_too(tmp_path, files, monkeypatch):
+    monkeypatch.setattr(page_cache, "MANY_FILES", 3)
+    paths = [tmp_path / f"fresh-{number}" for number in range(4)]
+    for path in paths:
+        path.write_bytes(os.urandom(1 << 20))
+    assert cache_fraction(paths) == 1
+    evict(paths)
+    assert cache_fraction(paths) == 0
+
+
 def test_a_part_of_a_file_is_told_apart(files):
     fd = os.open(files[0], os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
