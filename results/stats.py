@@ -179,6 +179,12 @@ def has_correlated_blocks(metric: Metric) -> bool:
     return len(metric.samples) > 1 and bool(are_correlated(_finite(metric.samples)[None])[0])
 
 
+def rate_flags(metric: Metric) -> tuple[str, ...]:
+    """What a point says of the blocks of its rate: "noisy", "blocks_correlated"."""
+    found = {"noisy": is_noisy(metric), "blocks_correlated": has_correlated_blocks(metric)}
+    return tuple(name for name, is_so in found.items() if is_so)
+
+
 def plan_blocks(pilot: Sequence[float], *, target: float = 0.03, minimum: int = 8, maximum: int) -> int:
     """How many fresh blocks give an interval of +-`target` of the mean, four times out of five.
 

@@ -134,6 +134,7 @@ FLAGS = {
     "harness_limited": "the benchmark itself was the limit",
     "names_cached": "names, sizes and times came from this client's memory",
     "noisy": "the interval stayed wider than ±3 %",
+    "blocks_correlated": "blocks resemble the ones before them; measure more, or longer ones",
     "knee": "the smallest load within 3 % of the peak",
     "peak": "the load with the highest rate",
     "failed": "a read or write failed here",

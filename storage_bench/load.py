@@ -30,7 +30,7 @@ from ..loaders.route import by_own_counters, copied_on, counter_of, files_of, ow
 from ..loaders.shards import ShardSet, open_index
 from ..loaders.traced import Recorder, trace_set
 from ..results.record import Metric, Point, not_measured
-from ..results.stats import summarise
+from ..results.stats import rate_flags, summarise
 from .choice import choose_engine
 from .evidence import cold_scope_of, doubts, read_path
 from .image_hops import ImageConfig, ImageHops, hops_of, warnings_of
@@ -144,6 +144,7 @@ def measure_load(
     if not files:
         evidence = _of_objects(evidence, own)
     images = _hops(shards, loader.tally, chosen, blocks, wall_s=total_s)
+    metrics = _metrics(blocks, cpu_s, delivered_bytes, total_bytes / len(shards)) | (images.metrics() if images else {})
     point = Point(
         params={
             "stage": "load",
@@ -155,8 +156,8 @@ def measure_load(
             **({} if device is None else {"destination": "gpu"}),
         },
         read_path=read_path(evidence, cold_scope=cold_scope_of(files[0]) if files else "client"),
-        metrics=_metrics(blocks, cpu_s, delivered_bytes, total_bytes / len(shards))
-        | (images.metrics() if images else {}),
+        metrics=metrics,
+        flags=rate_flags(metrics["images_per_s"]),
     )
     smaller = f"batches hold {batch_size} images, not {config.batch_size}: there are no more"
     warnings = (*doubts(evidence), *warnings_of(loader.tally), *([smaller] if batch_size < config.batch_size else []))

@@ -21,7 +21,7 @@ from ..loaders.roads import RoadOptions
 from ..loaders.shards import open_index
 from ..loaders.traced import MAX_SPANS
 from ..results.record import Metric, Point, not_measured
-from ..results.stats import is_noisy, summarise
+from ..results.stats import rate_flags, summarise
 from .choice import choose_engine
 from .contest import Contest, Contestant, OnBlock, best_of, interleave, open_contest, ratio
 from .evidence import cold_scope_of, doubts, read_path
@@ -178,7 +178,7 @@ def point_of(contestant: Contestant, *, evidence: RouteEvidence | None = None, o
         },
         read_path=None if evidence is None else read_path(evidence, cold_scope=cold_scope_of(contest.paths[0])),
         metrics={**metrics, **_memory(contestant.blocks)},
-        flags=("noisy",) if is_noisy(metrics["images_per_s"]) else (),
+        flags=rate_flags(metrics["images_per_s"]),
     )
 
 

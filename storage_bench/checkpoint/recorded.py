@@ -10,7 +10,7 @@ import numpy as np
 
 from ...loaders.evidence import RouteEvidence, judge
 from ...results.record import Metric, Point
-from ...results.stats import is_noisy, ratio_interval, summarise
+from ...results.stats import rate_flags, ratio_interval, summarise
 from ..evidence import cold_scope_of, doubts, read_path
 from ..scratch import ScratchFolder, memory_folder
 from .config import CheckpointConfig
@@ -76,7 +76,7 @@ def _point(series: Series, config: CheckpointConfig, bench: Bench, ceiling: tupl
     metrics = _metrics(series.samples)
     limits = dict(zip(("write_gbps", "restore_gbps"), ceiling or (), strict=False))
     limited = any((metrics[name].value or 0.0) > HARNESS_MARGIN * limit for name, limit in limits.items())
-    flags = {"harness_limited": limited, "noisy": is_noisy(metrics["write_gbps"])}
+    flags = (*(["harness_limited"] if limited else []), *rate_flags(metrics["write_gbps"]))
     return Point(
         params={
             "stage": "checkpoint",
@@ -90,7 +90,7 @@ def _point(series: Series, config: CheckpointConfig, bench: Bench, ceiling: tupl
             "read_data_bytes": bench.data_bytes,
         },
         metrics=metrics,
-        flags=tuple(name for name, holds in flags.items() if holds),
+        flags=flags,
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ...loaders.remote import is_remote, shown_address
 from ...results.environment import public_path
 from ...results.record import Metric, Point, not_measured
-from ...results.stats import is_noisy, summarise
+from ...results.stats import rate_flags, summarise
 from ...results.verdict import CopyChoice, choose_copy
 from ..evidence import doubts, read_path
 from ..limits import WARM_RAM_SHARE, ram_bytes
@@ -230,7 +230,7 @@ def _point(case: Case, where: Where, choice: CopyChoice) -> Point:
             "first_batch_s": _first_batch(road),
             **_until(case, where, choice),
         },
-        flags=("noisy",) if is_noisy(rate) else (),
+        flags=rate_flags(rate),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...results.record import Metric, Point, RankReport, not_measured
-from ...results.stats import is_noisy, summarise
+from ...results.stats import rate_flags, summarise
 from ..evidence import cold_scope_of, read_path
 from .points import PointResult, Tail
 
@@ -34,7 +34,6 @@ def storage_point(result: PointResult, path: Path) -> Point:
         for name, set_ in (
             ("failed", result.error is not None),
             ("harness_limited", result.error is None and result.harness_limited),
-            ("noisy", is_noisy(rate)),
         )
         if set_
     ]
@@ -44,7 +43,7 @@ def storage_point(result: PointResult, path: Path) -> Point:
         read_path=None if evidence is None else read_path(evidence, cold_scope=cold_scope_of(path)),
         metrics=metrics,
         ranks=_ranks(result),
-        flags=(*flags, *result.flags),
+        flags=(*flags, *rate_flags(rate), *result.flags),
     )
 
 

@@ -16,6 +16,7 @@ from iobench.results.stats import (
     has_correlated_blocks,
     is_noisy,
     plan_blocks,
+    rate_flags,
     ratio_interval,
     summarise,
     t_interval,
@@ -249,6 +250,18 @@ def test_a_pilot_whose_blocks_resemble_their_neighbours_plans_more_blocks():
     assert has_correlated_blocks(summarise(alike, unit="s"))
     assert not has_correlated_blocks(summarise(mixed, unit="s"))
     assert plan_blocks(alike, maximum=1000) > 2 * plan_blocks(mixed, maximum=1000)
+
+
+def test_a_point_says_that_its_blocks_are_noisy_or_resemble_their_neighbours():
+    quiet, noisy = [100.0, 101.0] * 6, [80.0, 120.0] * 6
+    drifting = [100.0 + number / 100 for number in range(12)]
+    falling = [100.0 - 5 * number for number in range(12)]
+    assert [rate_flags(summarise(row, unit="images/s")) for row in (quiet, noisy, drifting, falling)] == [
+        (),
+        ("noisy",),
+        ("blocks_correlated",),
+        ("noisy", "blocks_correlated"),
+    ]
 
 
 @pytest.mark.parametrize("samples", [[], [1.0], [1.0, 2.0, 3.0, 4.0, 5.0], [5.0] * 30])
