@@ -17,7 +17,7 @@ from ..results.record import Kind, Metric, Point, Requirement
 
 DeviceName = Literal["cuda", "cpu"]
 TWIN = "cpu twin"
-TWIN_S, TWIN_LEAST_S = 3.0, 0.5  # of a part
+TWIN_S, TWIN_LEAST_S = 2.0, 0.5  # of a part
 
 
 class GpuCheckError(ValueError):

@@ -26,26 +26,20 @@ def check(tmp_path):
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def no_gpu():
     if not what_is_missing():
         pytest.skip("there is a GPU")
 
 
-def test_without_a_gpu_one_line_says_what_is_missing(check, no_gpu, tmp_path):
-    done = check()
-    assert done.returncode == 4
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("iobench: no NVIDIA GPU can be used here: ")
-    assert "CUDA" in line
-    assert list(tmp_path.iterdir()) == []  # nothing is generated for nothing
-
-
-def test_without_a_gpu_there_is_one_document_with_json(check, no_gpu):
+def test_without_a_gpu_one_line_and_one_document_say_what_is_missing(check, no_gpu, tmp_path):
     done = check("--json")
     assert done.returncode == 4
-    assert json.loads(done.stdout)["error"]["exit_status"] == 4
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("iobench: no NVIDIA GPU can be used here: CUDA: ")
+    error = json.loads(done.stdout)["error"]
+    assert (error["exit_status"], f"iobench: {error['message']}") == (4, line)
+    assert list(tmp_path.iterdir()) == []  # nothing is generated for nothing
 
 
 @pytest.mark.parametrize(
