@@ -109,7 +109,7 @@ def scan(
 
 
 def _scan_class(root: Path, name: str) -> list[Folder]:
-    found = sorted(_walk(root, name, ()), key=lambda folder: folder.path)
+    found = sorted(_walk(root, name), key=lambda folder: folder.path)
     if not any(len(folder.ends) for folder in found):
         raise ImageFolderError(
             f"{root / name}: no image in this class ({', '.join(IMAGE_SUFFIXES)}); a folder without shards is read as "
@@ -118,27 +118,29 @@ def _scan_class(root: Path, name: str) -> list[Folder]:
     return found
 
 
-def _walk(root: Path, path: str, above: tuple[tuple[int, int], ...]) -> Iterator[Folder]:
-    """A folder and all below, links to folders included; `above` says which are being walked."""
-    status = os.stat(root / path)  # before its entries: what comes later makes it another time
-    mine = (status.st_dev, status.st_ino)
-    if mine in above:
-        raise ImageFolderError(f"{root / path}: a link to a folder that it lies in; take the link out")
-    images: list[tuple[str, int]] = []
-    below: list[str] = []
-    with os.scandir(root / path) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                below.append(f"{path}/{entry.name}")
-            elif is_image_name(entry.name):
-                images.append((entry.name, _size(entry)))
-    images.sort()
+def _walk(root: Path, top: str) -> Iterator[Folder]:
+    """A folder and all below, in no order; links to folders are followed."""
+    left: list[tuple[str, tuple[tuple[int, int], ...]]] = [(top, ())]  # with the folders above each
+    while left:
+        path, above = left.pop()
+        status = os.stat(root / path)  # before its entries: what comes later makes it another time
+        mine = (status.st_dev, status.st_ino)
+        if mine in above:
+            raise ImageFolderError(f"{root / path}: a link to a folder that it lies in; take the link out")
+        images: list[tuple[str, int]] = []
+        with os.scandir(root / path) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    left.append((f"{path}/{entry.name}", (*above, mine)))
+                elif is_image_name(entry.name):
+                    images.append((entry.name, _size(entry)))
+        yield _folder(path, status.st_mtime_ns, sorted(images))
+
+
+def _folder(path: str, mtime_ns: int, images: Sequence[tuple[str, int]]) -> Folder:
     names = [os.fsencode(name) for name, _ in images]
     ends = np.cumsum([len(name) for name in names], dtype=np.int64)
-    lengths = np.array([size for _, size in images], np.int64)
-    yield Folder(path, status.st_mtime_ns, b"".join(names), ends, lengths)
-    for folder in below:
-        yield from _walk(root, folder, (*above, mine))
+    return Folder(path, mtime_ns, b"".join(names), ends, np.array([size for _, size in images], np.int64))
 
 
 def _size(entry: os.DirEntry[str]) -> int:

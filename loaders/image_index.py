@@ -113,16 +113,11 @@ def _change(root: Path, classes: tuple[str, ...], tree: _Tree) -> str | None:
 def _opened(
     root: Path, tree: _Tree, fields: Fields | None, status: str, location: Path | None
 ) -> tuple[ImageFiles, ShardIndex]:
-    held = np.flatnonzero(tree.counts)
-    firsts = (np.cumsum(tree.counts) - tree.counts)[held]
-    sizes = tuple(tree.counts[held].tolist())
-    held_bytes = np.add.reduceat(tree.lengths, firsts).tolist()
-    stamps = tuple(
-        ShardStamp(tree.folders[number], size, int(tree.times[number]))
-        for number, size in zip(held.tolist(), held_bytes, strict=True)
-    )
+    counts = tree.counts[tree.counts > 0]
+    stamps = _stamps_of(tree)
     number_of = {name: number for number, name in enumerate(tree.classes)}
-    classes = [number_of[tree.folders[number].partition("/")[0]] for number in held.tolist()]
+    classes = [number_of[stamp.name.partition("/")[0]] for stamp in stamps]
+    sizes = tuple(counts.tolist())
     extents = Extents(np.broadcast_to(np.int64(0), tree.lengths.shape), tree.lengths, files=True)
     codec = None if fields is not None and fields.opaque else tree.codec
     what = "opaque samples" if codec is None else f"encoded images ({codec})"
@@ -131,7 +126,7 @@ def _opened(
         stamps,
         sizes,
         first_records_of(sizes),
-        np.repeat(np.array(classes, np.int64), tree.counts[held]),
+        np.repeat(np.array(classes, np.int64), counts),
         layout_reason=f"{what} of {extents.said}, a file each, in folders of {len(tree.classes)} classes",
         status=status,
         location=location,
@@ -139,6 +134,14 @@ def _opened(
         classes=tree.classes,
     )
     return _files_of(root, tree), index
+
+
+def _stamps_of(tree: _Tree) -> tuple[ShardStamp, ...]:
+    """One for each folder that holds images, with the bytes of all of them."""
+    held = np.flatnonzero(tree.counts)
+    firsts = (np.cumsum(tree.counts) - tree.counts)[held]
+    rows = zip(held.tolist(), np.add.reduceat(tree.lengths, firsts).tolist(), tree.times[held].tolist(), strict=True)
+    return tuple(ShardStamp(tree.folders[number], size, time) for number, size, time in rows)
 
 
 def _files_of(root: Path, tree: _Tree) -> ImageFiles:

@@ -90,6 +90,23 @@ def test_classes_and_samples_are_those_of_torchvision(tmp_path):
     assert len(shards) == 15
 
 
+KINDS = {"jpg": "JPEG", "JPEG": "JPEG", "png": "PNG", "ppm": "PPM", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
+
+
+@pytest.mark.parametrize("first", KINDS)
+def test_every_kind_of_image_comes_out_as_pillow_has_it(tmp_path, first):
+    files = {
+        f"c/{'a' if extension == first else 'b'}.{extension}": picture(3, kind) for extension, kind in KINDS.items()
+    }
+    grey = io.BytesIO()
+    Image.new("L", (9, 8), 77).save(grey, "PPM")
+    shards = ShardSet.open(tree(tmp_path / "t", {**files, "c/c.pgm": grey.getvalue()}))
+    assert shards.paths[0].name == f"a.{first}"
+    for number, path in enumerate(shards.paths):
+        with Image.open(path) as image:
+            assert np.array_equal(shards[number][0].permute(1, 2, 0).numpy(), np.asarray(image.convert("RGB"))), path
+
+
 def test_names_need_not_be_utf_8(tmp_path):
     root = os.fsencode(tree(tmp_path / "t", {"a/1.jpg": picture(1), "b/1.jpg": picture(2)}))
     os.rename(root + b"/b", root + b"/caf\xe9")
