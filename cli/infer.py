@@ -73,12 +73,12 @@ def infer(
 ) -> None:
     """Answer batches as in large-batch validation: throughput, latency, data wait, and how full the queue is."""
     from ..configs import load as load_config
-    from ..training_bench.infer import checkpoint_of, run_infer
-    from ..training_bench.infer_plan import InferConfig
-    from ..training_bench.infer_roofs import with_infer_roofline
-    from ..training_bench.infer_setup import InferRun
+    from ..training_bench.infer.plan import InferConfig
+    from ..training_bench.infer.roofs import with_infer_roofline
+    from ..training_bench.infer.run import checkpoint_of, run_infer
+    from ..training_bench.infer.setup import InferRun
     from ..training_bench.places import Places
-    from ..training_bench.real_run import refuse_torchrun
+    from ..training_bench.real.run import refuse_torchrun
 
     refuse_torchrun()
     given = hosts_given(hosts, hostfile)

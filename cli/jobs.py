@@ -77,7 +77,7 @@ def train(
     from ..storage_bench.emulate import WORKLOADS
     from ..training_bench.command import run_train
     from ..training_bench.places import Places
-    from ..training_bench.real_run import refuse_torchrun
+    from ..training_bench.real.run import refuse_torchrun
     from ..training_bench.roofs import with_roofline
     from ..training_bench.tracing import trace_of_ranks
     from ..training_bench.train import TrainConfig
@@ -180,9 +180,9 @@ def _train_really(
 ) -> None:
     """A real training; with `hops_s` seconds for its hops, in blocks on every source."""
     from ..configs import load as load_config
-    from ..training_bench.real_hops_run import run_real_hops
-    from ..training_bench.real_plan import RealConfig
-    from ..training_bench.real_run import RealRun, run_real
+    from ..training_bench.real.hop_run import run_real_hops
+    from ..training_bench.real.plan import RealConfig
+    from ..training_bench.real.run import RealRun, run_real
     from ..training_bench.roofs import with_roofline
 
     settings = load_config(RealConfig, file=config, sets=sets or (), flags=flags)

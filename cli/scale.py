@@ -62,9 +62,9 @@ def scale(
     """Run a grid of nodes x accelerators x sources: how a job scales, and which cell is limited first."""
     from ..configs import load as load_config
     from ..results.environment import public_path
-    from ..training_bench.scaling import ScaleConfig, check_grid, run_grid
-    from ..training_bench.scaling_journal import GridJournal
-    from ..training_bench.scaling_points import grid_outcome
+    from ..training_bench.scaling.grid import ScaleConfig, check_grid, run_grid
+    from ..training_bench.scaling.journal import GridJournal
+    from ..training_bench.scaling.points import grid_outcome
 
     if resume and out is None:
         raise typer.BadParameter("--resume goes on with the grid in --out FOLDER; name the folder")

@@ -21,15 +21,15 @@ from iobench.storage_bench.launch import LaunchError, horovod_available, launch_
 from iobench.storage_bench.sweep.command import measure_storage
 from iobench.storage_bench.workload import StorageConfig, WorkloadUsageError
 from iobench.training_bench.command import run_train
-from iobench.training_bench.infer import run_infer
-from iobench.training_bench.infer_plan import InferConfig
-from iobench.training_bench.infer_setup import InferRun
+from iobench.training_bench.infer.plan import InferConfig
+from iobench.training_bench.infer.run import run_infer
+from iobench.training_bench.infer.setup import InferRun
 from iobench.training_bench.places import Places
-from iobench.training_bench.real_plan import RealConfig
-from iobench.training_bench.real_run import RANK_MODULE, RealRun, make_plan, run_real
-from iobench.training_bench.scaling import ScaleConfig, run_grid
-from iobench.training_bench.scaling_journal import GridJournal
-from iobench.training_bench.scaling_points import grid_outcome
+from iobench.training_bench.real.plan import RealConfig
+from iobench.training_bench.real.run import RANK_MODULE, RealRun, make_plan, run_real
+from iobench.training_bench.scaling.grid import ScaleConfig, run_grid
+from iobench.training_bench.scaling.journal import GridJournal
+from iobench.training_bench.scaling.points import grid_outcome
 from iobench.training_bench.train import TrainConfig
 
 PROGRAMS = Path(__file__).parent / "storage_bench" / "programs"

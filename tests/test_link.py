@@ -18,9 +18,9 @@ import pytest
 from iobench.results.scaling import Layout, first_limited
 from iobench.storage_bench.generate import Generate, generate
 from iobench.storage_bench.launch import horovod_available
-from iobench.training_bench.scaling import ScaleConfig, run_grid
-from iobench.training_bench.scaling_journal import GridJournal
-from iobench.training_bench.scaling_points import grid_outcome
+from iobench.training_bench.scaling.grid import ScaleConfig, run_grid
+from iobench.training_bench.scaling.journal import GridJournal
+from iobench.training_bench.scaling.points import grid_outcome
 
 MISSING = horovod_available()
 pytestmark = [

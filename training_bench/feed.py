@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..loaders.dataloader import DataLoader
-    from .real_plan import RealPlan
+    from .real.plan import RealPlan
 
 
 class FeedError(ValueError):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...training_bench.infer import run_infer
-from ...training_bench.infer_plan import InferConfig
-from ...training_bench.infer_setup import InferRun
+from ...training_bench.infer.plan import InferConfig
+from ...training_bench.infer.run import run_infer
+from ...training_bench.infer.setup import InferRun
 from ..part import Bench, Findings
 
 

@@ -22,8 +22,8 @@ from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now
 from iobench.results.stats import summarise
 from iobench.storage_bench.generate import Generate, generate
 from iobench.terminal import Screen, say
-from iobench.training_bench.real_plan import RealConfig
-from iobench.training_bench.real_run import RealRun, run_real
+from iobench.training_bench.real.plan import RealConfig
+from iobench.training_bench.real.run import RealRun, run_real
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 NUM_IMAGES, NUM_HELD_OUT, SIZE, CROP = 4096, 512, 96, 64

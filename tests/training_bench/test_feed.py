@@ -13,7 +13,7 @@ from iobench.loaders.plan import Indices
 from iobench.loaders.resume import ResumeError
 from iobench.loaders.shards import ShardSet
 from iobench.training_bench.feed import FeedError, ShardFeed, StepBatches, SyntheticFeed, check_data
-from iobench.training_bench.real_plan import RealPlan
+from iobench.training_bench.real.plan import RealPlan
 
 
 def plan_of(folder, *, ranks=1, batch_size=8, **changes):

@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from iobench.storage_bench.launch import rank_main
 from iobench.storage_bench.ranks import Ranks, SingleRank
 from iobench.training_bench.peers import Alone, HorovodPeers
-from iobench.training_bench.real import Pixels, Training
-from iobench.training_bench.real_plan import RealPlan
+from iobench.training_bench.real.plan import RealPlan
+from iobench.training_bench.real.ranks import Pixels, Training
 
 CPU = torch.device("cpu")
 _KEPT: list[nn.Module] = []

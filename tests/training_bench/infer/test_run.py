@@ -6,10 +6,10 @@ import pytest
 from iobench.configs import load, presets
 from iobench.loaders.shards import ShardSet
 from iobench.storage_bench.launch import horovod_available
-from iobench.training_bench.infer import run_infer
-from iobench.training_bench.infer_plan import STUDY_MODELS, InferConfig, InferError, InferUsageError
-from iobench.training_bench.infer_points import control_step_s, mean_queue
-from iobench.training_bench.infer_setup import InferRun, effective_depth, make_plan, resolve
+from iobench.training_bench.infer.plan import STUDY_MODELS, InferConfig, InferError, InferUsageError
+from iobench.training_bench.infer.points import control_step_s, mean_queue
+from iobench.training_bench.infer.run import run_infer
+from iobench.training_bench.infer.setup import InferRun, effective_depth, make_plan, resolve
 
 
 def quiet(_part, _share, _detail):

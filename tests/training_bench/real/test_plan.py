@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from iobench.training_bench.real_plan import RealPlan
+from iobench.training_bench.real.plan import RealPlan
 
 
 def make_plan(**changes):

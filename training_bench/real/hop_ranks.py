@@ -16,20 +16,20 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..loaders.dataloader import DataLoader
-from ..loaders.plan import Indices, endless_batches
-from ..loaders.shards import ShardSet
-from ..results.record import CacheState
-from ..storage_bench.launch import rank_main
-from ..storage_bench.ranks import Ranks
-from .feed import SyntheticFeed
-from .loop import Launch
-from .peers import peers_of
-from .plan import Block
-from .real import Training, device_of, energy_meter, open_training
-from .real_plan import RealHopsPlan, RealPlan
-from .sources import BatchSource, ShardFiles, open_sources
-from .timeline import Times
+from ...loaders.dataloader import DataLoader
+from ...loaders.plan import Indices, endless_batches
+from ...loaders.shards import ShardSet
+from ...results.record import CacheState
+from ...storage_bench.launch import rank_main
+from ...storage_bench.ranks import Ranks
+from ..feed import SyntheticFeed
+from ..loop import Launch
+from ..peers import peers_of
+from ..plan import Block
+from ..sources import BatchSource, ShardFiles, open_sources
+from ..timeline import Times
+from .plan import RealHopsPlan, RealPlan
+from .ranks import Training, device_of, energy_meter, open_training
 
 TensorBatch = tuple[Tensor, Tensor]
 

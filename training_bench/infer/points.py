@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from ..loaders.evidence import Counter
-from ..results.record import Metric, Point, not_measured
-from ..results.stats import summarise
-from ..storage_bench.accelerators import Accelerator
-from .infer_plan import InferPlan
-from .infer_rate import PERCENT, percentiles
-from .plan import RankPlan
-from .summary import summarise_ranks
-from .timeline import Times
+from ...loaders.evidence import Counter
+from ...results.record import Metric, Point, not_measured
+from ...results.stats import summarise
+from ...storage_bench.accelerators import Accelerator
+from ..plan import RankPlan
+from ..summary import summarise_ranks
+from ..timeline import Times
+from .plan import InferPlan
+from .rate import PERCENT, percentiles
 
 LATENCIES = ("latency_p50_s", "latency_p90_s", "latency_p99_s", "latency_max_s")
 P99_NEEDS = 100

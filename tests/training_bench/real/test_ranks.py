@@ -14,9 +14,9 @@ import pytest
 
 from iobench.storage_bench.generate import Generate, generate
 from iobench.storage_bench.launch import horovod_available, launch_ranks
-from iobench.training_bench.real_plan import RealPlan
+from iobench.training_bench.real.plan import RealPlan
 
-PROGRAMS = Path(__file__).with_name("programs")
+PROGRAMS = Path(__file__).parent.with_name("programs")
 MISSING = horovod_available()
 pytestmark = [pytest.mark.horovod, pytest.mark.skipif(MISSING is not None, reason=f"Horovod: {MISSING}")]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ..results.record import Metric, Point, RankReport, ReadPath, not_measured
-from ..results.stats import summarise
-from .energy import block_energy, energy_metrics
-from .models import model_info
-from .real_plan import RealPlan
-from .summary import find_straggler
-from .timeline import TRAINING_PARTS, Times, Waiting, step_parts, waiting
+from ...results.record import Metric, Point, RankReport, ReadPath, not_measured
+from ...results.stats import summarise
+from ..energy import block_energy, energy_metrics
+from ..models import model_info
+from ..summary import find_straggler
+from ..timeline import TRAINING_PARTS, Times, Waiting, step_parts, waiting
+from .plan import RealPlan
 
 BLOCKS = 8
 CURVE_POINTS = 1000

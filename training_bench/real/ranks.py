@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..loaders.evidence import moved, process_read_bytes
-from ..storage_bench.launch import rank_main
-from ..storage_bench.ranks import Ranks, machine_id
-from . import saved
-from .energy import EnergyMeter, energy_counters
-from .feed import Feed, open_feed
-from .models import build_model, model_info
-from .peers import Alone, peers_of
-from .real_plan import RealPlan
-from .timeline import TRAINING_PARTS, Marks, StepClock, StreamClock
+from ...loaders.evidence import moved, process_read_bytes
+from ...storage_bench.launch import rank_main
+from ...storage_bench.ranks import Ranks, machine_id
+from .. import saved
+from ..energy import EnergyMeter, energy_counters
+from ..feed import Feed, open_feed
+from ..models import build_model, model_info
+from ..peers import Alone, peers_of
+from ..timeline import TRAINING_PARTS, Marks, StepClock, StreamClock
+from .plan import RealPlan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPORTS = 50
@@ -248,7 +248,7 @@ class Pixels:
 @torch.no_grad()
 def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks, peers: Alone) -> dict[str, float]:
     """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank."""
-    from ..loaders.dataloader import DataLoader
+    from ...loaders.dataloader import DataLoader
 
     assert plan.validate_on is not None
     images = plan.model_copy(update={"transform": "validation"})

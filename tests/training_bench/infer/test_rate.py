@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from iobench.training_bench.infer_plan import Bound
-from iobench.training_bench.infer_ranks import open_loop
-from iobench.training_bench.infer_rate import Arrived, allowed_misses, arrival_times, highest_rate, percentiles
-from iobench.training_bench.infer_search import agreement_metric, share_interval
+from iobench.training_bench.infer.plan import Bound
+from iobench.training_bench.infer.ranks import open_loop
+from iobench.training_bench.infer.rate import Arrived, allowed_misses, arrival_times, highest_rate, percentiles
+from iobench.training_bench.infer.search import agreement_metric, share_interval
 
 
 def make_bound(arrivals="poisson", trial_batches=200, bound_s=1.0):

@@ -11,24 +11,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..loaders.evidence import background_rate
-from ..results.record import Point, new_run_id
-from ..storage_bench.accelerators import Accelerator
-from ..storage_bench.choice import choose_engine
-from ..storage_bench.encoded import images_of
-from ..storage_bench.launch import launch_ranks
-from .command import TrainOutcome, TrainUsageError
-from .energy import energy_counters, idle_watts
-from .hops import Ladder, plan_ladder, tell_hops
-from .places import Places, Show
-from .plan import Block, RankPlan, Rung, Source
-from .real_plan import RealHopsPlan, RealPlan
-from .real_points import not_learned
-from .real_run import RealRun, check_places, make_plan
-from .summary import find_point, summarise_ranks
-from .train import TrainError, check_memory
+from ...loaders.evidence import background_rate
+from ...results.record import Point, new_run_id
+from ...storage_bench.accelerators import Accelerator
+from ...storage_bench.choice import choose_engine
+from ...storage_bench.encoded import images_of
+from ...storage_bench.launch import launch_ranks
+from ..command import TrainOutcome, TrainUsageError
+from ..energy import energy_counters, idle_watts
+from ..hops import Ladder, plan_ladder, tell_hops
+from ..places import Places, Show
+from ..plan import Block, RankPlan, Rung, Source
+from ..summary import find_point, summarise_ranks
+from ..train import TrainError, check_memory
+from .plan import RealHopsPlan, RealPlan
+from .points import not_learned
+from .run import RealRun, check_places, make_plan
 
-RANK_MODULE = "iobench.training_bench.real_hops"
+RANK_MODULE = "iobench.training_bench.real.hop_ranks"
 WARMUP_STEPS = 3
 OF_EMULATED = ("au_mlperf", "au_dlio")  # there is no nominal step time to hold a step against
 

@@ -17,20 +17,20 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from ..loaders.discovery import find_shards
-from ..loaders.shards import ShardSet
-from ..results.record import new_run_id
-from ..results.scaling import Layout, Prediction, Seen, predict
-from ..storage_bench.accelerators import Accelerator, resolve_accelerator
-from ..storage_bench.choice import choose_engine
-from ..storage_bench.encoded import EncodedImages, images_of
-from ..storage_bench.hosts import HostSlots
-from ..storage_bench.launch import LaunchError, require_ranks
-from .places import Places
-from .plan import Source
-from .scaling_journal import GridJournal, Trial
-from .scaling_trial import GridRun, Workload, run_trial
-from .train import TrainConfig, TrainError
+from ...loaders.discovery import find_shards
+from ...loaders.shards import ShardSet
+from ...results.record import new_run_id
+from ...results.scaling import Layout, Prediction, Seen, predict
+from ...storage_bench.accelerators import Accelerator, resolve_accelerator
+from ...storage_bench.choice import choose_engine
+from ...storage_bench.encoded import EncodedImages, images_of
+from ...storage_bench.hosts import HostSlots
+from ...storage_bench.launch import LaunchError, require_ranks
+from ..places import Places
+from ..plan import Source
+from ..train import TrainConfig, TrainError
+from .journal import GridJournal, Trial
+from .trial import GridRun, Workload, run_trial
 
 IMAGENET_VALIDATE_SHARE = 50_000 / 1_281_167
 MAX_RANKS = 1024

@@ -6,10 +6,10 @@ import pytest
 from iobench.storage_bench.ranks import SingleRank
 from iobench.training_bench.command import TrainUsageError
 from iobench.training_bench.hops import plan_ladder
-from iobench.training_bench.real_hops import EndlessBatches, main
-from iobench.training_bench.real_hops_run import WARMUP_STEPS, hops_plan, run_real_hops
-from iobench.training_bench.real_plan import RealConfig
-from iobench.training_bench.real_run import RealRun, make_plan
+from iobench.training_bench.real.hop_ranks import EndlessBatches, main
+from iobench.training_bench.real.hop_run import WARMUP_STEPS, hops_plan, run_real_hops
+from iobench.training_bench.real.plan import RealConfig
+from iobench.training_bench.real.run import RealRun, make_plan
 
 RUNGS = ("synthetic", "host", "warm", "direct")
 SMALL = {"num_classes": 1000, "crop": 32, "rounds": 2, "drop_steps": 1, "reader_threads": 1, "prefetch_factor": 1}

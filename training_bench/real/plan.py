@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..loaders.engines import EngineName
-from ..loaders.plan import ShuffleMode
-from ..storage_bench.encoded import EncodedImages
-from .models import ModelName
-from .plan import RankPlan, Source
+from ...loaders.engines import EngineName
+from ...loaders.plan import ShuffleMode
+from ...storage_bench.encoded import EncodedImages
+from ..models import ModelName
+from ..plan import RankPlan, Source
 
 BASE_BATCH = 256
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..results.record import Point
-from ..storage_bench.encoded import images_of
-from .infer import InferOutcome
-from .infer_setup import InferRun
-from .roofline import Roof, roofline_lines, roofline_points, standing
-from .roofs import data_roofs, device_roofs
+from ...results.record import Point
+from ...storage_bench.encoded import images_of
+from ..roofline import Roof, roofline_lines, roofline_points, standing
+from ..roofs import data_roofs, device_roofs
+from .run import InferOutcome
+from .setup import InferRun
 
 Show = Callable[[str, float, str], None]
 

@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..results.record import RankReport, ReadPath
-from ..results.scaling import Layout, Prediction
-from .plan import Source
+from ...results.record import RankReport, ReadPath
+from ...results.scaling import Layout, Prediction
+from ..plan import Source
 
 FILE = "cells.jsonl"
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..storage_bench.accelerators import Images
-from .infer_plan import InferError, Network
-from .models import build_model
-from .real import DEVIATION, DTYPES, MEAN, own_device
+from ...storage_bench.accelerators import Images
+from ..models import build_model
+from ..real.ranks import DEVIATION, DTYPES, MEAN, own_device
+from .plan import InferError, Network
 
 
 class NetworkStep:

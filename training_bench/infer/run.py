@@ -12,21 +12,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..loaders.evidence import background_rate
-from ..loaders.shards import ShardSet
-from ..results.record import Metric, Point, new_run_id
-from ..storage_bench.choice import choose_engine
-from ..storage_bench.launch import launch_ranks
-from . import saved
-from .infer_plan import InferConfig, InferError, InferPlan, InferUsageError
-from .infer_points import infer_points
-from .infer_search import agreement_metric, rate_metrics
-from .infer_setup import InferRun, check_run, make_plan, resolve
-from .models import ModelName, model_info
-from .plan import Source
-from .train import START_S, check_memory
+from ...loaders.evidence import background_rate
+from ...loaders.shards import ShardSet
+from ...results.record import Metric, Point, new_run_id
+from ...storage_bench.choice import choose_engine
+from ...storage_bench.launch import launch_ranks
+from .. import saved
+from ..models import ModelName, model_info
+from ..plan import Source
+from ..train import START_S, check_memory
+from .plan import InferConfig, InferError, InferPlan, InferUsageError
+from .points import infer_points
+from .search import agreement_metric, rate_metrics
+from .setup import InferRun, check_run, make_plan, resolve
 
-RANK_MODULE = "iobench.training_bench.infer_ranks"
+RANK_MODULE = "iobench.training_bench.infer.ranks"
 SLACK_S = 60.0
 
 Show = Callable[[str, float, str], None]

@@ -20,17 +20,17 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..loaders.evidence import moved, process_read_bytes
-from ..loaders.prefetch import RawBatch
-from ..storage_bench.accelerators import Accelerator, Images
-from ..storage_bench.launch import rank_main
-from ..storage_bench.ranks import Ranks, machine_id
-from .infer_plan import Bound, InferPlan
-from .infer_rate import Arrived, OutOfTimeError, allowed_misses, arrival_times, highest_rate
-from .loop import Computes, measured_steps
-from .peers import all_told
-from .plan import Block, RankPlan
-from .sources import BatchSource, Shards, Synthetic
+from ...loaders.evidence import moved, process_read_bytes
+from ...loaders.prefetch import RawBatch
+from ...storage_bench.accelerators import Accelerator, Images
+from ...storage_bench.launch import rank_main
+from ...storage_bench.ranks import Ranks, machine_id
+from ..loop import Computes, measured_steps
+from ..peers import all_told
+from ..plan import Block, RankPlan
+from ..sources import BatchSource, Shards, Synthetic
+from .plan import Bound, InferPlan
+from .rate import Arrived, OutOfTimeError, allowed_misses, arrival_times, highest_rate
 
 MAX_PROOFS = 4
 
@@ -68,7 +68,7 @@ class _Run:
         self._network: Any = None
         self._device = "cpu"  # where batches are brought
         if plan.network is not None:
-            from .infer_network import NetworkStep
+            from .network import NetworkStep
 
             self._network = NetworkStep(plan.network, ranks.local_rank)
             self._device = str(self._network.device)

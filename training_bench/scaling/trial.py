@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..loaders.evidence import Counter, background_rate
-from ..loaders.index import RecordLayout
-from ..results.record import Point
-from ..results.scaling import Layout, cycle_rate
-from ..storage_bench.accelerators import Accelerator
-from ..storage_bench.hosts import HostSlots
-from ..storage_bench.launch import launch_ranks
-from .places import Places
-from .plan import Block, RankPlan, Source
-from .scaling_journal import SourceTrial
-from .summary import find_point, summarise_ranks
-from .train import RANK_MODULE, START_S, TrainConfig, TrainError, TrainRun, check_memory, make_plan
+from ...loaders.evidence import Counter, background_rate
+from ...loaders.index import RecordLayout
+from ...results.record import Point
+from ...results.scaling import Layout, cycle_rate
+from ...storage_bench.accelerators import Accelerator
+from ...storage_bench.hosts import HostSlots
+from ...storage_bench.launch import launch_ranks
+from ..places import Places
+from ..plan import Block, RankPlan, Source
+from ..summary import find_point, summarise_ranks
+from ..train import RANK_MODULE, START_S, TrainConfig, TrainError, TrainRun, check_memory, make_plan
+from .journal import SourceTrial
 
 Workload = Literal["train", "infer", "train+validate"]
 Phase = Literal["train", "validate", "infer", "given"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from iobench.training_bench.infer import checkpoint_of
-from iobench.training_bench.infer_network import NetworkStep
-from iobench.training_bench.infer_plan import InferError, InferUsageError, Network
+from iobench.training_bench.infer.network import NetworkStep
+from iobench.training_bench.infer.plan import InferError, InferUsageError, Network
+from iobench.training_bench.infer.run import checkpoint_of
 from iobench.training_bench.models import build_model
 
 MEAN, DEVIATION = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])

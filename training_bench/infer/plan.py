@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..loaders.plan import ShuffleMode
-from ..storage_bench.encoded import EncodedImages
-from .models import ModelName
-from .plan import RankPlan, Source
-from .real_plan import Device, Precision
+from ...loaders.plan import ShuffleMode
+from ...storage_bench.encoded import EncodedImages
+from ..models import ModelName
+from ..plan import RankPlan, Source
+from ..real.plan import Device, Precision
 
 Positive = Annotated[int, Field(ge=1)]
 Arrivals = Literal["poisson", "even"]

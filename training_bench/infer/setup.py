@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..loaders.shards import ShardSet
-from ..storage_bench.accelerators import Accelerator, resolve_accelerator
-from ..storage_bench.emulate import WORKLOADS
-from ..storage_bench.encoded import images_of
-from .feed import image_shape
-from .infer_plan import Bound, InferConfig, InferError, InferPlan, InferUsageError, Network
-from .models import ModelName, check_size, model_info
-from .places import Places
-from .plan import Block, RankPlan, Source
+from ...loaders.shards import ShardSet
+from ...storage_bench.accelerators import Accelerator, resolve_accelerator
+from ...storage_bench.emulate import WORKLOADS
+from ...storage_bench.encoded import images_of
+from ..feed import image_shape
+from ..models import ModelName, check_size, model_info
+from ..places import Places
+from ..plan import Block, RankPlan, Source
+from .plan import Bound, InferConfig, InferError, InferPlan, InferUsageError, Network
 
 CONTROL_BATCHES = 10
 LEAST_BATCHES = 2

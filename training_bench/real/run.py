@@ -13,24 +13,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, total
-from ..loaders.page_cache import cache_fraction
-from ..loaders.shards import ShardSet
-from ..results.record import new_run_id
-from ..storage_bench.choice import choose_engine
-from ..storage_bench.evidence import cold_scope_of, doubts, read_path
-from ..storage_bench.launch import launch_ranks
-from . import saved
-from .command import TrainOutcome, TrainUsageError
-from .feed import check_data
-from .models import check_size, model_info
-from .places import Places
-from .plan import Source
-from .real_plan import Device, RealConfig, RealPlan, Scaling
-from .real_points import loss_curve, sentence_of, summarise_real
-from .train import TrainError
+from ...loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, total
+from ...loaders.page_cache import cache_fraction
+from ...loaders.shards import ShardSet
+from ...results.record import new_run_id
+from ...storage_bench.choice import choose_engine
+from ...storage_bench.evidence import cold_scope_of, doubts, read_path
+from ...storage_bench.launch import launch_ranks
+from .. import saved
+from ..command import TrainOutcome, TrainUsageError
+from ..feed import check_data
+from ..models import check_size, model_info
+from ..places import Places
+from ..plan import Source
+from ..train import TrainError
+from .plan import Device, RealConfig, RealPlan, Scaling
+from .points import loss_curve, sentence_of, summarise_real
 
-RANK_MODULE = "iobench.training_bench.real"
+RANK_MODULE = "iobench.training_bench.real.ranks"
 DEFAULT_BATCH = 32
 SOURCES = ("direct", "staged", "synthetic")
 _TORCHRUN = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..results.record import Metric, Point, not_measured
-from ..results.scaling import (
+from ...results.record import Metric, Point, not_measured
+from ...results.scaling import (
     Layout,
     Limited,
     Prediction,
@@ -22,10 +22,10 @@ from ..results.scaling import (
     rate_ratio,
     same_size,
 )
-from ..results.stats import summarise
-from .plan import Source
-from .scaling import Grid
-from .scaling_journal import SourceTrial
+from ...results.stats import summarise
+from ..plan import Source
+from .grid import Grid
+from .journal import SourceTrial
 
 Cells = Mapping[tuple[Layout, str], Samples]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .infer_plan import Bound
+from .plan import Bound
 
 PERCENT = 99
 FEWEST = 1 / 16  # of the closed loop's rate: below it nobody looks

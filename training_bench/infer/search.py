@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..results.record import Metric, not_measured
-from .infer_plan import InferConfig, InferPlan
+from ...results.record import Metric, not_measured
+from .plan import InferConfig, InferPlan
 
 CONFIDENCE = 0.95
 

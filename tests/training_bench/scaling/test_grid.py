@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from iobench.configs import ConfigError, load, presets
 from iobench.results.scaling import Layout, Prediction
 from iobench.storage_bench.hosts import HostSlots
-from iobench.training_bench.scaling import ScaleConfig, ScaleError, check_grid, order_of, run_grid
-from iobench.training_bench.scaling_journal import GridJournal, GridJournalError, SourceTrial, Trial
-from iobench.training_bench.scaling_points import grid_outcome
-from iobench.training_bench.scaling_trial import make_trial_plan
+from iobench.training_bench.scaling.grid import ScaleConfig, ScaleError, check_grid, order_of, run_grid
+from iobench.training_bench.scaling.journal import GridJournal, GridJournalError, SourceTrial, Trial
+from iobench.training_bench.scaling.points import grid_outcome
+from iobench.training_bench.scaling.trial import make_trial_plan
 from iobench.training_bench.train import TrainError
 
 ONE = {"gpus": (1,), "accelerator": "0.01", "batch_size": 4, "repeats": 2, "steps": 4, "rounds": 1}
