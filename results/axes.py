@@ -105,5 +105,7 @@ def _round_step(least: float) -> float:
 def _tick_text(value: float, step: float, spec: Mapping[str, Any]) -> str:
     if spec.get("tickformat") == ".0%":
         return f"{value:.{0 if step >= 0.01 else 1}%}"
+    if step >= 1e12 or step < 1e-9:
+        return f"{value:.3g}"
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")

@@ -36,6 +36,10 @@ class Frame:
     y: Axis
     told: bool = True
 
+    def shows(self, x: float, y: float) -> bool:
+        """Whether a place is within the axes."""
+        return self.x.shows(x) and self.y.shows(y)
+
 
 def px(value: float) -> str:
     """A length in pixels, to a tenth."""
@@ -130,7 +134,7 @@ def curve(trace: Mapping[str, Any], frame: Frame) -> Iterator[str]:
         marker = trace["marker"]
         colour = marker.get("color") or trace["line"]["color"]
         for k, (x, y) in pixels.items():
-            if not (frame.x.shows(x) and frame.y.shows(y)):
+            if not frame.shows(x, y):
                 continue
             told = _told(trace, k, frame)
             yield symbol(x, y, _each(marker["symbol"], k), colour, size=marker["size"], told=told)

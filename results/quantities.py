@@ -51,8 +51,8 @@ def scale_for(unit: str, values: Iterable[float | None]) -> Scale:
 
 def number(value: float, *, half_width: float | None = None) -> str:
     """A number to two digits of its interval's half width; without one to four digits, whole numbers whole."""
-    if not math.isfinite(value):
-        return str(value)
+    if _is_beyond(value):
+        return f"{value:.4g}"
     if half_width and math.isfinite(half_width):
         decimals = min(12, max(0, 1 - math.floor(math.log10(half_width))))
     elif value == int(value):
@@ -90,6 +90,8 @@ def amount(value: float, unit: str) -> str:
     """A bare value with a unit to three digits, `402 GB`; without needless zeros where it stands in its own unit."""
     scale = scale_for(unit, [value])
     shown = scale.of(value)
+    if _is_beyond(shown):
+        return f"{shown:.3g} {_singular(scale.unit, value)}".strip()
     digits = max(0, 2 - math.floor(math.log10(abs(shown)))) if shown else 0
     text = f"{shown:,.{digits}f}"
     text = text.rstrip("0").rstrip(".") if "." in text and scale.factor == 1 else text
@@ -98,7 +100,7 @@ def amount(value: float, unit: str) -> str:
 
 def percent(share: float) -> str:
     """A share to a tenth of a percent, `2.6 %`."""
-    return f"{share * 100:.1f}\N{NO-BREAK SPACE}%"
+    return f"{number(share * 100) if _is_beyond(share) else f'{share * 100:.1f}'}\N{NO-BREAK SPACE}%"
 
 
 def binary_size(num_bytes: float) -> str:
@@ -136,6 +138,11 @@ def counted(count: float, noun: str) -> str:
 def sentences(*texts: str) -> str:
     """Sentences in a row, empty ones left out."""
     return " ".join(text for text in texts if text)
+
+
+def _is_beyond(value: float) -> bool:
+    """Whether a value is so large or small that it is read as a power of ten."""
+    return not math.isfinite(value) or abs(value) >= 1e15 or 0 < abs(value) < 1e-9
 
 
 def _singular(unit: str, value: float | None) -> str:

@@ -229,7 +229,8 @@ def _shapes(layout: Mapping[str, Any], frame: Frame) -> list[str]:
     found = []
     for shape in layout["shapes"]:
         ends = [(_place(frame.x, shape, "x", end), _place(frame.y, shape, "y", end)) for end in "01"]
-        found.append(stroke(ends, dash=shape["line"]["dash"], style="mark"))
+        if all(frame.shows(x, y) for x, y in ends):
+            found.append(stroke(ends, dash=shape["line"]["dash"], style="mark"))
     return found
 
 
@@ -244,11 +245,14 @@ def _annotations(sheet: Sheet, frame: Frame) -> list[str]:
     for note in sheet.layout["annotations"]:
         lines = [fitted(line, sheet.width - 2 * EDGE) for line in note["text"].split("\n")]
         width = max(map(width_of, lines))
-        x = _place(frame.x, note, "x") + note.get("xshift", 0)
+        at = _place(frame.x, note, "x"), _place(frame.y, note, "y")
+        if not frame.shows(*at):
+            continue
+        x = at[0] + note.get("xshift", 0)
         x -= {"left": 0.0, "right": width}.get(note.get("xanchor", ""), width / 2)
         x = min(max(x, EDGE), sheet.width - EDGE - width)
         first = {"bottom": -4 - LINE * (len(lines) - 1), "top": LINE - 2}.get(note.get("yanchor", ""), 4.5)
-        y = _place(frame.y, note, "y") - note.get("yshift", 0) + first
+        y = at[1] - note.get("yshift", 0) + first
         while any(abs(y - other) < LINE - 3 and x < end and begin < x + width for begin, end, other in taken):
             y -= LINE
         taken += [(x, x + width, y + LINE * place) for place in range(len(lines))]

@@ -192,3 +192,16 @@ def damaged(record: RunRecord, seed: int) -> RunRecord:
 def test_figures_that_no_run_would_have_break_no_page(everything, seed):
     text = render([damaged(everything, seed)])
     assert re.findall(r'(?:x|y|width|height|d|transform|viewBox)="[^"]*(?:nan|inf)', text) == []
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_figures_that_no_run_would_have_neither_leave_their_picture_nor_widen_the_page(
+    browser, everything, tmp_path, width
+):
+    for seed in range(4):
+        path = tmp_path / "report.html"
+        write_report([damaged(everything, seed)], path)
+        browser.open(path, width=width)
+        assert browser.ask(LOST_WORDS) == []
+        assert browser.ask("document.documentElement.scrollWidth") == width
+        assert browser.logged == []
