@@ -19,6 +19,7 @@ from .source import Source
 
 CONVERTER = "iobench convert 1"
 PART_BYTES = 128 << 20
+PART_FILES = 2048  # of an image folder, which are read back together
 _SAMPLES = 16
 _MAX_JPEG_SIDE = 65_500
 _MARGIN = 1.1  # where sizes are estimated from a few images
@@ -93,7 +94,8 @@ def plan_of(source: Source, config: Convert) -> Plan:
     classes = folder_classes(source.labels, names, relabel=config.relabel) if config.format == "folder" else {}
     shape = _shape(source, config) if config.raw else None
     record_bytes = _record_bytes(source, config, shape)
-    per_part = config.images_per_shard or max(1, min(PART_BYTES // record_bytes, len(source)))
+    most = PART_FILES if config.format == "folder" else len(source)
+    per_part = config.images_per_shard or max(1, min(PART_BYTES // record_bytes, most))
     order = np.arange(len(source), dtype=np.int64)
     if config.shuffle:
         order = epoch_order(source.index.shard_sizes, mode="records", seed=config.seed, epoch=0, block_records=1)

@@ -20,6 +20,7 @@ import xxhash
 
 from ...loaders.decoders import BrokenImageError
 from ...loaders.discovery import ShardSource
+from ...loaders.image_index import open_image_folder
 from ...results.environment import public_text
 from ..generate.dataset import ShardFile
 from ..generate.folder import prepared
@@ -147,7 +148,7 @@ class _Conversion:
         num_bytes, digest = self._target.write(room, part.name, self._samples(part, made, skipped))
         if made:
             self._read_back(room, self._target.expected(made))
-            self._target.publish(room, part.name)
+            self._target.publish(room, part.name, made)
         shutil.rmtree(room)
         self._ledger.add(
             Row(
@@ -216,13 +217,25 @@ class _Conversion:
                 if row.num_images
             ]
             write_description(self._folder, self._target.description, shards)
-        for name in self._plan.classes.values():
-            if not (self._folder / name).is_dir():
-                raise ConvertError(
-                    f"{self._folder / name}: every image of this class is broken, and without its folder the labels of "
-                    f"those behind it would change; take the class out of the source, or convert to another format"
-                )
+        if self._plan.classes:
+            self._require_classes(sum(row.num_images for row in rows))
         self._ledger.finish()
+
+    def _require_classes(self, num_images: int) -> None:
+        """Raise ConvertError where the folder, read as a set, has not the classes and images that it should."""
+        index = open_image_folder(self._folder)[1]
+        names = list(self._plan.classes.values())
+        lost = next((name for name in names if name not in index.classes), None)
+        if lost is not None:
+            raise ConvertError(
+                f"{self._folder / lost}: every image of this class is broken, and without its folder the labels of "
+                f"those behind it would change; take the class out of the source, or convert to another format"
+            )
+        if index.num_records != num_images or list(index.classes) != names:
+            raise ConvertError(
+                f"{self._folder}: holds {index.num_records} images of {len(index.classes)} classes, {num_images} of "
+                f"{len(names)} were made; something else is written there: convert into a folder of your own"
+            )
 
 
 def _sum(parts: Sequence[Part]) -> int:

@@ -6,6 +6,7 @@ ShardSet -> batches of record numbers -> [(record, what was read of it, its labe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ from ..sample_format import SampleOptions
 from .samples import Array
 from .settings import ConvertError, ConvertUsageError
 
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 4 << 20
+READ_THREADS, DEPTH = 4, 4  # of each part: images in files of their own, and objects, are waited for one by one
 _NOTHING_SAID = SampleOptions(fields=None, shape=None, dtype=None)
 
 
@@ -73,10 +75,13 @@ class Source:
 
     def read(self, records: Indices) -> Iterator[Read]:
         """Records in this order, as views that hold until they are let go."""
-        for batch in self._shards.prefetch(
-            self._batches(records), batch_size=1, num_threads=0, depth=1, pool=BufferPool(0, num_free_kept=2)
-        ):
-            yield from map(Read, batch.records.tolist(), batch.images, self.labels[batch.records].tolist())
+        pool = BufferPool(0, num_free_kept=DEPTH + 2)
+        ahead = self._shards.prefetch(
+            self._batches(records), batch_size=1, num_threads=READ_THREADS, depth=DEPTH, pool=pool
+        )
+        with closing(ahead):
+            for batch in ahead:
+                yield from map(Read, batch.records.tolist(), batch.images, self.labels[batch.records].tolist())
 
     def _batches(self, records: Indices) -> Iterator[Indices]:
         """Parts of about BATCH_BYTES."""

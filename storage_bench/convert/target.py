@@ -4,7 +4,7 @@
                train-00003-of-00016.tensors                 written, on the disk, read back, then renamed to ...
     TARGET/train-00003-of-00016.tensors
 
-A part of an image folder is a number of files below their classes' folders, with names of their own.
+A part of an image folder is a number of files, which are read back together and renamed into their classes' folders.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import xxhash
 
-from ...loaders.page_cache import evict
 from ...loaders.tensors import DESCRIPTION_NAME
 from ...results.record import write_whole
 from ..generate.dataset import Dataset, ShardFile
@@ -32,6 +31,7 @@ from .ledger import Row
 from .samples import Sample
 
 ROOMS_NAME = ".iobench-parts"
+_ALL = "all"  # one folder for the images of all classes: a part has many, and of each few images
 _BLOCK_BYTES = 4 << 20
 
 
@@ -53,8 +53,8 @@ class Target(Protocol):
     def expected(self, made: Sequence[Made]) -> list[Made]:
         """What was made, in the order and with the labels that the part has when it is read as a set of its own."""
 
-    def publish(self, room: Path, name: str) -> None:
-        """Give the part its names in the target."""
+    def publish(self, room: Path, name: str, made: Sequence[Made]) -> None:
+        """Give the part, which is `made`, its names in the target."""
 
     def is_whole(self, row: Row, numbers: Iterable[int], labels: Mapping[int, int]) -> bool:
         """Whether a part that the ledger knows is there with the bytes that it was written with."""
@@ -87,7 +87,7 @@ class Shards:
         """See Target."""
         return list(made)
 
-    def publish(self, room: Path, name: str) -> None:
+    def publish(self, room: Path, name: str, made: Sequence[Made]) -> None:  # noqa: ARG002
         """See Target."""
         os.replace(room / name, self.folder / name)
         sync_folder(self.folder)
@@ -110,45 +110,44 @@ class ImageFiles:
     def write(self, room: Path, name: str, samples: Iterator[Sample]) -> tuple[int, str]:  # noqa: ARG002  # it has none
         """See Target."""
         found, num_bytes, paths = xxhash.xxh3_128(), 0, list[Path]()
+        (room / _ALL).mkdir()
         for sample in samples:
-            path = room / self._name(sample.label, sample.number, is_png=sample.encoding == "png")
-            paths.append(path)
-            path.parent.mkdir(exist_ok=True)
-            with path.open("xb") as file:
+            paths.append(room / _ALL / file_name(sample.number, is_png=sample.encoding == "png"))
+            with paths[-1].open("xb") as file:
                 file.write(sample.stored)
             found.update(sample.stored)
             num_bytes += len(sample.stored)
         sync_file_system(room)
-        evict(paths)  # what is read back is to come from the disk
+        _forget(paths)
         return num_bytes, found.hexdigest()
 
     def expected(self, made: Sequence[Made]) -> list[Made]:
         """See Target."""
-        there = sorted({self.classes[one.label]: one.label for one in made}.items())
-        place_of = {label: place for place, (_, label) in enumerate(there)}
-        relabelled = [one._replace(label=place_of[one.label]) for one in made]
-        return sorted(relabelled, key=lambda one: (one.label, one.number))
+        return [one._replace(label=0) for one in made]
 
-    def publish(self, room: Path, name: str) -> None:  # noqa: ARG002
+    def publish(self, room: Path, name: str, made: Sequence[Made]) -> None:  # noqa: ARG002
         """See Target."""
-        folders = [entry for entry in room.iterdir() if entry.is_dir()]
-        for folder in folders:
-            target = self.folder / folder.name
-            target.mkdir(exist_ok=True)
-            for path in folder.iterdir():
-                os.replace(path, target / path.name)
-            sync_folder(target)
+        for label in sorted({one.label for one in made}):
+            (self.folder / self.classes[label]).mkdir(exist_ok=True)
+        for one in made:
+            file = file_name(one.number, is_png=one.is_png)
+            os.replace(room / _ALL / file, self.folder / self.classes[one.label] / file)
+        for label in sorted({one.label for one in made}):
+            sync_folder(self.folder / self.classes[label])
         sync_folder(self.folder)
 
     def is_whole(self, row: Row, numbers: Iterable[int], labels: Mapping[int, int]) -> bool:
         """See Target."""
         pngs = set(row.pngs)
-        names = [self._name(labels[number], number, is_png=number in pngs) for number in numbers]
-        paths = [self.folder / name for name in names]
+        paths = [
+            self.folder / self.classes[labels[number]] / file_name(number, is_png=number in pngs) for number in numbers
+        ]
         return all(path.is_file() and not path.is_symlink() for path in paths) and _digest(paths) == row.xxh3_128
 
-    def _name(self, label: int, number: int, *, is_png: bool) -> str:
-        return f"{self.classes[label]}/{number:012d}.{EXTENSIONS['png' if is_png else 'jpeg']}"
+
+def file_name(number: int, *, is_png: bool) -> str:
+    """What image `number` is called in its class's folder."""
+    return f"{number:012d}.{EXTENSIONS['png' if is_png else 'jpeg']}"
 
 
 def write_description(folder: Path, description: Dataset, shards: Sequence[ShardFile]) -> None:
@@ -188,6 +187,16 @@ def sync_file_system(folder: Path) -> None:
             raise OSError(number, os.strerror(number), str(folder))
     finally:
         os.close(handle)
+
+
+def _forget(paths: Sequence[Path]) -> None:
+    """Take files that are on the disk out of the page cache, so that they are read back from there."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
 
 
 def _digest(paths: Sequence[Path]) -> str:

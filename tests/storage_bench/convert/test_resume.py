@@ -60,7 +60,7 @@ def test_an_interrupted_conversion_goes_on_and_ends_as_if_it_had_not_been(page_s
     found = convert(page_set.folder, tmp_path / "made", config)
     assert 0 < len(found.made) < 13
     assert contents(tmp_path / "made") == whole
-    assert hidden(tmp_path / "made") == {FINISHED}
+    assert hidden(tmp_path / "made") - {".iobench-index"} == {FINISHED}
     assert all((tmp_path / "made" / name).stat().st_ino == inode for name, inode in inodes.items())
     assert len(ShardSet.open(tmp_path / "made")) == len(page_set)
 
@@ -225,6 +225,17 @@ def test_bytes_that_read_back_otherwise_never_get_a_name(page_set, tmp_path, mon
     with pytest.raises(ConvertError, match=r"train-00001-of-00003.*did not read back"):
         convert(page_set.folder, tmp_path / "made", Convert(format="tensors", images_per_shard=50, jobs=1))
     assert set(contents(tmp_path / "made")) == {"train-00000-of-00003.tensors"}
+
+
+def test_a_file_that_somebody_else_puts_among_the_classes_makes_no_whole_set(page_set, encoded, tmp_path):
+    def add(phase, done, total):
+        if phase == "convert" and done == total:
+            (tmp_path / "made" / "0").mkdir(exist_ok=True)
+            (tmp_path / "made" / "0" / "mine.jpg").write_bytes(encoded(8, 8, 1))
+
+    with pytest.raises(ConvertError, match="holds 131 images of 10 classes, 130 of 10 were made"):
+        convert(page_set.folder, tmp_path / "made", Convert(format="folder"), progress=add)
+    assert hidden(tmp_path / "made") >= {UNFINISHED}
 
 
 def test_two_conversions_at_once_into_one_folder_are_refused(page_set, tmp_path):
