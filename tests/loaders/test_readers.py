@@ -218,6 +218,6 @@ def test_a_file_system_without_direct_io_is_told_and_not_worked_around():
 
 def test_the_reason_for_an_engine_is_recorded(file):
     reader, reason = open_reader("auto", file)
-    assert (reader.engine, reason) == ("buffered", "auto: buffered, because batches stay in host memory")
+    assert (reader.engine, reason) == ("buffered", "auto: buffered, whose pages later epochs find in memory")
     with pytest.raises(ValueError, match="engine 'floppy' is not one of auto, buffered, direct"):
         open_reader("floppy", file)
