@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..loaders.destinations.choice import check_choice, reads_into_device
+from ..loaders.destinations.choice import DeviceChoice, check_choice, reads_into_device
 from ..loaders.discovery import ShardSource
 from ..loaders.engines import open_reader
 from ..loaders.index import RecordLayout, ShardIndex
@@ -70,7 +70,7 @@ class EncodedImages(BaseModel):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        device: str = "cpu",
+        device: DeviceChoice = "cpu",
     ) -> ShardSet:
         """The set, whose samples stay bytes (uint8) as raw pixels are: who computes on them normalises them there.
 

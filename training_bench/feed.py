@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from ..loaders.batches import PlannedBatches
+from ..loaders.destinations.choice import DeviceChoice
 from ..loaders.evidence import counter_for
 from ..loaders.plan import Indices, Share
 from ..loaders.shards import ShardSet
@@ -68,7 +69,7 @@ class StepBatches(PlannedBatches):
 class ShardFeed:
     """Batches of shards, through the drop-in loader, which brings them to the device."""
 
-    def __init__(self, plan: RealPlan, rank: int, device: str = "cpu") -> None:
+    def __init__(self, plan: RealPlan, rank: int, device: DeviceChoice = "cpu") -> None:
         from ..loaders.dataloader import DataLoader
 
         assert plan.data is not None

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, cast
 import numpy as np
 
 from ..loaders.buffers import Buffer, BufferPool
-from ..loaders.destinations.choice import open_device
+from ..loaders.destinations.choice import DeviceChoice, open_device
 from ..loaders.destinations.destination import Destination
 from ..loaders.evidence import counter_for
 from ..loaders.page_cache import cache_fraction, evict, warm
@@ -116,7 +116,7 @@ class ShardFiles(BatchSource[Batch]):
         images: EncodedImages,
         shuffle: ShuffleMode,
         seed: int = 0,
-        device: str = "cpu",
+        device: DeviceChoice = "cpu",
     ) -> None:
         self._page_cache = page_cache
         behind = engine != "direct" and page_cache == "cold"
@@ -164,7 +164,13 @@ class Shards(ShardFiles[Images]):
     """
 
     def __init__(
-        self, plan: RankPlan, folder: Path, engine: str, *, page_cache: CacheState = "cold", device: str = "cpu"
+        self,
+        plan: RankPlan,
+        folder: Path,
+        engine: str,
+        *,
+        page_cache: CacheState = "cold",
+        device: DeviceChoice = "cpu",
     ) -> None:
         super().__init__(folder, engine, page_cache=page_cache, images=plan.images, shuffle=plan.shuffle, device=device)
         self._plan = plan

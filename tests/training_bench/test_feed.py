@@ -71,6 +71,18 @@ def test_a_feed_goes_on_from_its_place_over_the_end_of_an_epoch(page_set):
     assert first.delivered_bytes >= first.payload_bytes
 
 
+def test_a_feed_brings_its_batches_to_the_device(page_set, device):
+    """A played GPU: what a network is fed there is what it is fed on the host, batch for batch."""
+    plan = plan_of(page_set.folder, reader_threads=1)
+    with closing(ShardFeed(plan, 0, device).batches()) as there, closing(ShardFeed(plan, 0).batches()) as here:
+        both = list(islice(zip(there, here, strict=True), 20))  # an epoch has 16 steps
+    device.settle()
+    assert len(device.copies) >= 20
+    for (images, labels), (right, numbers) in both:
+        assert torch.equal(images, right)
+        assert torch.equal(labels, numbers)
+
+
 def test_a_place_in_another_order_is_refused(page_set):
     state = ShardFeed(plan_of(page_set.folder), 0).state_dict()
     with pytest.raises(ResumeError, match="seed"):

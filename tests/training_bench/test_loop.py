@@ -9,6 +9,7 @@ from iobench.storage_bench.ranks import SingleRank
 from iobench.training_bench.loop import main, measured_steps
 from iobench.training_bench.plan import Block, RankPlan
 from iobench.training_bench.search import Search
+from iobench.training_bench.sources import Shards
 
 STEP_S = 0.002
 
@@ -59,6 +60,21 @@ def test_a_block_starts_cold_and_its_bytes_come_from_the_device(page_set):
     for log in run(make_plan(page_set.folder, blocks=("direct",)))["blocks"]:
         assert log["cache_fraction"] == pytest.approx(0, abs=0.02)
         assert log["device_bytes"] >= 0.98 * log["delivered_bytes"]
+
+
+def test_shards_of_a_block_go_to_a_device_where_one_is_named(page_set, device):
+    """A played GPU, as inference has it: tensors there, the same batches as on the host."""
+    plan = make_plan(page_set.folder, blocks=("direct",))
+    there, here = (Shards(plan, page_set.folder, "buffered", device=name) for name in (device, "cpu"))
+    with (
+        there.batches(rank=0, num_ranks=1, seed=3) as on_device,
+        here.batches(rank=0, num_ranks=1, seed=3) as on_host,
+    ):
+        both = [(next(on_device), next(on_host)) for _ in range(12)]
+    device.settle()
+    assert len(device.copies) >= 12
+    assert all(np.array_equal(tensor.numpy(), array) for tensor, array in both)
+    assert there.take_bytes()[1] == 12 * 16 * 35 * 35 * 3
 
 
 def test_a_round_that_would_not_end_within_the_budget_is_not_begun(page_set):
