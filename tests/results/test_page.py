@@ -64,10 +64,14 @@ def test_every_picture_is_seen_and_the_page_logs_nothing_and_asks_for_nothing(br
     assert browser.ask("document.documentElement.scrollWidth") == width
 
 
-def test_a_page_is_loaded_in_two_seconds_and_light_enough_to_be_mailed(browser, page):
+def test_a_page_with_every_picture_is_light_enough_to_be_mailed(page):
+    assert page.stat().st_size < 1e6
+
+
+@pytest.mark.slow
+def test_a_page_is_loaded_in_two_seconds(browser, page):
     browser.open(page)
     assert browser.ask("performance.getEntriesByType('navigation')[0].duration") < 2000
-    assert page.stat().st_size < 1e6
 
 
 def test_paper_has_every_table_open_and_the_wide_pictures(browser, page):
@@ -188,7 +192,7 @@ def damaged(record: RunRecord, seed: int) -> RunRecord:
     return record.model_copy(update={"points": kept, "workload": workload})
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(12))
 def test_figures_that_no_run_would_have_break_no_page(everything, seed):
     text = render([damaged(everything, seed)])
     assert re.findall(r'(?:x|y|width|height|d|transform|viewBox)="[^"]*(?:nan|inf)', text) == []
