@@ -50,7 +50,7 @@ def show_verdict(record: RunRecord) -> None:
 
 def show_changes(comparison: Comparison) -> None:
     """What changed against another run, and what differs between the two."""
-    from ..results.changes import change_label, ratio_text
+    from ..results.changes import change_label, figure_text, note_lines, ratio_text
 
     say()
     if comparison.changes:
@@ -59,8 +59,8 @@ def show_changes(comparison: Comparison) -> None:
             [
                 (
                     change_label(change),
-                    "-" if change.base is None else f"{change.base:.4g}",
-                    "-" if change.candidate is None else f"{change.candidate:.4g}",
+                    figure_text(change.base, change.unit),
+                    figure_text(change.candidate, change.unit),
                     ratio_text(change) or "-",
                     change.finding,
                 )
@@ -69,6 +69,8 @@ def show_changes(comparison: Comparison) -> None:
             title=f"Against {comparison.base_run_id}",
         )
     say(comparison.sentence)
+    for text in note_lines(comparison.changes):
+        say(f"  {text}")
     for item in comparison.differences:
         say(f"  {item.name}: {item.base} -> {item.candidate}")
 

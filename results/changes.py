@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .quantities import amount, counted
@@ -25,8 +26,10 @@ def change_tables(comparison: Comparison) -> list[Table]:
                 f"Against {comparison.base_run_id}",
                 (
                     text_column("figure", [change_label(change) for change in changes]),
-                    text_column("then", [_figure(change.base, change.unit) for change in changes], numeric=True),
-                    text_column("now", [_figure(change.candidate, change.unit) for change in changes], numeric=True),
+                    text_column("then", [figure_text(change.base, change.unit) for change in changes], numeric=True),
+                    text_column(
+                        "now", [figure_text(change.candidate, change.unit) for change in changes], numeric=True
+                    ),
                     text_column("now / then", [ratio_text(change) for change in changes], numeric=True),
                     Column("finding", tuple(_finding(change) for change in changes)),
                 ),
@@ -58,7 +61,17 @@ def ratio_text(change: Change) -> str:
     return f"{change.ratio:.3f} ({change.ci95[0]:.3f} to {change.ci95[1]:.3f})"
 
 
-def _figure(value: float | None, unit: str) -> str:
+def note_lines(changes: Iterable[Change]) -> list[str]:
+    """What is to be said of figures, a line for each: `peak memory (RSS): a figure of one block has no interval`."""
+    said: dict[str, list[str]] = {}
+    for change in changes:
+        if change.reason:
+            said.setdefault(change.reason, []).append(change_label(change))
+    return [f"{', '.join(labels)}: {reason}" for reason, labels in said.items()]
+
+
+def figure_text(value: float | None, unit: str) -> str:
+    """`1.95 GB/s`, or that it was not measured."""
     return "not measured" if value is None else amount(value, unit)
 
 

@@ -12,6 +12,8 @@ from .stats import StatisticsError, unpaired_ratio
 
 TOLD = 6  # as many changes are told of in a sentence; all are in the table
 CHANCE_FROM = 20  # so many comparisons let one differ by chance at 95 %
+ODD_SHARE = 0.05  # that a ratio of typical blocks may be away from the one of means before that is said
+ODD = "the ratio is of typical blocks (geometric means); a few blocks far off move the means beside it elsewhere"
 
 
 def change_of(name: str, base: Metric, candidate: Metric, *, where: str = "") -> Change:
@@ -36,20 +38,33 @@ def change_of(name: str, base: Metric, candidate: Metric, *, where: str = "") ->
             reason=reason,
         )
 
-    if base.value is None or candidate.value is None:
-        missing = "base" if base.value is None else "candidate"
-        reason = (base if base.value is None else candidate).reason
-        return change("not comparable", reason=f"not measured in the {missing} run: {reason}")
-    if base.unit != candidate.unit:
-        return change("not comparable", reason=f"{base.unit} in the base run, {candidate.unit} in the candidate")
+    if (reason := _why_not(base, candidate)) is not None:
+        return change("not comparable", reason=reason)
     if base.unit in COUNTS:
         return change(_finding_of_counts(name, base, candidate))
+    if not any((*base.samples, *candidate.samples)):
+        return change("no difference")  # 0 in every block of both runs: no ratio, and nothing amiss
     try:
         ratio, low, high = unpaired_ratio(candidate.samples, base.samples)
     except StatisticsError as error:
         return change("not comparable", reason=str(error))
     finding: Finding = "no difference" if low <= 1 <= high else _word(name, is_more=ratio > 1)
-    return change(finding, ratio=ratio, ci95=(low, high))
+    assert base.value  # positive, as all that have a ratio, and known
+    assert candidate.value
+    is_odd = abs(candidate.value / base.value / ratio - 1) > ODD_SHARE
+    return change(finding, ratio=ratio, ci95=(low, high), reason=ODD if is_odd else None)
+
+
+def _why_not(base: Metric, candidate: Metric) -> str | None:
+    """Why two sides of a metric are not compared; None where they are."""
+    for side, metric in (("base", base), ("candidate", candidate)):
+        if metric.value is None:
+            return f"not measured in the {side} run: {metric.reason}"
+    if base.unit != candidate.unit:
+        return f"{base.unit} in the base run, {candidate.unit} in the candidate"
+    if base.unit not in COUNTS and min(len(base.samples), len(candidate.samples)) < 2:
+        return "a figure of one block has no interval"
+    return None
 
 
 def sentence_of(base: RunRecord, changes: Sequence[Change]) -> str:

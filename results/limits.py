@@ -111,6 +111,8 @@ def _span(change: Change) -> tuple[float, float, float] | None:
     """A change and its interval in percent; counts, which have no interval, count where their ranges do not touch."""
     if change.ratio is not None and change.ci95 is not None:
         return _percent(change.ratio), _percent(change.ci95[0]), _percent(change.ci95[1])
+    if change.finding == "no difference" and change.base == change.candidate == 0:
+        return 0.0, 0.0, 0.0
     if change.unit not in COUNTS or change.base is None or change.candidate is None:
         return None
     if change.finding == "no difference":

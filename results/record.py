@@ -264,7 +264,9 @@ def read_record(path: Path) -> RunRecord:
     path = path / "record.json" if path.is_dir() else path
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror}; give a run's folder or its record.json") from error
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not readable as JSON ({error}); give a run's folder or its record.json") from error
     try:
         return RunRecord.model_validate(upgraded(document))

@@ -108,6 +108,8 @@ METRIC_LABELS = {
     "hop_cost_fraction": "added, share of the step",
     "communication_s": "communication per step",
     "straggler_wait_s": "wait for the last rank per step",
+    "straggler_data_s": "wait for the last rank's data per step",
+    "straggler_cost_s": "time that others waited for this rank per step",
     "forward_backward_s": "forward and backward per step",
     "exposed_allreduce_s": "exposed allreduce per step",
     "of_synthetic": "share of the rate with synthetic batches",

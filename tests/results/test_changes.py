@@ -2,7 +2,7 @@
 
 import re
 
-from iobench.results.changes import change_tables
+from iobench.results.changes import change_label, change_tables, note_lines
 from iobench.results.record import Change, Comparison, Difference
 from iobench.results.report import render
 
@@ -42,6 +42,13 @@ def test_a_change_is_a_row_with_both_figures_their_ratio_and_what_it_shows():
     assert texts[1][1:] == ["not measured", "3 s", "", "not comparable"]
     assert changes.notes == ["no copy in the base run"]
     assert [[cell.text for cell in row] for row in differences.rows] == [["kernel", "6.1", "6.12"]]
+
+
+def test_what_is_to_be_said_of_figures_is_a_line_for_each_reason():
+    alike = MISSING.model_copy(update={"name": "write_s", "where": ""})
+    assert note_lines([SLOWER, MISSING, alike]) == [
+        f"{change_label(MISSING)}, {change_label(alike)}: no copy in the base run"
+    ]
 
 
 def test_nothing_that_changed_is_no_table():

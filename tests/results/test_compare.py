@@ -55,6 +55,25 @@ def run(name="base", *, kind="qualify", metrics=None, points=(), outcome="pass",
 # --- one metric --------------------------------------------------------------------------------------------------
 
 
+def test_a_figure_that_is_0_in_every_block_of_both_runs_did_not_change():
+    """Zeros have no ratio, but nothing is wrong with them: nobody waited in either run."""
+    nothing = summarise([0.0] * 8, unit="s")
+    change = change_of("straggler_wait_s", nothing, nothing)
+    assert (change.finding, change.ratio, change.reason) == ("no difference", None, None)
+    assert change_of("straggler_wait_s", nothing, blocks(1.0, "s")).finding == "not comparable"
+
+
+def test_a_figure_of_one_block_is_not_compared_and_says_why():
+    change = change_of("peak_rss_bytes", Metric(value=5.0, unit="bytes", n=1), blocks(5.0, "bytes"))
+    assert (change.finding, change.reason) == ("not comparable", "a figure of one block has no interval")
+
+
+def test_a_ratio_that_is_far_from_the_one_of_the_means_beside_it_says_what_it_is_of():
+    wild = summarise([2.0, 2.0, 2.0, 2.0, 2.0, 200.0, 2.0, 2.0], unit="s")
+    assert "typical blocks" in change_of("step_time_s", blocks(2.0, "s"), wild).reason
+    assert change_of("step_time_s", blocks(2.0, "s"), blocks(3.0, "s")).reason is None
+
+
 def test_the_ratio_is_candidate_over_base_with_the_interval_of_both_runs_blocks():
     change = change_of("read_gbps", blocks(2.0), blocks(1.5))
     assert change.ratio == pytest.approx(0.75)

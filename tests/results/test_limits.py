@@ -130,6 +130,11 @@ def test_counts_break_a_limit_only_where_they_differ_for_certain(base, candidate
     assert verdict("gpus_fed_measured < -5%", fed).outcome == outcome
 
 
+def test_what_is_0_in_both_runs_keeps_every_limit():
+    still = change("straggler_wait_s", None, None, base=0.0, candidate=0.0, unit="s")
+    assert verdict("straggler_wait_s > +10%", still).outcome == "pass"
+
+
 def test_the_runs_own_figure_is_meant_where_there_is_one_else_every_point():
     slow = change(ratio=0.5, ci95=(0.49, 0.51), where="load: 2 threads", finding="worse")
     assert verdict("images_per_s < -5%", change(), slow).outcome == "pass"
