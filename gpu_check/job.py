@@ -25,7 +25,7 @@ from .parts import PARTS
 from .process import Ended, run_part
 
 END_S = 8.0  # for the report
-GRACE_S = 15.0  # that a part may take beyond its time before it is killed
+GRACE_S = {"cuda": 15.0, "cpu": 60.0}  # that a part may take beyond its time before it is killed; CPUs may be busy
 START_S = 6.0  # that its process takes before it begins: Python, torch, CUDA
 MOST_THREADS = 8
 EXIT = {"done": 0, "missed": 1, "not decided": 3, "failed": 4}
@@ -156,7 +156,7 @@ def _outcome(part: Part, bench: Bench, left_s: float) -> PartOutcome:
         reason = f"it needs {START_S + part.least_s:.0f} s, and {max(0.0, left_s):.0f} s are left; raise --minutes"
         return PartOutcome(part, Ended("skipped", reason), 0.0, bench.folder)
     begin = perf_counter()
-    ended = run_part(part, bench, limit_s=min(START_S + bench.seconds + GRACE_S, left_s))
+    ended = run_part(part, bench, limit_s=min(START_S + bench.seconds + GRACE_S[bench.device], left_s))
     record = read_record(bench.folder) if (bench.folder / "record.json").exists() else None
     return PartOutcome(part, ended, perf_counter() - begin, bench.folder, record)
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from iobench.gpu_check.machine import what_is_missing
 from iobench.gpu_check.part import Bench, PartSkippedError, parts_named
@@ -18,6 +19,15 @@ def jpeg_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jpeg")
     generate(folder, GenerateJpeg(num_images=8, images_per_shard=4, seed=5))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As in a part's own process: with tensors this small threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
