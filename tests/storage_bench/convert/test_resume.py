@@ -65,6 +65,7 @@ def test_an_interrupted_conversion_goes_on_and_ends_as_if_it_had_not_been(page_s
     assert len(ShardSet.open(tmp_path / "made")) == len(page_set)
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on(tmp_path):
     generate(tmp_path / "data", Generate(num_images=1200, size=64, images_per_shard=400))
     words = [sys.executable, "-m", "iobench", "convert", "data", "made", "--format", "webdataset"]
