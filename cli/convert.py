@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -16,10 +17,17 @@ if TYPE_CHECKING:
     from ..storage_bench.sample_format import SampleOptions
 
 
+def _no_server(value: Path) -> Path:
+    """Refuses an address; as a Path it has lost a slash."""
+    if re.match(r"(s3|https?):/", str(value), re.IGNORECASE):
+        raise typer.BadParameter("sets are converted into a folder; copy that to a server afterwards")
+    return value
+
+
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="folder of shards or images, glob, file, or address")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="an empty or new folder")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="an empty or new folder", callback=_no_server)],
     format: Annotated[  # noqa: A002  # the option's name
         str | None, typer.Option(help="tfrecord, tfrecord-jpeg, tensors, webdataset or folder")
     ] = None,

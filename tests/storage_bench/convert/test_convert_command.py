@@ -100,6 +100,13 @@ def test_wrong_usage_is_exit_2_names_the_word_and_makes_nothing(iobench, page_se
     assert not list(Path().iterdir())
 
 
+def test_a_target_on_a_server_is_refused(iobench, page_set):
+    done = iobench("convert", page_set.folder, "s3://bucket/made", "--format", "tensors")
+    assert done.status == 2
+    assert "into a folder" in done.document["error"]["message"]
+    assert not list(Path().iterdir())
+
+
 def test_a_missing_source_is_exit_4_and_makes_nothing(iobench):
     done = iobench("convert", "nowhere", "made", "--format", "tensors")
     assert done.status == 4
