@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .drawing import MOST_BARS, SKY, Plot, bar_chart, bars, distinct, error_bars, flag_note, keep_in_view, value_of
+from .labels import differing_label
 from .quantities import quantity, sentences
 from .tables import Table, flag_columns, point_columns, text_column, thinned
-from .wording import differing_label, doubts, metric_label, points_of
+from .wording import doubts, metric_label, points_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

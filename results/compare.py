@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from .findings import change_of, sentence_of
+from .labels import point_label
 from .record import (
     Change,
     Comparison,
@@ -20,7 +21,7 @@ from .record import (
     Point,
     RunRecord,
 )
-from .wording import flag_text, point_label, stage_of
+from .wording import flag_text, stage_of
 
 # what makes two workloads one; what only one of the records names does not count
 ALIKE = (

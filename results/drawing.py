@@ -10,9 +10,10 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .labels import point_label
 from .quantities import counted, interval_text, quantity
 from .tables import thinned
-from .wording import FLAGS, doubts, flag_text, point_label
+from .wording import FLAGS, doubts, flag_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from .labels import point_label
 from .quantities import amount, interval_text, percent, scale_for, value_text
-from .wording import accelerator_name, fed_text, metric_label, point_label, stage_of
+from .wording import accelerator_name, fed_text, metric_label, stage_of
 
 if TYPE_CHECKING:
     from .record import Metric, RunRecord

@@ -26,9 +26,10 @@ from .drawing import (
     logarithmic,
     value_of,
 )
+from .labels import point_label
 from .quantities import quantity
 from .tables import MOST_ROWS, Table, flag_columns, out_of, point_columns, text_column, thinned
-from .wording import about, accelerator_name, doubts, point_label, points_of
+from .wording import about, accelerator_name, doubts, points_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .drawing import BLUE, PURPLE, RED, SKY, Plot, chart
+from .labels import point_label
 from .quantities import amount, percent
 from .tables import MOST_RANKS, Table, metric_column, out_of, text_column, thinned
-from .wording import about, accelerator_name, metric_label, point_label, source_of
+from .wording import about, accelerator_name, metric_label, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .facts import fact_text, head_of
+from .labels import labels_of
 from .quantities import COUNTS, NOT_MEASURED, amount, counted, number, percent
 from .tables import (
     MOST_RANKS,
@@ -18,7 +19,7 @@ from .tables import (
     text_column,
     thinned,
 )
-from .wording import labels_of, metric_label, points_of, stage_of, unit_text
+from .wording import metric_label, points_of, stage_of, unit_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

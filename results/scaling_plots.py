@@ -32,9 +32,10 @@ from .drawing import (
     whole_numbers,
 )
 from .heat_map import heat_map
+from .labels import point_label
 from .quantities import percent, quantity, sentences
 from .tables import MOST_ROWS, Table, flag_columns, out_of, point_columns, text_column, thinned
-from .wording import about, accelerator_name, doubts, point_label, points_of, ranks_of, source_of, whole
+from .wording import about, accelerator_name, doubts, points_of, ranks_of, source_of, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,20 +20,10 @@ from .drawing import (
     value_of,
     write_beside,
 )
+from .labels import labels_of
 from .quantities import amount, counted, percent
 from .tables import MOST_ROWS, Table, flag_columns, named_column, out_of, point_columns, text_column, thinned
-from .wording import (
-    HOP_WORDS,
-    about,
-    accelerator_name,
-    doubts,
-    labels_of,
-    points_of,
-    ranks_of,
-    scaled_words,
-    source_of,
-    trained,
-)
+from .wording import HOP_WORDS, about, accelerator_name, doubts, points_of, ranks_of, scaled_words, source_of, trained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,9 +23,10 @@ from .drawing import (
     write_at,
 )
 from .fed_plots import replayed
+from .labels import point_label
 from .quantities import amount, binary_size, quantity, sentences
 from .tables import MOST_ROWS, Table, flag_columns, named_column, out_of, point_columns, thinned
-from .wording import accelerator_name, point_label, points_of, whole
+from .wording import accelerator_name, points_of, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

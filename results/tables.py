@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from .labels import labels_of
 from .quantities import (
     NOT_MEASURED,
     interval_text,
@@ -13,7 +14,7 @@ from .quantities import (
     scale_for,
     value_text,
 )
-from .wording import flag_text, labels_of, metric_label
+from .wording import flag_text, metric_label
 
 if TYPE_CHECKING:
     from .quantities import Scale

@@ -9,12 +9,12 @@ from iobench.results.bar_plots import loader_plots
 from iobench.results.copy_plots import copy_plot
 from iobench.results.drawing import distinct
 from iobench.results.fed_plots import supply_plot, utilisation_plot
+from iobench.results.labels import labels_of
 from iobench.results.plots import all_plots
 from iobench.results.record import Metric, not_measured
 from iobench.results.step_plots import step_plot
 from iobench.results.svg import picture
 from iobench.results.sweep_plots import sweep_plots
-from iobench.results.wording import labels_of
 
 
 def changed(record, *, metrics=None, workload=None, points=None):
