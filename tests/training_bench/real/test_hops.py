@@ -1,16 +1,23 @@
 """Hops of a network that really trains: its steps go on over every rung, and each rung's bytes are where they say."""
 
+from time import perf_counter_ns, sleep
+
 import numpy as np
 import pytest
+import torch
 
 from iobench.storage_bench.ranks import SingleRank
 from iobench.training_bench.command import TrainUsageError
+from iobench.training_bench.feed import SyntheticFeed
 from iobench.training_bench.hops import plan_ladder
-from iobench.training_bench.real.hop_ranks import EndlessBatches, main
+from iobench.training_bench.peers import Alone
+from iobench.training_bench.real.hop_ranks import EndlessBatches, Steps, main
 from iobench.training_bench.real.hop_run import WARMUP_STEPS, hops_plan, run_real_hops
 from iobench.training_bench.real.plan import RealConfig
+from iobench.training_bench.real.ranks import open_training
 from iobench.training_bench.real.run import RealRun, make_plan
 
+CPU = torch.device("cpu")
 RUNGS = ("synthetic", "host", "warm", "direct")
 SMALL = {"num_classes": 1000, "crop": 32, "rounds": 2, "drop_steps": 1, "reader_threads": 1, "prefetch_factor": 1}
 
@@ -53,6 +60,25 @@ def test_a_training_goes_on_over_rungs_that_take_their_bytes_from_where_they_say
             assert not log["process_bytes"], "others may read from the device, this process does not"
         if rung == "direct":
             assert log["cache_fraction"] == pytest.approx(0, abs=0.02)
+
+
+def test_a_delay_before_a_network_that_trains_is_measured_within_2_percent(told):
+    """The truth is the delay's own clock; the median leaves out steps in which the system took the core away."""
+    plan, truth = told.training, []
+    feed = SyntheticFeed(plan, CPU)
+
+    def delayed():
+        for batch in feed.batches():
+            begin = perf_counter_ns()
+            sleep(0.020)
+            truth.append(perf_counter_ns() - begin)
+            yield batch
+
+    steps = Steps(open_training(plan, feed, ranks=SingleRank(), peers=Alone(), device=CPU))
+    marks = steps.make(delayed(), 12)
+    waited = marks[:, 1] - marks[:, 0]
+    assert (waited >= truth).all(), "the wait encloses the delay"
+    assert np.median(waited / np.array(truth)) < 1.02
 
 
 def test_batches_of_a_small_set_go_on_without_an_end_and_each_rank_has_its_own(page_set):
