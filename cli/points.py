@@ -33,8 +33,11 @@ def _of(points: Sequence[Point], stage: str) -> list[Point]:
 def _storage(points: Sequence[Point]) -> None:
     if found := _of(points, "storage"):
         heads = ("engine", "access", "block KiB", "depth", "threads", "cache", "GB/s", "ops/s", "p50 us", "p99 us")
-        heads += ("max us", "cached", "route", "")
-        table(heads, [_storage_row(point) for point in found], title=f"Storage rate ({SPREAD})")
+        table(
+            (*heads, "max us", "cached", "route", ""),
+            [_storage_row(point) for point in found],
+            title=f"Storage rate ({SPREAD})",
+        )
 
 
 def _roads(points: Sequence[Point]) -> None:
