@@ -270,8 +270,10 @@ def evict_range(fd: int, offset: int, count: int) -> None:
 
 def read_all(reader: Reader, requests: Iterable[Request]) -> int:
     """Do several reads with any reader; returns the bytes delivered."""
-    if isinstance(reader, _FileReader) and type(reader).read is _FileReader.read:  # no subclass wants each read
-        return reader.read_many(requests)
+    many: Callable[[Reader, Iterable[Request]], int] | None = getattr(type(reader), "read_many", None)
+    wants_each = isinstance(reader, _FileReader) and type(reader).read is not _FileReader.read  # as a subclass may
+    if many is not None and not wants_each:
+        return many(reader, requests)
     return sum(
         reader.read(path, offset, targets[0], need=need)
         if len(targets) == 1
