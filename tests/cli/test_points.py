@@ -1,0 +1,39 @@
+"""What the terminal shows of points: a table for each stage, as wide as its heads."""
+
+from pathlib import Path
+
+import pytest
+
+from iobench.cli.points import show_points
+from iobench.results.record import Metric, Point, not_measured, read_record
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("fio-2-cores", ("Storage rate", "block KiB", "p99 us", "host (exact)")),
+        ("loaders-2-cores", ("Loaders side by side", "images/s", "ours/it")),
+        ("learning-2-cores", ("Training on cpu", "right", "100.0")),
+    ],
+)
+def test_the_points_of_a_reference_run_are_a_table(name, words, capsys):
+    show_points(read_record(REFERENCE / f"{name}.json").points)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert [word for word in words if word not in shown.err] == []
+
+
+def test_ranks_are_a_table_and_what_was_not_measured_is_a_dash(capsys):
+    names = ("step_time_s", "compute_s", "data_wait_s", "sync_wait_s", "overhead_s")
+    metrics = {name: Metric(value=0.25, unit="s") for name in names} | {
+        "images_per_s": Metric(value=1600.0, unit="images/s"),
+        "au_mlperf": not_measured("1", "why"),
+    }
+    params = {"stage": "train", "source": "direct", "num_ranks": 2, "accelerator": "h100", "emulated": True}
+    show_points([Point(params=params, metrics=metrics, flags=("noisy",))])
+    title, heads, _, row = capsys.readouterr().err.splitlines()
+    assert title == "Ranks on h100 (emulated)"
+    assert heads.split()[-3:] == ["images/s", "AU", "predicted"]
+    assert row.split() == ["direct", "2", *["250.0"] * 5, "1600", "-", "-", "noisy"]
