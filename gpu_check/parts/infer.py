@@ -29,10 +29,12 @@ def run(bench: Bench) -> Iterator[Findings]:
         engine="buffered",
     )
     found = run_infer(InferRun(path=bench.raw, config=config, local=bench.folder), show=lambda *_: None)
+    rates = {str(point.params["source"]): point.metrics["images_per_s"].value or 0.0 for point in found.points}
+    told = ", ".join(f"{source} {rate:,.0f}" for source, rate in rates.items())
     yield Findings(
         tuple(found.points),
         found.metrics,
-        sentence=found.sentence,
+        sentence=f"{config.models[0]}, batch {config.batch_sizes[0]}, bf16, images/s: {told}",
         warnings=(*found.warnings, *(f"not valid: {text}" for text in found.invalid)),
         workload=found.workload,
     )
