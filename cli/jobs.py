@@ -90,11 +90,13 @@ def train(
         raise typer.BadParameter("--roofline measures the roofs of this host; leave --hosts out")
     num_ranks = np or sum(host.slots for host in given) or 1
     if accelerator in ("cpu", "cuda"):
-        if find_max or au_threshold or trace or (seconds and not hops):
+        if find_max or au_threshold or (seconds and not hops):
             raise typer.BadParameter(
-                "--find-max, --au-threshold, --trace, and without --hops --seconds, are of emulated accelerators; "
+                "--find-max, --au-threshold, and without --hops --seconds, are of emulated accelerators; "
                 "give --steps to a real training"
             )
+        if hops and trace:
+            raise typer.BadParameter("--trace shows a training from its first step; leave --hops out")
         if hops and (validate or checkpoint or checkpoint_steps or resume):
             raise typer.BadParameter(
                 "--hops trains in blocks on every source, and what it learns is no training's: leave --validate, "
@@ -121,6 +123,7 @@ def train(
             resume=resume,
             roofline=roofline,
             hops_s=(seconds or 300.0) if hops else None,
+            trace=trace,
         )
         return
     if precision or scaling or validate or checkpoint or checkpoint_steps or resume:
@@ -176,30 +179,36 @@ def _train_really(
     *,
     roofline: bool = False,
     hops_s: float | None = None,
+    trace: Path | None = None,
     **asked: Any,
 ) -> None:
     """A real training; with `hops_s` seconds for its hops, in blocks on every source."""
     from ..configs import load as load_config
+    from ..results.record import write_whole
     from ..training_bench.real.hop_run import run_real_hops
     from ..training_bench.real.plan import RealConfig
     from ..training_bench.real.run import RealRun, run_real
     from ..training_bench.roofs import with_roofline
+    from ..training_bench.tracing import trace_of_training
 
     settings = load_config(RealConfig, file=config, sets=sets or (), flags=flags)
     with Screen() as screen:
-        run = RealRun(config=settings, **asked)
+        run = RealRun(config=settings, traced=trace is not None, **asked)
         if hops_s is None:
             outcome = run_real(run, show=screen.show)
         else:
             outcome = run_real_hops(run, seconds=hops_s, show=screen.show)
         if roofline:
             outcome = with_roofline(outcome, asked["path"], outcome.workload, show=screen.show)
+    if trace is not None:
+        write_whole(trace, trace_of_training(outcome.logs))
+        say(f"trace: {trace}  (open it in ui.perfetto.dev)")
     journal.finish(
         workload=outcome.workload,
         points=outcome.points,
         metrics=outcome.metrics,
         best=outcome.best,
-        warnings=outcome.warnings,
+        warnings=(*outcome.warnings, *([TRACED] if trace is not None else [])),
         invalid=outcome.invalid,
         sentence=outcome.sentence,
     )

@@ -15,6 +15,7 @@ from ..loaders.destinations.choice import DeviceChoice
 from ..loaders.evidence import counter_for
 from ..loaders.plan import Indices, Share
 from ..loaders.shards import ShardSet
+from ..loaders.traced import Recorder, trace_set
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,9 @@ class Feed(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
+
+    def trace(self, recorder: Recorder) -> None:
+        """Have reads and decodes noted from now on."""
 
     def counters(self) -> dict[str, int]:
         """How far all counters of what is read are, whoever reads."""
@@ -92,6 +96,10 @@ class ShardFeed:
         while True:
             yield from self._loader
 
+    def trace(self, recorder: Recorder) -> None:
+        """Have reads and decodes noted from now on."""
+        trace_set(self._shards, recorder)
+
     def state_dict(self) -> dict[str, Any]:
         """The loader's place."""
         return self._loader.state_dict()
@@ -135,6 +143,10 @@ class SyntheticFeed:
         """The one batch, for ever."""
         while True:
             yield self._batch
+
+    def trace(self, recorder: Recorder) -> None:
+        """Nothing is read."""
+        del recorder
 
     def state_dict(self) -> dict[str, Any]:
         """There is one place only."""

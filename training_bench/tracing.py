@@ -18,7 +18,7 @@ from ..loaders.traced import Recorder
 from ..results.trace import Process, Row, Span, Track, trace_text, tracks_of
 
 MAX_STEPS = 20_000  # of all ranks: five spans each
-PARTS = ("data wait", "compute", "sync wait")
+PARTS = ("data wait", "compute", "sync wait", "optimiser")  # emulated accelerators have no optimiser
 
 
 def trace_of_ranks(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
@@ -40,13 +40,33 @@ def trace_of_ranks(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) 
                 left -= len(steps)
                 spans += _of_block(f"{labels[log['block']]}, round {log['round']}", steps)
             else:
-                left, dropped = 0, dropped + len(steps) * (len(PARTS) + 1) + 1
-        tracks = [Track("steps", spans), *tracks_of(_from(begun[result["host"]], result.get("spans", ())))]
+                left, dropped = 0, dropped + len(steps) * len(log["steps_ns"][0]) + 1
+        stream = [Track("compute stream", found)] if (found := _of_stream(result, room, begun[result["host"]])) else []
+        tracks = [Track("steps", spans), *stream, *tracks_of(_from(begun[result["host"]], result.get("spans", ())))]
         unique = result["pid"] if pids[result["pid"]] == 1 else result["rank"] + 1
         dropped += result.get("spans_dropped", 0)
         processes.append(Process(unique, f"rank {result['rank']} on {result['host']}", tracks, dropped=dropped))
     costs = [result["note_ns"] for result in results if "note_ns" in result]
     return trace_text(processes, note_ns=max(costs, default=None))
+
+
+def trace_of_training(results: Sequence[Mapping[str, Any]]) -> str:
+    """The trace of a real training; on CUDA with a track for each rank's compute stream.
+
+    The stream has a clock of its own, which is taken to have begun with the host's first mark.
+    """
+    logs = [{"block": 0, "round": 0, "steps_ns": result["steps_ns"]} for result in results]
+    told = [{**result, "blocks": [log]} for result, log in zip(results, logs, strict=True)]
+    return trace_of_ranks(told, ["training"])
+
+
+def _of_stream(result: Mapping[str, Any], room: int, begun: int) -> list[Span]:
+    """What the compute stream did, as `_of_block`; nothing where there is none, or more than there is room for."""
+    rows: Sequence[Sequence[int]] = result.get("stream_ns") or ()
+    if not rows or len(rows) > room:
+        return []
+    first = result["blocks"][0]["steps_ns"][0][0] - begun
+    return list(_of_block("training", [[first + mark for mark in marks] for marks in rows]))
 
 
 def recorded(recorder: Recorder | None) -> dict[str, Any]:
@@ -80,5 +100,5 @@ def _of_block(name: str, steps: Sequence[Sequence[int]]) -> Iterator[Span]:
     yield Span(name, steps[0][0], ends[-1])
     for number, (marks, end) in enumerate(zip(steps, ends, strict=True)):
         yield Span(f"step {number}", marks[0], end)
-        for part, (start, stop) in zip(PARTS, pairwise(marks), strict=True):
+        for part, (start, stop) in zip(PARTS, pairwise(marks), strict=False):
             yield Span(part, start, stop)

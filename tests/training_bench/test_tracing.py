@@ -2,7 +2,7 @@
 
 import json
 
-from iobench.training_bench.tracing import MAX_STEPS, trace_of_ranks
+from iobench.training_bench.tracing import MAX_STEPS, trace_of_ranks, trace_of_training
 
 MS = 1_000_000
 LABELS = ["direct, 2 ranks", "synthetic, 2 ranks"]
@@ -58,3 +58,26 @@ def test_long_runs_keep_whole_blocks_within_the_bound_and_count_the_rest():
 
 def test_a_rank_without_blocks_is_there_without_spans():
     assert spans_of(trace_of_ranks([result(0), result(1, (0, 0, []))], LABELS)) == ([], "0")
+
+
+def test_reads_of_a_rank_are_beside_its_steps_and_those_before_its_first_step_are_left_out():
+    noted = {"spans": [["iobench-reader-0", "read", at * MS, (at + 1) * MS, 4096] for at in (40, 51)], "note_ns": 700.2}
+    text = trace_of_ranks([{**result(0, (0, 0, steps(50 * MS, 1))), **noted, "spans_dropped": 3}], LABELS)
+    spans, dropped = spans_of(text)
+    reads = [(span["ts"], span["dur"], span["args"]) for span in spans if span["name"] == "read"]
+    assert (reads, dropped) == ([(1_000.0, 1_000.0, {"bytes": 4096})], "3")
+    document = json.loads(text)
+    assert document["otherData"]["noting_a_span_ns"] == "700"
+    assert "3 more were not kept" in document["traceEvents"][0]["args"]["name"]
+
+
+def test_a_real_training_has_its_optimiser_and_on_a_gpu_its_compute_stream():
+    host = [[90 * MS, 92 * MS, 95 * MS, 96 * MS, 97 * MS]]
+    stream = [[0, 1 * MS, 6 * MS, 7 * MS, 8 * MS]]
+    told = {"rank": 0, "pid": 7, "host": "node1", "steps_ns": host, "stream_ns": stream}
+    text = trace_of_training([told])
+    tracks = {e["tid"]: e["args"]["name"] for e in json.loads(text)["traceEvents"] if e["name"] == "thread_name"}
+    found = {(tracks[span["tid"]], span["name"]): (span["ts"], span["dur"]) for span in spans_of(text)[0]}
+    assert found["steps", "optimiser"] == (6_000.0, 1_000.0)
+    assert found["compute stream", "compute"] == (1_000.0, 5_000.0)
+    assert {track for track, _ in found} == {"steps", "compute stream"}

@@ -68,6 +68,7 @@ class RealPlan(RealConfig):
     validate_on: str | None = None
     checkpoint_folder: str | None = None
     resume: bool = False
+    trace_spans: int = 0
 
     @model_validator(mode="after")
     def _reads_something(self) -> Self:
@@ -89,7 +90,15 @@ class RealPlan(RealConfig):
     def settings(self) -> dict[str, object]:
         """All that must be the same for a checkpoint to be gone on from."""
         free = {"data", "validate_on", "checkpoint_folder", "resume", "threads", "engine", "max_seconds", "drop_steps"}
-        free |= {"checkpoint_steps", "reader_threads", "prefetch_factor", "rounds", "decoder", "on_error"}
+        free |= {
+            "checkpoint_steps",
+            "reader_threads",
+            "prefetch_factor",
+            "rounds",
+            "decoder",
+            "on_error",
+            "trace_spans",
+        }
         return self.model_dump(mode="json", exclude=free)
 
     def learning_rate_at(self, step: int) -> float:

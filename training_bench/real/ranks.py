@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...loaders.evidence import moved, process_read_bytes
+from ...loaders.traced import Recorder
 from ...storage_bench.launch import rank_main
 from ...storage_bench.ranks import Ranks, machine_id
 from .. import saved
@@ -27,6 +28,7 @@ from ..feed import Feed, open_feed
 from ..models import build_model, model_info
 from ..peers import Alone, peers_of
 from ..timeline import TRAINING_PARTS, Marks, StepClock, StreamClock
+from ..tracing import recorded
 from .plan import RealPlan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,6 +41,9 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     plan = RealPlan.model_validate(config)
     device, peers = device_of(plan, ranks), peers_of(ranks)
     feed = open_feed(plan, rank=ranks.rank, device=device)
+    recorder = Recorder(plan.trace_spans) if plan.trace_spans else None
+    if recorder is not None:
+        feed.trace(recorder)
     with peers.together():
         run = open_training(plan, feed, ranks=ranks, peers=peers, device=device)
         if plan.resume:
@@ -68,6 +73,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "process_bytes": None if own is None or own_after is None else own_after - own,
         "peak_rss_bytes": peak,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        **recorded(recorder),
     }
 
 

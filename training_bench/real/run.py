@@ -16,6 +16,7 @@ from typing import Any
 from ...loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, total
 from ...loaders.page_cache import cache_fraction
 from ...loaders.shards import ShardSet
+from ...loaders.traced import MAX_SPANS
 from ...results.record import new_run_id
 from ...storage_bench.choice import choose_engine
 from ...storage_bench.evidence import cold_scope_of, doubts, read_path
@@ -54,6 +55,7 @@ class RealRun:
     validate_on: Path | None = None
     checkpoint: Path | None = None
     resume: bool = False
+    traced: bool = False
     places: Places = field(default_factory=Places)
 
 
@@ -92,7 +94,9 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
     point = summarise_real(plan, results, path)
     first = results[0]
     workload = {
-        **plan.model_dump(mode="json", exclude={"data", "validate_on", "checkpoint_folder", "num_ranks", "threads"}),
+        **plan.model_dump(
+            mode="json", exclude={"data", "validate_on", "checkpoint_folder", "num_ranks", "threads", "trace_spans"}
+        ),
         "accelerator": plan.device,
         "emulated": False,
         "hosts": [host.name for host in run.places.of(run.num_ranks)],
@@ -112,6 +116,7 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         invalid=(invalid,) if invalid else (),
         metrics=dict(point.metrics),
         sentence=sentence_of(plan, point, first),
+        logs=tuple(results),
     )
 
 
@@ -149,6 +154,7 @@ def make_plan(run: RealRun) -> RealPlan:
         validate_on=None if run.validate_on is None else str(run.validate_on.resolve()),
         checkpoint_folder=None if run.checkpoint is None else str(run.checkpoint.resolve()),
         resume=run.resume,
+        trace_spans=MAX_SPANS // run.num_ranks if run.traced else 0,
     )
 
 
