@@ -42,7 +42,7 @@ def storage(
     engine: EngineFlag = None,
     access: Annotated[str | None, typer.Option(help="sequential, random or shard-replay")] = None,
     operation: Annotated[str | None, typer.Option(help="read, write or both; writes go to files of their own")] = None,
-    destination: Annotated[str | None, typer.Option(help="host, or gpu with --engine kvikio")] = None,
+    destination: Annotated[str | None, typer.Option(help="where reads end: host, gpu, or host,gpu")] = None,
     block_size: Annotated[str | None, typer.Option(help="4K..64M; several with commas")] = None,
     queue_depth: Annotated[str | None, typer.Option(help="reads in flight per thread; several with commas")] = None,
     threads: Annotated[str | None, typer.Option(help="streams at once; several with commas")] = None,

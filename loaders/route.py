@@ -172,7 +172,7 @@ def copied_on(found: RouteEvidence) -> RouteEvidence:
     """The evidence of bytes that came into host memory and went on to a device from there."""
     if found.observed_route != "host":
         return found
-    words = f"{found.route_evidence}; from host memory each batch was copied to the device"
+    words = f"{found.route_evidence}; from host memory all of it was copied to the device"
     return replace(found, observed_route="bounce", route_evidence=words)
 
 

@@ -75,7 +75,7 @@ class StorageConfig(BaseModel):
     engine: Several[SweepEngine] = ("auto",)
     access: Access = "sequential"
     operation: Several[Operation] = ("read",)
-    destination: Destination = "host"
+    destination: Several[Destination] = ("host",)
     block_size: Several[BlockBytes] = (1 << 20,)
     queue_depth: Several[Count] = (4,)
     threads: Several[Count] = (2,)

@@ -15,12 +15,14 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TypeVar
 
+from ...loaders.destinations.device import Device
 from ...loaders.evidence import CounterSet, moved, process_read_bytes
 from ...loaders.page_cache import cache_fraction, evict, warm
 from ...loaders.readers import BufferedReader, DirectReader
 from ..ranks import Ranks, SingleRank
 from ..workload import DataFile, WorkloadError
 from .drive import Driven, Slot, Timing, drive
+from .mapped import MappedReads
 from .points import BlockResult, SweepPoint
 from .streams import SharedBatches, Streams
 from .ways import FileReads, Way
@@ -41,8 +43,12 @@ def measure_reads(
     timing: Timing,
     *,
     ranks: Ranks | None = None,
+    device: Device | None = None,
 ) -> BlockResult:
-    """One time block of reads; several ranks begin it together, each with streams of its own."""
+    """One time block of reads; several ranks begin it together, each with streams of its own.
+
+    Reads into a GPU go to `device`, else to the one that torch has chosen.
+    """
     ranks = ranks or SingleRank()
     paths = [file.path for file in files]
     first = ranks.local_rank == 0  # of its host: it cleans and counts
@@ -50,7 +56,8 @@ def measure_reads(
     def prepare() -> tuple[float | None, list[Slot], Way]:
         if first:
             _clean(point, paths)
-        return cache_fraction(paths) if first else None, read_slots(point, streams, ranks), open_way(point)
+        resident = cache_fraction(paths) if first else None
+        return resident, read_slots(point, streams, ranks), open_way(point, device=device)
 
     resident, slots, way = _together(ranks, prepare)
     try:
@@ -152,23 +159,36 @@ def block_result(
     )
 
 
-def open_way(point: SweepPoint, *, cold: bool | None = None) -> Way:
-    """How the point's engine reads; cold reads put what they brought out of the page cache again."""
-    cold = point.page_cache == "cold" if cold is None else cold
+def open_way(point: SweepPoint, *, device: Device | None = None) -> Way:
+    """How the point's engine reads, and brings it to a GPU; cold reads put it out of the page cache again."""
+    cold = point.page_cache == "cold"
+    if point.destination == "gpu":
+        return _way_to_gpu(point, device, cold=cold)
+    if point.engine == "kvikio":
+        from .device import KvikioHostReads
+
+        return KvikioHostReads(evicts=cold, load=point.load)
+    return _way_to_host(point, cold=cold)
+
+
+def _way_to_gpu(point: SweepPoint, device: Device | None, *, cold: bool) -> Way:
+    from .copied import CopiedReads, own_gpu
+
+    if point.engine == "kvikio":
+        from .device import KvikioDeviceReads
+
+        return KvikioDeviceReads(device, evicts=cold, load=point.load)
+    return CopiedReads(_way_to_host(point, cold=cold), own_gpu() if device is None else device)
+
+
+def _way_to_host(point: SweepPoint, *, cold: bool) -> FileReads | MappedReads:
     if point.engine == "direct":
         return FileReads(DirectReader())
     if point.engine == "buffered":
         reader = BufferedReader(evict_behind=cold, random_access=point.access == "random")
         return FileReads(reader, evicts=cold)
     if point.engine == "mmap":
-        from .mapped import MappedReads
-
         return MappedReads(cold=cold)
-    if point.engine == "kvikio":
-        from .device import KvikioDeviceReads, KvikioHostReads
-
-        kind = KvikioDeviceReads if point.destination == "gpu" else KvikioHostReads
-        return kind(evicts=cold, load=point.load)
     raise WorkloadError(f"engine {point.engine!r} has no way to read")
 
 

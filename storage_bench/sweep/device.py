@@ -12,10 +12,12 @@ import errno
 from pathlib import Path
 from typing import Any
 
+from ...loaders.destinations.device import Device
 from ...loaders.kvikio_probe import probe_kvikio
 from ...loaders.kvikio_reader import KvikioReader, KvikioUnavailableError
 from ...loaders.kvikio_sources import FAILURES, told
 from ...loaders.readers import ReadError, evict_range
+from .copied import own_gpu
 from .ways import HostMemory, HostTargets
 
 
@@ -75,13 +77,14 @@ class KvikioHostReads:
 
 
 class KvikioDeviceReads:
-    """kvikio's CuFile into memory of the GPU that torch has chosen."""
+    """kvikio's CuFile into memory of `device`, else of the GPU that torch has chosen."""
 
-    def __init__(self, *, evicts: bool, load: int) -> None:
+    def __init__(self, device: Device | None, *, evicts: bool, load: int) -> None:
         import kvikio
 
-        if (refused := gpu_refused()) is not None:
+        if device is None and (refused := gpu_refused()) is not None:
             raise KvikioUnavailableError(refused)
+        self._device = own_gpu() if device is None else device
         _use_threads(load)
         self._kvikio = kvikio
         self._monitor = kvikio.SummaryMonitor()
@@ -101,15 +104,14 @@ class KvikioDeviceReads:
         return file, file
 
     def targets(self) -> Any:
-        """CUDA memory of one thread: a function from a length to a tensor of it."""
-        import torch
-
-        memory = torch.empty(1 << 20, dtype=torch.uint8, device="cuda")
+        """Device memory of one thread: a function from a length to a window on it."""
+        device, stream = self._device, self._device.new_stream()
+        memory = device.window(device.allocate(1 << 20, stream=stream))
 
         def target(length: int) -> Any:
             nonlocal memory
             if length > len(memory):
-                memory = torch.empty(length, dtype=torch.uint8, device="cuda")
+                memory = device.window(device.allocate(length, stream=stream))
             return memory[:length]
 
         return target

@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ...loaders.page_cache import PAGE_BYTES
 from ...loaders.readers import BufferedReader, OpenFile, ReadError, evict_range
@@ -52,6 +53,10 @@ class MappedFile:
         if _libc.madvise(self._address + offset, count, MADV_POPULATE_READ) != 0:
             raise OSError(ctypes.get_errno(), "populating a mapping failed")
         return count
+
+    def shown(self, offset: int, count: int) -> npt.NDArray[np.uint8]:
+        """A range as an array over the page cache; valid while this lives, and while the file is as long."""
+        return self._view[offset : offset + count]
 
     def let_go(self, offset: int, count: int) -> None:
         """Unmap the pages of a range, and put them out of the page cache."""

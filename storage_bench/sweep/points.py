@@ -39,8 +39,9 @@ class SweepPoint:
     def words(self) -> str:
         """The point as progress and warnings name it."""
         cache = "" if self.operation == "write" else f" {self.page_cache}"
+        to = " into the GPU" if self.destination == "gpu" else ""
         return (
-            f"{self.engine}{cache} {self.access} {self.operation} {self.block_bytes >> 10} KiB, "
+            f"{self.engine}{cache} {self.access} {self.operation}{to} {self.block_bytes >> 10} KiB, "
             f"{self.threads} x {self.queue_depth}"
         )
 
@@ -118,13 +119,15 @@ class PointResult:
 
         Within 10 % of what the same reads reach on page-cached data; or, for small direct reads, if every fourth one
         waited for the interpreter's lock: such a read sleeps once for the device, so what it sleeps more often is that.
+        One that goes on to a GPU sleeps for its copy as well, and tells nothing so.
         """
         if not self.blocks:
             return False
         if self.ceiling_gbps is not None and self._median("gbps") > HARNESS_MARGIN * self.ceiling_gbps:
             return True
         waits = [block.lock_waits for block in self.blocks if block.lock_waits is not None]
-        small = self.point.engine == "direct" and self.point.block_bytes <= SMALL_BLOCK_BYTES
+        asleep_once = self.point.engine == "direct" and self.point.destination == "host"
+        small = asleep_once and self.point.block_bytes <= SMALL_BLOCK_BYTES
         return small and bool(waits) and float(np.median(waits)) > LOCK_WAITS_LIMIT
 
     def percentile_us(self, percent: float) -> float | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...loaders.counters.backends import route_by_backends
 from ...loaders.evidence import Counter, RouteEvidence, judge, total
+from ...loaders.route import copied_on
 from .points import PointResult
 
 PROVEN_SHARE = 0.98
@@ -33,7 +34,11 @@ def collect_evidence(result: PointResult, counter: Counter, background_bps: floa
         background_bytes=background_bps * sum(block.seconds for block in blocks),
         beside=beside,
     )
-    return _into_gpu(found, beside) if result.point.destination == "gpu" else found
+    if result.point.destination == "host":
+        return found
+    if result.point.engine == "kvikio":
+        return _into_gpu(found, beside)
+    return replace(copied_on(found), requested_route="bounce")
 
 
 def write_doubt(evidence: RouteEvidence) -> str | None:

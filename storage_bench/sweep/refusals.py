@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from ...loaders.destinations.device import Device
 from ...loaders.kvikio_probe import probe_kvikio
 from ..choice import choose_engine
 from ..limits import require_memory, require_room_to_warm
@@ -24,17 +25,36 @@ def choose_way(
     page_cache: PageCache = "cold",
     operation: Operation = "read",
     destination: Destination = "host",
+    device: Device | None = None,
 ) -> tuple[str, str]:
     """The engine that serves a name, and why; `sample` is a file to read, or the folder to write into.
 
+    Reads into a GPU go to `device` where one is handed in, and need CUDA where none is.
     Raises WorkloadError where it cannot be had here, WorkloadUsageError where it never can.
     """
     if engine not in get_args(SweepEngine):
         raise WorkloadUsageError(f"engine {engine!r} is not known; choose {', '.join(get_args(SweepEngine))}")
-    if destination == "gpu" and engine != "kvikio":
-        raise WorkloadUsageError(f"engine {engine} reads into host memory; only --engine kvikio reads into a GPU's")
     if operation == "write":
+        if destination == "gpu":
+            raise WorkloadUsageError("writes come from host memory here; leave --destination gpu to --operation read")
         return _choose_for_writes(engine, sample)
+    if destination == "gpu" and device is None:
+        _require_gpu(engine)
+    chosen, reason = _choose_for_reads(engine, sample, page_cache, destination)
+    if destination == "gpu" and chosen != "kvikio":
+        reason += "; then copied to the GPU from page-locked memory"
+    return chosen, reason
+
+
+def _require_gpu(engine: str) -> None:
+    from .copied import copies_refused
+    from .device import gpu_refused
+
+    if (refused := gpu_refused() if engine == "kvikio" else copies_refused()) is not None:
+        raise WorkloadError(refused)
+
+
+def _choose_for_reads(engine: str, sample: Path, page_cache: PageCache, destination: Destination) -> tuple[str, str]:
     if engine == "mmap":
         from .mapped import populating_refused
 
@@ -79,10 +99,6 @@ def _choose_for_writes(engine: str, folder: Path) -> tuple[str, str]:
 
 def _kvikio_reason(destination: Destination) -> str:
     if destination == "gpu":
-        from .device import gpu_refused
-
-        if (refused := gpu_refused()) is not None:
-            raise WorkloadError(refused)
         return "asked for; into GPU memory"
     found = probe_kvikio()
     if found.missing:

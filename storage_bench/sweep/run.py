@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...loaders.destinations.device import Device
 from ...loaders.evidence import CounterSet, background_rate, counter_for
 from ...loaders.readers import DirectReader
 from ...loaders.shards import ShardSet
@@ -35,34 +36,43 @@ LEAST_BLOCKS = 4  # that a thread writes before it begins again
 
 
 def sweep(
-    path: Path, config: StorageConfig, *, on_block: OnBlock | None = None, keep_going: bool = False
+    path: Path,
+    config: StorageConfig,
+    *,
+    on_block: OnBlock | None = None,
+    keep_going: bool = False,
+    device: Device | None = None,
 ) -> list[PointResult]:
     """Measure every combination of `config` on `path`, `config.blocks` interleaved time blocks each.
+
+    Reads into a GPU go to the one that torch has chosen, or to a `device` that is handed in.
 
     Raises WorkloadError where the data do not fit; ReadError with file and offset where a read fails, unless it is to
     `keep_going`: then the point has the error.
     """
     files = files_of(path, config)
-    results = new_results(planned_points(path, config, files))
-    run_points(path, results, config, on_block=on_block, keep_going=keep_going)
+    results = new_results(planned_points(path, config, files, device=device))
+    run_points(path, results, config, on_block=on_block, keep_going=keep_going, device=device)
     return results
 
 
-def planned_points(path: Path, config: StorageConfig, files: Sequence[DataFile]) -> list[tuple[SweepPoint, str]]:
+def planned_points(
+    path: Path, config: StorageConfig, files: Sequence[DataFile], *, device: Device | None = None
+) -> list[tuple[SweepPoint, str]]:
     """Every combination once, with the reason for its engine; refused here where it cannot be measured."""
     points: dict[SweepPoint, str] = {}
-    ways = itertools.product(config.engine, config.operation, config.page_cache)
-    for wanted, operation, state in ways:
+    ways = itertools.product(config.engine, config.operation, config.page_cache, config.destination)
+    for wanted, operation, state, destination in ways:
         if operation == "write" and config.access == "shard-replay":
             raise WorkloadUsageError("a loader's reads cannot be replayed as writes; use --access sequential or random")
         sample = files[0].path if operation == "read" else folder_of(path)
         engine, reason = choose_way(
-            wanted, sample, page_cache=state, operation=operation, destination=config.destination
+            wanted, sample, page_cache=state, operation=operation, destination=destination, device=device
         )
         sizes = itertools.product(config.block_size, config.queue_depth, config.threads)
         for block, depth, threads in sizes:
             cache = "cold" if operation == "write" else state
-            point = SweepPoint(engine, config.access, block, depth, threads, cache, operation, config.destination)
+            point = SweepPoint(engine, config.access, block, depth, threads, cache, operation, destination)
             check_size(point, files)
             points.setdefault(point, reason)
     return list(points.items())
@@ -83,9 +93,10 @@ def run_points(
     *,
     on_block: OnBlock | None = None,
     keep_going: bool = False,
+    device: Device | None = None,
 ) -> None:
     """Add `config.blocks` interleaved time blocks to each of `results`, and judge their evidence."""
-    with open_bench(path, [result.point for result in results], config) as bench:
+    with open_bench(path, [result.point for result in results], config, device=device) as bench:
         done, total = 0, config.blocks * len(results)
         for number in range(config.blocks):
             for which in block_order(len(results), config.seed, number):
@@ -114,6 +125,7 @@ class Bench:
     shards: ShardSet | None
     scratch: ScratchFiles | None
     ranks: Ranks
+    device: Device | None = None
 
     def measure(self, point: SweepPoint, number: int) -> BlockResult:
         """One time block, of round `number`."""
@@ -123,7 +135,7 @@ class Bench:
             assert self.scratch is not None  # made where a point writes
             return measure_writes(point, self.scratch, self.counter, timing, seed=seed, ranks=self.ranks)
         streams = self._streams(point, seed)
-        return measure_reads(point, self.files, streams, self.counter, timing, ranks=self.ranks)
+        return measure_reads(point, self.files, streams, self.counter, timing, ranks=self.ranks, device=self.device)
 
     def _streams(self, point: SweepPoint, seed: int) -> Streams:
         def streams(stream: int, num_streams: int) -> Batches:
@@ -151,7 +163,12 @@ class Bench:
 
 @contextmanager
 def open_bench(
-    path: Path, points: Sequence[SweepPoint], config: StorageConfig, *, ranks: Ranks | None = None
+    path: Path,
+    points: Sequence[SweepPoint],
+    config: StorageConfig,
+    *,
+    ranks: Ranks | None = None,
+    device: Device | None = None,
 ) -> Iterator[Bench]:
     """What these points need on `path`; files that are written into are gone afterwards."""
     ranks = ranks or SingleRank()
@@ -167,7 +184,7 @@ def open_bench(
         scratch = None
         if writes:
             scratch = stack.enter_context(scratch_files(folder_of(path), **scratch_size(writes, config.write_bytes)))
-        yield Bench(files, config, counter, background, shards, scratch, ranks)
+        yield Bench(files, config, counter, background, shards, scratch, ranks, device)
 
 
 def files_of(path: Path, config: StorageConfig) -> list[DataFile]:

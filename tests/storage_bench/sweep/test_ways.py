@@ -159,7 +159,6 @@ def test_loaders_reads_can_be_replayed_through_mappings(page_set):
     ("changes", "word"),
     [
         ({"engine": "fast"}, "choose auto"),
-        ({"engine": "direct", "destination": "gpu"}, "only --engine kvikio"),
         ({"engine": "mmap", "operation": "write"}, "does not write"),
         ({"engine": "kvikio", "operation": "write"}, "does not write"),
     ],
