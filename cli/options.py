@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..storage_bench.hosts import HostSlots
+    from ..storage_bench.launching.hosts import HostSlots
 
 DONE, MISSED, USAGE, INVALID, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -77,7 +77,7 @@ def local_folder(given: Path | None) -> Path:
 
 def hosts_given(hosts: str | None, hostfile: Path | None) -> tuple[HostSlots, ...]:
     """The hosts that ranks run on; none where all run here."""
-    from ..storage_bench.hosts import job_hosts, parse_hosts, read_host_file
+    from ..storage_bench.launching.hosts import job_hosts, parse_hosts, read_host_file
 
     if hosts is not None and hostfile is not None:
         raise typer.BadParameter("--hosts and --hostfile both name the hosts; give one of them")

@@ -84,8 +84,8 @@ def compare(
     json: Json = False,
 ) -> None:
     """What changed from one run to another: ratios with intervals, better or worse, and whether limits are kept."""
-    from ..results.comparing import compare_record
-    from ..results.limits import parse_limit
+    from ..results.comparison.comparing import compare_record
+    from ..results.comparison.limits import parse_limit
     from ..results.record import read_record, utc_now
 
     started, limits = utc_now(), [parse_limit(text) for text in fail_if or ()]

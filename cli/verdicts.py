@@ -50,7 +50,7 @@ def show_verdict(record: RunRecord) -> None:
 
 def show_changes(comparison: Comparison) -> None:
     """What changed against another run, and what differs between the two."""
-    from ..results.changes import change_label, figure_text, note_lines, ratio_text
+    from ..results.comparison.changes import change_label, figure_text, note_lines, ratio_text
 
     say()
     if comparison.changes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from ..loaders.roads import read_fully
+from ..loaders.roads.road import read_fully
 from .device import Device
 
 BUFFERS = 2  # of each thread

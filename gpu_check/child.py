@@ -12,7 +12,7 @@ from typing import Any
 
 from ..results.environment import collect
 from ..results.record import Outcome, RunRecord, Verdict, new_run_id, utc_now, write_record, write_whole
-from ..storage_bench.rank_process import die_with, name_process
+from ..storage_bench.launching.rank_process import die_with, name_process
 from .part import Bench, Findings, Part, PartSkippedError
 from .parts import PARTS, run_of
 

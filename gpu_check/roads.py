@@ -22,7 +22,7 @@ from ..loaders.batches import PlannedBatches
 from ..loaders.dataloader import DataLoader
 from ..loaders.nearness import standing_on
 from ..loaders.plan import Indices, endless_batches
-from ..loaders.roads import IMAGE, LABEL, Records, read_fully
+from ..loaders.roads.road import IMAGE, LABEL, Records, read_fully
 from ..loaders.shards import ShardSet
 from .device import Device
 from .rounds import Block

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .batches import PlannedBatches
     from .dataloader import DataLoader
-    from .fields import Fields
+    from .formats.fields import Fields
     from .frameworks import prepare
     from .probe import Suggestion, suggest
     from .shards import ShardSet
@@ -22,7 +22,7 @@ __all__ = ["DataLoader", "Fields", "PlannedBatches", "ShardSet", "StallMeter", "
 
 _HOMES = {
     "DataLoader": "dataloader",
-    "Fields": "fields",
+    "Fields": "formats.fields",
     "PlannedBatches": "batches",
     "ShardSet": "shards",
     "StallMeter": "stall",

@@ -22,12 +22,12 @@ from .buffers import BufferPool
 from .destinations.choice import open_device
 from .destinations.destination import Destination
 from .destinations.device import Device
+from .engines.reader_threads import ReaderThreads
 from .evidence import RouteEvidence
 from .iterators import LocalBatches, ProcessBatches, ShardBatches
 from .order import draws_globally, samplers_of, settings_of
 from .plan import Indices
 from .prefetch import Prefetcher, Tally
-from .reader_threads import ReaderThreads
 from .resume import Place, State, checked_state, generators_of, new_state, own_state, restore, sampler_epoch
 from .resume import set_sampler_epoch as set_epoch_of
 from .route import EvidenceError, RouteWatch

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .formats.ragged import place_ragged
 from .index import RecordLayout, ShardIndex
 from .placement import Move, Part, Placement, ReadOp, Reads, cut_reads, rounded_up
 from .plan import Indices, Runs
-from .ragged import place_ragged
 
 MAX_PARTS = 1000  # of one read; IOV_MAX is 1024
 SCRATCH_BYTES = 64 << 10  # a gap between two payloads that is larger is skipped, not read

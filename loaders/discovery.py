@@ -19,14 +19,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar, overload
 
-from .image_files import is_image_name
-from .image_index import open_image_folder
+from .formats.image_files import is_image_name
+from .formats.image_index import open_image_folder
+from .formats.npz import NPZ_SUFFIX
+from .formats.tensors import DESCRIPTION_NAME, SUFFIX
+from .formats.webdataset import TAR_SUFFIX
 from .index import ShardFormatError
-from .npz import NPZ_SUFFIX
 from .objects import list_objects, read_beside, stat_objects
 from .remote import RemoteListError, RemotePath, RemotePathError, ShardPath, is_remote, shown_address
-from .tensors import DESCRIPTION_NAME, SUFFIX
-from .webdataset import TAR_SUFFIX
 
 UNFINISHED_NAME = ".iobench-converting.jsonl"  # a conversion's ledger, until all of the folder is there
 SHARD_SUFFIXES = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz", SUFFIX, NPZ_SUFFIX, TAR_SUFFIX)

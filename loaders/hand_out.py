@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .augment import uniforms
 from .buffers import Buffer, BufferPool
 from .decode import view_geometry
-from .decoding import Decoding, ImageBatch, ImageError, SkippedImage
 from .destinations.destination import room_bytes
+from .engines.reader_threads import PendingBatch
+from .engines.readers import Reader
+from .formats.ragged import Arrays, sample_views
+from .images.augment import uniforms
+from .images.decoding import Decoding, ImageBatch, ImageError, SkippedImage
 from .index import ShardIndex
 from .plan import Indices
-from .ragged import Arrays, sample_views
-from .reader_threads import PendingBatch
-from .readers import Reader
 from .remote import ShardPath
 
 if TYPE_CHECKING:

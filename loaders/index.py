@@ -27,16 +27,16 @@ from typing import Any
 
 import numpy as np
 
-from .fields import NO_LABEL, Fields, Shape
+from .formats.fields import NO_LABEL, Fields, Shape
+from .formats.npz import NPZ_SUFFIX, verify_npz
+from .formats.ragged import Extents
+from .formats.records import RecordLayout, ShardFormatError, ShardIndex, ShardStamp, first_records_of, opened, stamps_of
+from .formats.tensors import SUFFIX, find_format, verify_digest
+from .formats.tfrecord import verify_payload_crc, walk_frames
+from .formats.webdataset import TAR_SUFFIX
 from .index_build import Asked, Progress, asked_of, build
 from .index_file import Arrays, IndexCacheError, cache_folder, read_index_file, write_index_file
-from .npz import NPZ_SUFFIX, verify_npz
-from .ragged import Extents
-from .records import RecordLayout, ShardFormatError, ShardIndex, ShardStamp, first_records_of, opened, stamps_of
 from .remote import ShardPath, folder_of
-from .tensors import SUFFIX, find_format, verify_digest
-from .tfrecord import verify_payload_crc, walk_frames
-from .webdataset import TAR_SUFFIX
 
 __all__ = [
     "INDEX_NAME",

@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .fields import NO_LABEL, Fields, Shape, Wanted
-from .layout import LayoutProof, ShardLayout
-from .npz import NPZ_SUFFIX, NpzError, NpzFormat, NpzSample, read_sample
-from .ragged import Extents
-from .records import RecordLayout, ShardFormatError, ShardIndex, ShardStamp, first_records_of, opened
+from .formats.fields import NO_LABEL, Fields, Shape, Wanted
+from .formats.layout import LayoutProof, ShardLayout
+from .formats.npz import NPZ_SUFFIX, NpzError, NpzFormat, NpzSample, read_sample
+from .formats.ragged import Extents
+from .formats.records import RecordLayout, ShardFormatError, ShardIndex, ShardStamp, first_records_of, opened
+from .formats.tensors import SUFFIX, TensorFormat, count_records, find_format, read_labels
+from .formats.tfrecord import FRAMING_BYTES, walk_frames
+from .formats.webdataset import TAR_SUFFIX, TarFormat, TarSamples, read_samples
 from .remote import ShardPath
-from .tensors import SUFFIX, TensorFormat, count_records, find_format, read_labels
-from .tfrecord import FRAMING_BYTES, walk_frames
-from .webdataset import TAR_SUFFIX, TarFormat, TarSamples, read_samples
 
 Asked = Wanted | TensorFormat | NpzFormat | TarFormat
 Progress = Callable[[int, int], None]

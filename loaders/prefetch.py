@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Self
 
 from .buffers import Buffer, BufferPool
 from .decode import buffer_bytes, place_batch
+from .engines.mapped import MappedReader, Mapping
+from .engines.reader_threads import PendingBatch, ReaderThreads, work_off
+from .engines.readers import READ_BYTES, read_bytes_of
 from .hand_out import HandOut, RawBatch, Source, Tally
-from .mapped import MappedReader, Mapping
 from .placement import Placement, Reads
 from .plan import Indices, batch_runs
-from .reader_threads import PendingBatch, ReaderThreads, work_off
-from .readers import READ_BYTES, read_bytes_of
 
 if TYPE_CHECKING:
     from .destinations.freight import Freight

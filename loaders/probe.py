@@ -20,9 +20,9 @@ from time import perf_counter
 import numpy as np
 
 from .buffers import BufferPool
+from .engines.readers import READ_BYTES
 from .plan import Indices, ShuffleMode
 from .prefetch import Tally
-from .readers import READ_BYTES
 from .shards import ShardSet
 
 LIMIT_S = 0.3  # no trial begins later

@@ -19,11 +19,11 @@ from .counters.backends import class_of, route_by_backends
 from .counters.choice import counter_for_objects
 from .counters.counter import CounterSet, NoCounter, moved
 from .destinations.choice import DeviceChoice, cuda_missing
+from .engines.readers import Reader
 from .evidence import Route, RouteEvidence, background_rate, counter_for, judge, process_read_bytes
-from .image_files import ImageFiles
+from .formats.image_files import ImageFiles
 from .page_cache import PAGE_BYTES, resident_bytes
 from .prefetch import Tally
-from .readers import Reader
 from .remote import RemotePath, ShardPath
 
 MAX_SAMPLED_SHARDS = 256  # each one is opened to ask what of it is resident; on NFS that is a round trip

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from .buffers import BufferPool
-from .compressed import plain_shards
 from .decode import buffer_bytes
-from .decoders import DecoderName, RawPixels, open_decoder
-from .decoding import Decoding, OnError
 from .destinations.choice import DeviceChoice, check_choice, reads_into_device
 from .discovery import ShardSource, find_image_folder, find_shards
-from .engines import EngineName, open_reader, refuse_engine
+from .engines.choice import EngineName, open_reader, refuse_engine
+from .engines.readers import Reader
 from .evidence import Route
-from .fields import Fields, Shape
-from .image_files import ImageFiles
-from .image_index import open_image_folder
+from .formats.compressed import plain_shards
+from .formats.fields import Fields, Shape
+from .formats.image_files import ImageFiles
+from .formats.image_index import open_image_folder
+from .formats.ragged import pool_bytes
+from .images.decoders import DecoderName, RawPixels, open_decoder
+from .images.decoding import Decoding, OnError
 from .index import Progress, ShardIndex, load_index
 from .plan import SHUFFLE_MODES, Indices, ShuffleMode
 from .prefetch import Prefetcher, RawBatch, Tally
-from .ragged import pool_bytes
-from .readers import Reader
 from .remote import ShardPath, local_files
 from .route import device_for, refuse_encoded, refuse_route
 from .transforms import ImageTransform, TransformError

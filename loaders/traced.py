@@ -16,8 +16,8 @@ from operator import length_hint
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .mapped import MappedReader
-from .readers import Reader, Request, read_all
+from .engines.mapped import MappedReader
+from .engines.readers import Reader, Request, read_all
 from .remote import ShardPath
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 
 import numpy as np
 
-from .augment import CROP_NUMBERS, Crop, centre, random_resized_crop, shorter_side
-from .decoders import MAX_PIXELS, BrokenImageError, Pixels
+from .images.augment import CROP_NUMBERS, Crop, centre, random_resized_crop, shorter_side
+from .images.decoders import MAX_PIXELS, BrokenImageError, Pixels
 
 if TYPE_CHECKING:
     import torch

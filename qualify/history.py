@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..results.compare import CompareError, compare_headline
-from ..results.earlier import last_good
+from ..results.comparison.compare import CompareError, compare_headline
+from ..results.comparison.earlier import last_good
 from ..results.record import RunRecord, merge_warnings
 
 KEYS = ("target", "preset", "model", "accelerator", "batch_size", "step_time_s", "au_threshold")

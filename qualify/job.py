@@ -13,7 +13,7 @@ from pathlib import Path
 from ..results.environment import public_path
 from ..results.record import RunRecord, utc_now
 from ..storage_bench.accelerators import resolve_accelerator
-from ..storage_bench.launch import require_ranks
+from ..storage_bench.launching.launch import require_ranks
 from ..storage_bench.staging import on_same_device, remove_stage, require_folder
 from .copying import decide_copy, make_copy
 from .data import ensure_data, open_data

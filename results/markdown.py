@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .changes import change_tables
+from .comparison.changes import change_tables
 from .record_tables import metrics_table, requirement_table, route_table, stage_tables
 from .tables import Table
 from .wording import shell_line, title_of

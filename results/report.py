@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from . import plots
-from .change_plots import change_plot
-from .changes import change_tables
+from .comparison.changes import change_tables
 from .facts import facts
 from .headlines import Fact, headline_facts
+from .plots import every as plots
+from .plots.changes import change_plot
+from .plots.scaling import scaling_plots
+from .plots.svg import NARROW, WIDE, picture
 from .quantities import amount, duration, interval_text, quantity, span_of_time
 from .record import write_whole
 from .record_tables import copy_tables, metrics_table, rank_tables, requirement_table, route_table, stage_tables
-from .scaling_plots import scaling_plots
-from .svg import NARROW, WIDE, picture
 from .wording import points_of, shell_line, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .drawing import Plot
+    from .plots.drawing import Plot
     from .record import RunRecord, Verdict
     from .tables import Table
 

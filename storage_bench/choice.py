@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from ..loaders.readers import direct_refused
+from ..loaders.engines.readers import direct_refused
 from .workload import Engine, PageCache, WorkloadError, WorkloadUsageError
 
 

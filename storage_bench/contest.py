@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from ..loaders.baselines import candidates
 from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, moved, total
-from ..loaders.image_files import ImageFiles
+from ..loaders.formats.image_files import ImageFiles
 from ..loaders.index import ShardIndex
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.remote import local_files
-from ..loaders.roads import RoadOptions
+from ..loaders.roads.baselines import candidates
+from ..loaders.roads.road import RoadOptions
 from ..loaders.shards import open_index
 from ..results.record import Metric
 from ..results.stats import ratio_interval

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..loaders.destinations.choice import DeviceChoice, check_choice, reads_into_device
 from ..loaders.discovery import ShardSource
-from ..loaders.engines import open_reader
+from ..loaders.engines.choice import open_reader
 from ..loaders.index import RecordLayout, ShardIndex
 from ..loaders.plan import ShuffleMode
 from ..loaders.shards import ShardSet, open_index

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..loaders.readers import read_bytes_of
+from ..loaders.engines.readers import read_bytes_of
 from .sweep.calibration import calibrate
 from .sweep.points import OnBlock, PointResult, SweepPoint
 from .sweep.run import run_points

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..loaders.decoding import Decoding
+from ..loaders.images.decoding import Decoding
 from ..loaders.prefetch import Tally
 from ..results.record import Metric, not_measured
 from .encoded import EncodedImages

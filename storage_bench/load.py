@@ -17,14 +17,14 @@ from pydantic import Field
 
 from ..loaders.destinations.choice import cuda_missing, open_device
 from ..loaders.destinations.device import DestinationError, Device
-from ..loaders.engines import EngineName, open_reader, refuse_engine
+from ..loaders.engines.choice import EngineName, open_reader, refuse_engine
+from ..loaders.engines.readers import BufferedReader, DirectReader, Reader
 from ..loaders.evidence import RouteEvidence, background_rate, judge, moved, process_read_bytes
-from ..loaders.image_files import ImageFiles
+from ..loaders.formats.image_files import ImageFiles
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
 from ..loaders.prefetch import Tally
 from ..loaders.probe import Suggestion, suggest
-from ..loaders.readers import BufferedReader, DirectReader, Reader
 from ..loaders.remote import RemotePath, ShardPath
 from ..loaders.route import by_own_counters, copied_on, counter_of, files_of, own_counters
 from ..loaders.shards import ShardSet, open_index

@@ -14,10 +14,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..loaders.baselines import IMAGE_PEERS, OURS, PEERS, missing
-from ..loaders.engines import EngineName
+from ..loaders.engines.choice import EngineName
 from ..loaders.evidence import RouteEvidence
-from ..loaders.roads import RoadOptions
+from ..loaders.roads.baselines import IMAGE_PEERS, OURS, PEERS, missing
+from ..loaders.roads.road import RoadOptions
 from ..loaders.shards import open_index
 from ..loaders.traced import MAX_SPANS
 from ..results.record import Metric, Point, not_measured

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from ..loaders.roads import RoadOptions
+from ..loaders.roads.road import RoadOptions
 from .road_server import Consumer, RoadBlock
 
 if TYPE_CHECKING:

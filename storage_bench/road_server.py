@@ -26,11 +26,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..loaders.baselines import open_road
-from ..loaders.roads import Images, Road, RoadBatch, RoadOptions, TimedRoad, TracedRoad
+from ..loaders.roads.baselines import open_road
+from ..loaders.roads.road import Images, Road, RoadBatch, RoadOptions, TimedRoad, TracedRoad
 from ..loaders.traced import Recorder
 from .accelerators import touch
-from .rank_process import die_with
+from .launching.rank_process import die_with
 
 Consumer = Literal["copy", "touch"]
 

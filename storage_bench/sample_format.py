@@ -7,7 +7,7 @@ from typing import Annotated, TypedDict
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..loaders.fields import DTYPES, Fields, Shape
+from ..loaders.formats.fields import DTYPES, Fields, Shape
 from .workload import parse_list
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..loaders.discovery import find_image_folder, find_shards, is_shard_name
-from ..loaders.tensors import DESCRIPTION_NAME
+from ..loaders.formats.tensors import DESCRIPTION_NAME
 
 Engine = Literal["auto", "buffered", "direct"]
 SweepEngine = Literal["auto", "buffered", "direct", "mmap", "kvikio"]

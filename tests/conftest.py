@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from iobench.loaders.readers import direct_refused
-from iobench.loaders.tfrecord import encode_example, frame
+from iobench.loaders.engines.readers import direct_refused
+from iobench.loaders.formats.tfrecord import encode_example, frame
 from iobench.storage_bench.generate import Generate, generate, sample_label, sample_pixels
 
 ODD_SHAPE = (31, 17, 3)

@@ -23,8 +23,8 @@ import torch
 from torch.cuda._sanitizer import EventHandler
 
 from iobench.loaders.buffers import Buffer
+from iobench.loaders.engines.readers import BufferedReader, Reader
 from iobench.loaders.placement import Move
-from iobench.loaders.readers import BufferedReader, Reader
 
 POISON = 0xDB
 HOST = 0  # the host's own work, to the sanitizer a stream like others

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from iobench.cli import run
-from iobench.loaders.tfrecord import encode_example, frame
+from iobench.loaders.formats.tfrecord import encode_example, frame
 
 SECRET = "Tr0ub4dor"
 SHORT = ("--seconds", "0.05", "--set", "blocks=2", "--num-workers", "2")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from iobench.loaders import ShardSet
-from iobench.storage_bench.launch import horovod_available
+from iobench.storage_bench.launching.launch import horovod_available
 
 
 def test_the_file_system_shows_what_lies_below(faults):

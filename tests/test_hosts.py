@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from iobench.storage_bench.hosts import HostsError, HostSlots, parse_hosts
-from iobench.storage_bench.launch import LaunchError, horovod_available, launch_ranks
+from iobench.storage_bench.launching.hosts import HostsError, HostSlots, parse_hosts
+from iobench.storage_bench.launching.launch import LaunchError, horovod_available, launch_ranks
 from iobench.storage_bench.sweep.command import measure_storage
 from iobench.storage_bench.workload import StorageConfig, WorkloadUsageError
 from iobench.training_bench.command import run_train
@@ -391,8 +391,8 @@ def _start_launch(folder: Path, hosts: SshHosts) -> subprocess.Popen[str]:
     """A process that launches a rank that waits on either host, which both are under way."""
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from iobench.storage_bench.hosts import parse_hosts\n"
-        "from iobench.storage_bench.launch import LaunchError, launch_ranks\n"
+        "from iobench.storage_bench.launching.hosts import parse_hosts\n"
+        "from iobench.storage_bench.launching.launch import LaunchError, launch_ranks\n"
         "try:\n"
         "    launch_ranks('rank_waits', {}, num_ranks=2, folder=Path(sys.argv[1]), timeout_s=60,\n"
         f"                 hosts=parse_hosts('127.0.0.2:1,127.0.0.3:1'), ssh={hosts.ssh!r})\n"

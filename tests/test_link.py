@@ -17,7 +17,7 @@ import pytest
 
 from iobench.results.scaling import Layout, first_limited
 from iobench.storage_bench.generate import Generate, generate
-from iobench.storage_bench.launch import horovod_available
+from iobench.storage_bench.launching.launch import horovod_available
 from iobench.training_bench.scaling.grid import ScaleConfig, run_grid
 from iobench.training_bench.scaling.journal import GridJournal
 from iobench.training_bench.scaling.points import grid_outcome

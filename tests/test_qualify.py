@@ -14,7 +14,7 @@ from iobench.qualify.copying import decide_copy, make_copy
 from iobench.qualify.run import Run
 from iobench.results.record import Metric, Point, RunRecord, write_record
 from iobench.storage_bench.accelerators import resolve_accelerator
-from iobench.storage_bench.launch import horovod_available
+from iobench.storage_bench.launching.launch import horovod_available
 from iobench.storage_bench.staging import StageResult
 from iobench.training_bench.fed import fed_by_ranks, why_unusable
 

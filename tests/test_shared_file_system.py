@@ -19,7 +19,7 @@ import pytest
 from iobench.loaders.evidence import counter_for, moved
 from iobench.loaders.page_cache import evict
 from iobench.storage_bench.evidence import cold_scope_of
-from iobench.storage_bench.launch import horovod_available
+from iobench.storage_bench.launching.launch import horovod_available
 
 PORT = 24007  # glusterd's; a client asks there for the brick's
 VOLUME = "iobenchtest"

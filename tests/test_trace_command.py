@@ -8,7 +8,7 @@ import pytest
 
 from iobench.cli import run
 from iobench.loaders.buffers import Buffer
-from iobench.loaders.readers import DirectReader
+from iobench.loaders.engines.readers import DirectReader
 from iobench.loaders.traced import Recorder, TracedReader
 from iobench.results.record import read_record
 

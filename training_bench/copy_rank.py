@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..storage_bench.launch import rank_main
-from ..storage_bench.ranks import Ranks, machine_id
+from ..storage_bench.launching.launch import rank_main
+from ..storage_bench.launching.ranks import Ranks, machine_id
 from ..storage_bench.staging import StagingError, remove_stage, stage
 from .peers import all_told
 

@@ -22,8 +22,8 @@ import numpy as np
 from ..loaders.evidence import moved, process_read_bytes
 from ..loaders.traced import Recorder
 from ..storage_bench.accelerators import Accelerator, Images
-from ..storage_bench.launch import rank_main
-from ..storage_bench.ranks import Ranks, machine_id
+from ..storage_bench.launching.launch import rank_main
+from ..storage_bench.launching.ranks import Ranks, machine_id
 from .energy import EnergyMeter, energy_counters
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, bisect, next_window, window

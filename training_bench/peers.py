@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from ..storage_bench.ranks import PeerLostError, Ranks
+from ..storage_bench.launching.ranks import PeerLostError, Ranks
 
 if TYPE_CHECKING:
     import torch

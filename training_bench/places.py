@@ -19,8 +19,8 @@ from typing import Any
 
 from ..loaders.counters.counter import NoCounter
 from ..loaders.evidence import CounterSet, counter_for
-from ..storage_bench.hosts import HostSlots, assign
-from ..storage_bench.launch import LaunchError, launch_ranks, require_ranks
+from ..storage_bench.launching.hosts import HostSlots, assign
+from ..storage_bench.launching.launch import LaunchError, launch_ranks, require_ranks
 from ..storage_bench.staging import StagingError, remove_stage, stage
 
 COPY_MODULE = "iobench.training_bench.copy_rank"

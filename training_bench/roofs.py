@@ -17,7 +17,7 @@ from ..loaders.evidence import counter_for
 from ..loaders.shards import ShardSet
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.encoded import EncodedImages
-from ..storage_bench.launch import launch_ranks
+from ..storage_bench.launching.launch import launch_ranks
 from ..storage_bench.limits import require_room_to_warm
 from ..storage_bench.workload import WorkloadError
 from .command import TrainOutcome

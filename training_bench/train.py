@@ -20,7 +20,7 @@ from ..loaders.plan import ShuffleMode
 from ..results.record import Point
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.encoded import EncodedImages, images_of
-from ..storage_bench.launch import launch_ranks
+from ..storage_bench.launching.launch import launch_ranks
 from .energy import energy_counters, idle_watts
 from .places import Places
 from .plan import Block, RankPlan, Rung, Source

@@ -19,13 +19,13 @@ import numpy as np
 
 from ...loaders import transforms
 from ...loaders.dataloader import DataLoader
-from ...loaders.device_decoders import open_device_decoder, why_not
-from ...loaders.device_images import samples_of
-from ...loaders.fields import Fields
+from ...loaders.formats.fields import Fields
+from ...loaders.formats.tfrecord import FRAMING_BYTES, walk_frames
+from ...loaders.images.device_decoders import open_device_decoder, why_not
+from ...loaders.images.device_images import samples_of
 from ...loaders.page_cache import warm
-from ...loaders.roads import IMAGE, LABEL, MemoryFile
+from ...loaders.roads.road import IMAGE, LABEL, MemoryFile
 from ...loaders.shards import ShardSet
-from ...loaders.tfrecord import FRAMING_BYTES, walk_frames
 from ...results.record import Point, Requirement
 from ...results.stats import summarise
 from ..device import Device

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...loaders.device_kernels import normalise
+from ...loaders.engines.readers import direct_refused
 from ...loaders.page_cache import warm
-from ...loaders.readers import direct_refused
 from ...loaders.shards import ShardSet
 from ...loaders.stall import StallMeter
 from ...results.record import Metric, Point, Requirement

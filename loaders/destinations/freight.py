@@ -15,10 +15,10 @@ import numpy as np
 
 from ..buffers import Buffer, BufferPool
 from ..decode import view_geometry
-from ..decoding import Decoding, ImageBatch
+from ..engines.readers import Reader
+from ..images.decoding import Decoding, ImageBatch
 from ..index import ShardIndex
 from ..plan import Indices
-from ..readers import Reader
 from .destination import Cargo, Destination, Landing, room_bytes
 from .device import DestinationUsageError
 from .memory import DeviceBuffer
@@ -27,7 +27,7 @@ from .views import samples, strided
 if TYPE_CHECKING:
     import torch
 
-    from ..reader_threads import PendingBatch
+    from ..engines.reader_threads import PendingBatch
 
 
 class Freight:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..formats.ragged import Extents
 from ..plan import Indices
-from ..ragged import Extents
 from .device import DestinationError
 
 if TYPE_CHECKING:

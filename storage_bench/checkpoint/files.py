@@ -21,8 +21,8 @@ import numpy as np
 import xxhash
 
 from ...loaders.buffers import ALIGNMENT_BYTES, Buffer
+from ...loaders.engines.readers import BufferedReader, DirectReader
 from ...loaders.page_cache import evict
-from ...loaders.readers import BufferedReader, DirectReader
 
 PAGE_WORDS = ALIGNMENT_BYTES // 8
 STAMP_BITS = 40  # pages of one file; what lies above tells files apart

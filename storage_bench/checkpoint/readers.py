@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from ...loaders.buffers import Buffer
+from ...loaders.engines.readers import BufferedReader, DirectReader
 from ...loaders.page_cache import evict
-from ...loaders.readers import BufferedReader, DirectReader
 from ..sweep.streams import open_stream
 from ..sweep.timeline import SlotLog, timeline_of
 from ..workload import DataFile, WorkloadError

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter_ns
 
+from ...loaders.engines.readers import direct_refused
 from ...loaders.evidence import counter_for, process_read_bytes
-from ...loaders.readers import direct_refused
 from ..sweep.writing import written_bytes
 from ..workload import DataFile, data_files
 from .config import CheckpointConfig

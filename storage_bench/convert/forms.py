@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ...loaders.tar import BLOCK_BYTES
-from ...loaders.tensors import record_bytes_of
-from ...loaders.tfrecord import FOOT_BYTES, HEAD_BYTES, encode_example, frame, masked_crc, walk_example
+from ...loaders.formats.tar import BLOCK_BYTES
+from ...loaders.formats.tensors import record_bytes_of
+from ...loaders.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, encode_example, frame, masked_crc, walk_example
 from ..generate.forms import padded_record
 from ..generate.jpeg_shards import encoded_record
 from .samples import Sample

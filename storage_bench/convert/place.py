@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from ...loaders.discovery import ShardSource
+from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...loaders.remote import is_remote
-from ...loaders.tensors import DESCRIPTION_NAME
 from .plan import Plan
 from .settings import ConvertError, ConvertUsageError
 

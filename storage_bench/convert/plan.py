@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...loaders.decoders import BrokenImageError
+from ...loaders.images.decoders import BrokenImageError
 from ...loaders.plan import Indices, epoch_order
 from ..generate.dataset import Dataset
 from .classes import class_names, folder_classes

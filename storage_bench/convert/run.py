@@ -18,9 +18,9 @@ from time import perf_counter
 import numpy as np
 import xxhash
 
-from ...loaders.decoders import BrokenImageError
 from ...loaders.discovery import ShardSource
-from ...loaders.image_index import open_image_folder
+from ...loaders.formats.image_index import open_image_folder
+from ...loaders.images.decoders import BrokenImageError
 from ...results.environment import public_text
 from ..generate.dataset import ShardFile
 from ..generate.folder import prepared

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ...loaders.augment import Crop, centre, shorter_side
-from ...loaders.decoders import MAX_PIXELS, BrokenImageError, Decoder, open_decoder
-from ...loaders.decoding import use_one_core
-from ...loaders.fields import encoding_of
+from ...loaders.formats.fields import encoding_of
+from ...loaders.images.augment import Crop, centre, shorter_side
+from ...loaders.images.decoders import MAX_PIXELS, BrokenImageError, Decoder, open_decoder
+from ...loaders.images.decoding import use_one_core
 from ...loaders.transforms import Cut, ImageNetValidation
 from .settings import QUALITY, Convert, Fit
 

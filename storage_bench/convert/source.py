@@ -15,8 +15,8 @@ import xxhash
 from ...loaders import ShardSet
 from ...loaders.buffers import BufferPool
 from ...loaders.discovery import ShardSource
+from ...loaders.formats.records import ShardIndex
 from ...loaders.plan import Indices
-from ...loaders.records import ShardIndex
 from ...loaders.shards import open_index
 from ..sample_format import SampleOptions
 from .samples import Array

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import xxhash
 
-from ...loaders.tensors import DESCRIPTION_NAME
+from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...results.record import write_whole
 from ..generate.dataset import Dataset, ShardFile
 from ..generate.sample_shards import RecordStream

@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from ...loaders.engines.readers import DirectRefusedError, ReadError, direct_refused
 from ...loaders.evidence import counter_for
 from ...loaders.page_cache import resident_bytes
-from ...loaders.readers import DirectRefusedError, ReadError, direct_refused
 from ...loaders.remote import shown_address
 from ...results.environment import PRIVATE_OPTIONS, Mount, covering, mount_of, parse_mountinfo
 from ..evidence import LOCAL_FILE_SYSTEMS

@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...loaders.tensors import LABEL_BYTES, record_bytes_of
-from ...loaders.tfrecord import FOOT_BYTES, HEAD_BYTES, encode_example, frame, masked_crc, walk_example
+from ...loaders.formats.tensors import LABEL_BYTES, record_bytes_of
+from ...loaders.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, encode_example, frame, masked_crc, walk_example
 
 FormatName = Literal["tfrecord", "tensors"]
 ALIGNMENT_BYTES = 4096

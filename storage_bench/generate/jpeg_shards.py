@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...loaders.tfrecord import encode_example, frame
+from ...loaders.formats.tfrecord import encode_example, frame
 from .dataset import GenerateJpeg, ShardFile
 from .folder import Progress, temporary
 from .jpeg_images import MEAN_BYTES, jpeg_image, jpeg_label, jpeg_sides

@@ -8,8 +8,8 @@ from pathlib import Path
 import xxhash
 
 from ...loaders.buffers import Buffer
+from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...loaders.page_cache import evict
-from ...loaders.tensors import DESCRIPTION_NAME
 from . import streams as streaming
 from .place import StagingError, temporary_of
 from .source import Source, SourceShard, cold_reader

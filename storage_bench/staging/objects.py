@@ -14,9 +14,9 @@ from urllib.parse import unquote
 
 from ...loaders.discovery import find_shards
 from ...loaders.evidence import RouteEvidence
+from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...loaders.objects import Objects, in_parallel, read_beside
 from ...loaders.remote import RemotePath, shown_address
-from ...loaders.tensors import DESCRIPTION_NAME
 from ...results.record import ColdScope
 from .place import StagingError
 from .source import SourceShard

@@ -15,9 +15,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...loaders.discovery import find_shards
+from ...loaders.engines.readers import BufferedReader, Reader
 from ...loaders.evidence import RouteEvidence
 from ...loaders.page_cache import warm
-from ...loaders.readers import BufferedReader, Reader
 from ...loaders.remote import is_remote
 from ...loaders.shards import ShardSet
 from ...results.record import ColdScope

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 from ...loaders.discovery import find_image_folder, find_shards
+from ...loaders.engines.readers import BufferedReader, DirectReader, Reader, direct_refused
 from ...loaders.evidence import RouteEvidence
-from ...loaders.readers import BufferedReader, DirectReader, Reader, direct_refused
+from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...loaders.remote import RemotePath, is_remote, local_files
-from ...loaders.tensors import DESCRIPTION_NAME
 from ...results.record import ColdScope
 from ..evidence import cold_scope_of
 from .place import StagingError

@@ -16,10 +16,10 @@ from time import perf_counter_ns
 from typing import TypeVar
 
 from ...loaders.destinations.device import Device
+from ...loaders.engines.readers import BufferedReader, DirectReader
 from ...loaders.evidence import CounterSet, moved, process_read_bytes
 from ...loaders.page_cache import cache_fraction, evict, warm
-from ...loaders.readers import BufferedReader, DirectReader
-from ..ranks import Ranks, SingleRank
+from ..launching.ranks import Ranks, SingleRank
 from ..workload import DataFile, WorkloadError
 from .drive import Driven, Slot, Timing, drive
 from .mapped import MappedReads

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ..ranks import SingleRank
+from ..launching.ranks import SingleRank
 from ..workload import DataFile
 from .block import open_way, read_slots, write_slots
 from .drive import Timing, drive

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ..launch import rank_main
-from ..ranks import Ranks
+from ..launching.launch import rank_main
+from ..launching.ranks import Ranks
 from ..workload import StorageConfig
 from .calibration import calibrate
 from .points import BlockResult, PointResult, SweepPoint

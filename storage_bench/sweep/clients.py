@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from ...loaders.evidence import counter_for
-from ..hosts import HostSlots
 from ..latency import LatencyHistogram, merge
-from ..launch import launch_ranks, require_ranks
+from ..launching.hosts import HostSlots
+from ..launching.launch import launch_ranks, require_ranks
 from ..workload import StorageConfig, folder_of
 from .drive import MAX_RAMP_S
 from .points import BlockResult, Client, PointResult, SlowRead, Tail

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...results.record import Point
 from ..evidence import doubts
-from ..hosts import HostSlots
+from ..launching.hosts import HostSlots
 from ..workload import DataFile, StorageConfig, WorkloadUsageError
 from .adaptive import Search, find_knees, knee_doubts, knee_words
 from .points import PointResult

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ...loaders.destinations.device import Device
-from ...loaders.kvikio_probe import probe_kvikio
-from ...loaders.kvikio_reader import KvikioReader, KvikioUnavailableError
-from ...loaders.kvikio_sources import FAILURES, told
-from ...loaders.readers import ReadError, evict_range
+from ...loaders.engines.kvikio_probe import probe_kvikio
+from ...loaders.engines.kvikio_reader import KvikioReader, KvikioUnavailableError
+from ...loaders.engines.kvikio_sources import FAILURES, told
+from ...loaders.engines.readers import ReadError, evict_range
 from .copied import own_gpu
 from .ways import HostMemory, HostTargets
 

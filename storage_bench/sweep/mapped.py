@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ...loaders.engines.readers import BufferedReader, OpenFile, ReadError, evict_range
 from ...loaders.page_cache import PAGE_BYTES
-from ...loaders.readers import BufferedReader, OpenFile, ReadError, evict_range
 
 MADV_POPULATE_READ = 22
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from ...loaders.destinations.device import Device
-from ...loaders.kvikio_probe import probe_kvikio
+from ...loaders.engines.kvikio_probe import probe_kvikio
 from ..choice import choose_engine
 from ..limits import require_memory, require_room_to_warm
 from ..workload import DataFile, Destination, Operation, PageCache, SweepEngine, WorkloadError, WorkloadUsageError

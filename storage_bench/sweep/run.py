@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from ...loaders.destinations.device import Device
+from ...loaders.engines.readers import DirectReader
 from ...loaders.evidence import CounterSet, background_rate, counter_for
-from ...loaders.readers import DirectReader
 from ...loaders.shards import ShardSet
-from ..ranks import Ranks, SingleRank
+from ..launching.ranks import Ranks, SingleRank
 from ..workload import DataFile, StorageConfig, WorkloadError, WorkloadUsageError, data_files, folder_of
 from .block import PeerFailedError, measure_reads, measure_writes
 from .calibration import calibrate

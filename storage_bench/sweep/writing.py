@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...loaders.readers import ReadError
+from ...loaders.engines.readers import ReadError
 from ..workload import Access, DataFile, WorkloadError
 from .streams import BATCH_READS, Blocks, ReadRequest
 from .ways import HostMemory

@@ -34,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
+from iobench.loaders.engines.readers import direct_refused
 from iobench.loaders.evidence import counter_for
-from iobench.loaders.readers import direct_refused
 from iobench.results.environment import collect
 from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
 from iobench.results.stats import ratio_interval, summarise

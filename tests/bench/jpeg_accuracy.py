@@ -27,9 +27,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from iobench.loaders.baselines import open_road
-from iobench.loaders.roads import RoadBatch, RoadOptions
-from iobench.loaders.tfrecord import encode_example, frame
+from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.roads.baselines import open_road
+from iobench.loaders.roads.road import RoadBatch, RoadOptions
 from iobench.results.environment import collect
 from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
 from iobench.results.stats import summarise

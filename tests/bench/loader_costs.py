@@ -30,12 +30,12 @@ import numpy as np
 from iobench.loaders import DataLoader, ShardSet
 from iobench.loaders.buffers import Buffer
 from iobench.loaders.decode import buffer_bytes, place_batch
-from iobench.loaders.fields import Wanted
+from iobench.loaders.engines.readers import READ_BYTES, BufferedReader
+from iobench.loaders.formats.fields import Wanted
+from iobench.loaders.formats.records import stamps_of
 from iobench.loaders.index import RecordLayout, ShardIndex, load_index, save_index
 from iobench.loaders.page_cache import warm
 from iobench.loaders.plan import batch_runs, epoch_order
-from iobench.loaders.readers import READ_BYTES, BufferedReader
-from iobench.loaders.records import stamps_of
 from iobench.results.environment import collect
 from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
 from iobench.results.stats import summarise

@@ -21,11 +21,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from iobench.loaders.baselines import missing
-from iobench.loaders.engines import EngineName
-from iobench.loaders.readers import direct_refused
-from iobench.loaders.roads import RoadOptions
-from iobench.loaders.tfrecord import encode_example, frame
+from iobench.loaders.engines.choice import EngineName
+from iobench.loaders.engines.readers import direct_refused
+from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.roads.baselines import missing
+from iobench.loaders.roads.road import RoadOptions
 from iobench.results.environment import collect
 from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
 from iobench.storage_bench.contest import Contestant, best_of, interleave, open_contest, ratio

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from iobench.storage_bench.accelerators import Accelerator
-from iobench.storage_bench.ranks import SingleRank
+from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.terminal import say, table
 from iobench.training_bench.loop import measured_steps
 from iobench.training_bench.plan import Block

@@ -25,7 +25,7 @@ from torch.utils.data import (
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from iobench.loaders import DataLoader, PlannedBatches, ShardSet
-from iobench.loaders.readers import BufferedReader
+from iobench.loaders.engines.readers import BufferedReader
 from iobench.loaders.route import EvidenceError
 
 TorchLoader = torch.utils.data.DataLoader

@@ -15,8 +15,8 @@ from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset, 
 from iobench.loaders.batches import PlannedBatches
 from iobench.loaders.buffers import BufferPool
 from iobench.loaders.dataloader import DataLoader
+from iobench.loaders.engines.readers import BufferedReader, DirectReader, ReadError
 from iobench.loaders.plan import SHUFFLE_MODES
-from iobench.loaders.readers import BufferedReader, DirectReader, ReadError
 from iobench.loaders.shards import ShardSet
 
 TorchLoader = torch.utils.data.DataLoader

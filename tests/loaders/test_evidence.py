@@ -8,9 +8,9 @@ import pytest
 from iobench.loaders.buffers import Buffer
 from iobench.loaders.counters.counter import NoCounter
 from iobench.loaders.counters.network import NetworkCounter
+from iobench.loaders.engines.readers import BufferedReader, DirectReader, direct_refused
 from iobench.loaders.evidence import DeviceCounter, background_rate, counter_for, judge
 from iobench.loaders.page_cache import cache_fraction, evict, warm
-from iobench.loaders.readers import BufferedReader, DirectReader, direct_refused
 
 MIB = 1 << 20
 SIZE_BYTES = 32 * MIB

@@ -17,11 +17,11 @@ from tfrecord import example_pb2
 from tfrecord.writer import TFRecordWriter
 
 from iobench.loaders import DataLoader, Fields, ShardSet
-from iobench.loaders.compressed import CompressedShardError
-from iobench.loaders.fields import LayoutError
+from iobench.loaders.formats.compressed import CompressedShardError
+from iobench.loaders.formats.fields import LayoutError
+from iobench.loaders.formats.tfrecord import TFRecordError, frame
 from iobench.loaders.index import verify_shards
 from iobench.loaders.shards import open_index
-from iobench.loaders.tfrecord import TFRecordError, frame
 
 SHAPE = (19, 23, 3)
 SIZES = (41, 1, 58)

@@ -21,7 +21,7 @@ import torch
 
 from iobench.loaders import DataLoader, PlannedBatches, ShardSet, prepare
 from iobench.loaders.frameworks import PrepareError
-from iobench.storage_bench.launch import horovod_available, launch_ranks
+from iobench.storage_bench.launching.launch import horovod_available, launch_ranks
 
 PROGRAMS = Path(__file__).with_name("programs")
 LIMIT_S = 120

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iobench.loaders.fields import Wanted
+from iobench.loaders.formats.fields import Wanted
+from iobench.loaders.formats.records import stamps_of
 from iobench.loaders.index import RecordLayout, ShardIndex, load_index, save_index
-from iobench.loaders.records import stamps_of
 
 EPOCHS = Path(__file__).parent / "programs" / "epochs.py"
 RECORDS, SHARDS, RECORD_BYTES = 1_300_000, 13, 1000

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from iobench.loaders import DataLoader, Fields, ShardSet, transforms
-from iobench.loaders.decoding import ImageError
 from iobench.loaders.discovery import ShardSetError, find_shards
-from iobench.loaders.engines import EngineError
-from iobench.loaders.image_files import ImageFiles, ImageFolderError
+from iobench.loaders.engines.choice import EngineError
+from iobench.loaders.engines.readers import MAX_OPEN_FILES, ReadError
+from iobench.loaders.formats.image_files import ImageFiles, ImageFolderError
+from iobench.loaders.images.decoding import ImageError
 from iobench.loaders.index import INDEX_NAME, ShardFormatError, verify_shards
-from iobench.loaders.readers import MAX_OPEN_FILES, ReadError
 from iobench.loaders.shards import open_index
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's IMG_EXTENSIONS

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from iobench.loaders import DataLoader, Fields, ShardSet, transforms
-from iobench.loaders.augment import CROP_NUMBERS, Crop, random_resized_crop, uniforms
-from iobench.loaders.decoders import BrokenImageError, DecoderError, SimpleJpegDecoder
-from iobench.loaders.decoding import DecodingUsageError, ImageError
+from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.images.augment import CROP_NUMBERS, Crop, random_resized_crop, uniforms
+from iobench.loaders.images.decoders import BrokenImageError, DecoderError, SimpleJpegDecoder
+from iobench.loaders.images.decoding import DecodingUsageError, ImageError
 from iobench.loaders.route import RouteRefusedError
-from iobench.loaders.tfrecord import encode_example, frame
 from iobench.loaders.transforms import TransformError, shrunk_crop
 
 NUM = 24

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iobench.loaders.fields import Fields, LayoutError
+from iobench.loaders.formats.fields import Fields, LayoutError
+from iobench.loaders.formats.tfrecord import TFRecordError
 from iobench.loaders.index import INDEX_NAME, build_index, load_index, verify_shards
 from iobench.loaders.index_file import read_index_file, write_index_file
-from iobench.loaders.tfrecord import TFRecordError
 
 NOBODY = 65534
 
@@ -350,7 +350,7 @@ def test_a_wrong_length_crc_is_refused_with_its_record_and_byte(known):
 
 def test_a_length_that_lies_allocates_nothing(known):
     """A record that claims 2**40 bytes, with a right crc over that claim."""
-    from iobench.loaders.tfrecord import masked_crc
+    from iobench.loaders.formats.tfrecord import masked_crc
 
     head = (1 << 40).to_bytes(8, "little")
     with known.shards[1].open("r+b") as file:

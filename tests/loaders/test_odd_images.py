@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from iobench.loaders import DataLoader, ShardSet, transforms
-from iobench.loaders.decoders import BrokenImageError, SimpleJpegDecoder
-from iobench.loaders.decoding import KEPT_BYTES, ImageError, _Scratch
-from iobench.loaders.fields import LayoutError
-from iobench.loaders.tfrecord import encode_example, frame
+from iobench.loaders.formats.fields import LayoutError
+from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.images.decoders import BrokenImageError, SimpleJpegDecoder
+from iobench.loaders.images.decoding import KEPT_BYTES, ImageError, _Scratch
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:

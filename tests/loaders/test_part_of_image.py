@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from iobench.loaders import transforms
-from iobench.loaders.augment import Crop
-from iobench.loaders.decoders import BrokenImageError, SimpleJpegDecoder
-from iobench.loaders.jpeg import start_of
+from iobench.loaders.images.augment import Crop
+from iobench.loaders.images.decoders import BrokenImageError, SimpleJpegDecoder
+from iobench.loaders.images.jpeg import start_of
 from iobench.loaders.transforms import Cut
 
 DECODER = SimpleJpegDecoder()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from iobench.loaders import prefetch
-from iobench.loaders.readers import BufferedReader, ReadError
+from iobench.loaders.engines.readers import BufferedReader, ReadError
 from iobench.loaders.shards import ShardSet
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iobench.loaders import DataLoader, ShardSet, Suggestion, suggest
+from iobench.loaders.engines.readers import READ_BYTES, BufferedReader
 from iobench.loaders.probe import ProbeRate, choose, measure_rates, prefetch_factor_of, thread_counts
-from iobench.loaders.readers import READ_BYTES, BufferedReader
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageOps
 
 from iobench.loaders import DataLoader, ShardSet, transforms
-from iobench.loaders.augment import CROP_NUMBERS, random_resized_crop, uniforms
+from iobench.loaders.images.augment import CROP_NUMBERS, random_resized_crop, uniforms
 from iobench.loaders.transforms import TransformError
 from iobench.storage_bench.generate import Generate, generate
 

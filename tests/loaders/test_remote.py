@@ -22,9 +22,9 @@ import torch
 
 from iobench.loaders.dataloader import DataLoader
 from iobench.loaders.discovery import remote_shards
+from iobench.loaders.engines.kvikio_reader import KvikioReader
+from iobench.loaders.engines.readers import ReadError
 from iobench.loaders.index import load_index
-from iobench.loaders.kvikio_reader import KvikioReader
-from iobench.loaders.readers import ReadError
 from iobench.loaders.remote import ObjectError, RemoteListError, RemotePath, RemotePathError, is_remote
 from iobench.loaders.shards import ShardSet
 

@@ -13,15 +13,15 @@ import pytest
 
 from iobench.loaders.dataloader import DataLoader
 from iobench.loaders.discovery import ShardSetError, find_shards
-from iobench.loaders.engines import EngineError, open_reader
-from iobench.loaders.fields import Fields
+from iobench.loaders.engines.choice import EngineError, open_reader
+from iobench.loaders.engines.kvikio_probe import probe_kvikio
+from iobench.loaders.formats.fields import Fields
+from iobench.loaders.formats.tensors import TensorShardError
+from iobench.loaders.formats.tfrecord import TFRecordError
 from iobench.loaders.index import ShardFormatError, verify_shards
-from iobench.loaders.kvikio_probe import probe_kvikio
 from iobench.loaders.remote import ObjectError, RemoteListError, RemotePath, RemotePathError
 from iobench.loaders.route import RouteError
 from iobench.loaders.shards import ShardSet, open_index
-from iobench.loaders.tensors import TensorShardError
-from iobench.loaders.tfrecord import TFRecordError
 from iobench.storage_bench.generate import Generate, generate
 
 pytest.importorskip("obstore", reason="obstore is not installed (`make setup-test` installs it)")
@@ -191,8 +191,8 @@ def test_without_a_driver_kvikio_is_refused_for_an_address_within_two_seconds(ru
     """The address is of a server that is not there: the engine is asked for first."""
     program = (
         "import sys, time\n"
-        "from iobench.loaders.engines import open_reader\n"
-        "from iobench.loaders.kvikio_reader import KvikioUnavailableError\n"
+        "from iobench.loaders.engines.choice import open_reader\n"
+        "from iobench.loaders.engines.kvikio_reader import KvikioUnavailableError\n"
         "from iobench.loaders.remote import RemotePath\n"
         "begin = time.monotonic()\n"
         "try:\n"

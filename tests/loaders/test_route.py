@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from iobench.loaders import DataLoader, ShardSet, route
+from iobench.loaders.engines.readers import BufferedReader, ReadError
 from iobench.loaders.evidence import counter_for
 from iobench.loaders.page_cache import evict
-from iobench.loaders.readers import BufferedReader, ReadError
 from iobench.loaders.route import MAX_SAMPLED_SHARDS, EvidenceError, RouteError, RouteRefusedError, RouteWatch
 
 PAYLOAD_BYTES = 130 * 35 * 35 * 3

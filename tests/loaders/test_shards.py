@@ -12,10 +12,10 @@ import torch
 
 from iobench.loaders.dataloader import DataLoader
 from iobench.loaders.discovery import ShardSetError, find_shards
+from iobench.loaders.formats.layout import LayoutError
+from iobench.loaders.formats.tfrecord import TFRecordError
 from iobench.loaders.index import ShardFormatError
-from iobench.loaders.layout import LayoutError
 from iobench.loaders.shards import ShardSet
-from iobench.loaders.tfrecord import TFRecordError
 
 
 @pytest.fixture

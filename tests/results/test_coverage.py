@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from iobench.results.findings import change_of
+from iobench.results.comparison.findings import change_of
 from iobench.results.row_means import are_correlated, means_of
 from iobench.results.stats import plan_blocks, ratio_interval, summarise, t_interval
 

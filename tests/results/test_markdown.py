@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iobench.results.comparing import compare_record
-from iobench.results.limits import parse_limit
+from iobench.results.comparison.comparing import compare_record
+from iobench.results.comparison.limits import parse_limit
 from iobench.results.markdown import escaped, markdown_of
 from iobench.results.record import Metric, Point, ReadPath, RunRecord, not_measured
 

@@ -13,7 +13,7 @@ from iobench.loaders.shards import ShardSet
 from iobench.loaders.transforms import ImageNetValidation
 from iobench.storage_bench.encoded import EncodedImages, images_of
 from iobench.storage_bench.generate import GenerateJpeg, generate
-from iobench.storage_bench.ranks import SingleRank
+from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench.feed import FeedError, check_data
 from iobench.training_bench.loop import main
 from iobench.training_bench.plan import Block, RankPlan

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iobench.loaders.engines import EngineError
-from iobench.loaders.roads import RoadOptions
+from iobench.loaders.engines.choice import EngineError
+from iobench.loaders.roads.road import RoadOptions
 from iobench.storage_bench.contest import open_contest
 from iobench.storage_bench.load import LoadConfig, measure_load
 from iobench.storage_bench.staging.place import StagingError

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from iobench.loaders.destinations.device import DestinationError
+from iobench.loaders.engines.readers import direct_refused
 from iobench.loaders.evidence import counter_for
-from iobench.loaders.readers import direct_refused
 from iobench.storage_bench.evidence import cold_scope_of
 from iobench.storage_bench.load import LoadConfig, measure_load
 from iobench.storage_bench.workload import WorkloadError, WorkloadUsageError

@@ -13,8 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from iobench.cli import run
-from iobench.loaders.baselines import missing
-from iobench.loaders.roads import RoadOptions
+from iobench.loaders.roads.baselines import missing
+from iobench.loaders.roads.road import RoadOptions
 from iobench.storage_bench import road_process, road_server
 from iobench.storage_bench.contest import (
     Contestant,
@@ -270,7 +270,7 @@ def test_what_a_library_prints_does_not_disturb_the_answers(page_set, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('hello from a library')\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     program = (
-        "import sys; from pathlib import Path; from iobench.loaders.roads import RoadOptions;"
+        "import sys; from pathlib import Path; from iobench.loaders.roads.road import RoadOptions;"
         "from iobench.storage_bench.contest import running\n"
         "with running(['preadv']) as (process,):\n"
         "    paths = sorted(Path(sys.argv[1]).glob('*.tfrecord'))\n"
@@ -283,7 +283,7 @@ def test_what_a_library_prints_does_not_disturb_the_answers(page_set, tmp_path):
 
 def test_a_road_ends_with_the_one_that_compares_even_when_that_is_killed(page_set):
     program = (
-        "import sys, time; from pathlib import Path; from iobench.loaders.roads import RoadOptions;"
+        "import sys, time; from pathlib import Path; from iobench.loaders.roads.road import RoadOptions;"
         "from iobench.storage_bench.road_process import RoadProcess\n"
         "process = RoadProcess('preadv')\n"
         "process.open('preadv', sorted(Path(sys.argv[1]).glob('*.tfrecord')), RoadOptions(batch_size=4))\n"

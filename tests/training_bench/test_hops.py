@@ -4,7 +4,7 @@ import pytest
 
 from iobench.results.record import Point
 from iobench.results.stats import summarise
-from iobench.storage_bench.ranks import SingleRank
+from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench.hops import check, hop_lines, hop_points, plan_ladder
 from iobench.training_bench.loop import main
 from iobench.training_bench.plan import Block, RankPlan

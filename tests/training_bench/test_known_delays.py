@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iobench.storage_bench.launch import horovod_available, launch_ranks
-from iobench.storage_bench.ranks import SingleRank
+from iobench.storage_bench.launching.launch import horovod_available, launch_ranks
+from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench.timeline import EMULATED_PARTS, step_parts, straggler, waiting
 
 PROGRAMS = Path(__file__).with_name("programs")

@@ -5,7 +5,7 @@ import pytest
 
 from iobench.loaders.evidence import counter_for
 from iobench.storage_bench.accelerators import Accelerator
-from iobench.storage_bench.ranks import SingleRank
+from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench.loop import main, measured_steps
 from iobench.training_bench.plan import Block, RankPlan
 from iobench.training_bench.search import Search

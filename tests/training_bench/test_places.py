@@ -2,8 +2,8 @@
 
 import pytest
 
-from iobench.storage_bench.hosts import HostsError, parse_hosts
-from iobench.storage_bench.ranks import SingleRank
+from iobench.storage_bench.launching.hosts import HostsError, parse_hosts
+from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.storage_bench.staging import StagingError
 from iobench.training_bench.copy_rank import _mark, _require_own, main
 from iobench.training_bench.places import Places

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from ...loaders.evidence import moved, process_read_bytes
 from ...loaders.prefetch import RawBatch
 from ...storage_bench.accelerators import Accelerator, Images
-from ...storage_bench.launch import rank_main
-from ...storage_bench.ranks import Ranks, machine_id
+from ...storage_bench.launching.launch import rank_main
+from ...storage_bench.launching.ranks import Ranks, machine_id
 from ..loop import Computes, measured_steps
 from ..peers import all_told
 from ..plan import Block, RankPlan

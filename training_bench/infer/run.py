@@ -16,7 +16,7 @@ from ...loaders.evidence import background_rate
 from ...loaders.shards import ShardSet
 from ...results.record import Metric, Point, new_run_id
 from ...storage_bench.choice import choose_engine
-from ...storage_bench.launch import launch_ranks
+from ...storage_bench.launching.launch import launch_ranks
 from .. import saved
 from ..models import ModelName, model_info
 from ..plan import Source

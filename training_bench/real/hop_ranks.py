@@ -20,8 +20,8 @@ from ...loaders.dataloader import DataLoader
 from ...loaders.plan import Indices, endless_batches
 from ...loaders.shards import ShardSet
 from ...results.record import CacheState
-from ...storage_bench.launch import rank_main
-from ...storage_bench.ranks import Ranks
+from ...storage_bench.launching.launch import rank_main
+from ...storage_bench.launching.ranks import Ranks
 from ..feed import SyntheticFeed
 from ..loop import Launch
 from ..peers import peers_of

@@ -16,7 +16,7 @@ from ...results.record import Point, new_run_id
 from ...storage_bench.accelerators import Accelerator
 from ...storage_bench.choice import choose_engine
 from ...storage_bench.encoded import images_of
-from ...storage_bench.launch import launch_ranks
+from ...storage_bench.launching.launch import launch_ranks
 from ..command import TrainOutcome, TrainUsageError
 from ..energy import energy_counters, idle_watts
 from ..hops import Ladder, plan_ladder, tell_hops

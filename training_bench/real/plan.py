@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ...loaders.engines import EngineName
+from ...loaders.engines.choice import EngineName
 from ...loaders.plan import ShuffleMode
 from ...storage_bench.encoded import EncodedImages
 from ..models import ModelName

@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from ...loaders.evidence import moved, process_read_bytes
 from ...loaders.traced import Recorder
-from ...storage_bench.launch import rank_main
-from ...storage_bench.ranks import Ranks, machine_id
+from ...storage_bench.launching.launch import rank_main
+from ...storage_bench.launching.ranks import Ranks, machine_id
 from .. import saved
 from ..energy import EnergyMeter, energy_counters
 from ..feed import Feed, open_feed

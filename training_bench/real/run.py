@@ -20,7 +20,7 @@ from ...loaders.traced import MAX_SPANS
 from ...results.record import new_run_id
 from ...storage_bench.choice import choose_engine
 from ...storage_bench.evidence import cold_scope_of, doubts, read_path
-from ...storage_bench.launch import launch_ranks
+from ...storage_bench.launching.launch import launch_ranks
 from .. import saved
 from ..command import TrainOutcome, TrainUsageError
 from ..feed import check_data

@@ -24,8 +24,8 @@ from ...results.scaling import Layout, Prediction, Seen, predict
 from ...storage_bench.accelerators import Accelerator, resolve_accelerator
 from ...storage_bench.choice import choose_engine
 from ...storage_bench.encoded import EncodedImages, images_of
-from ...storage_bench.hosts import HostSlots
-from ...storage_bench.launch import LaunchError, require_ranks
+from ...storage_bench.launching.hosts import HostSlots
+from ...storage_bench.launching.launch import LaunchError, require_ranks
 from ..places import Places
 from ..plan import Source
 from ..train import TrainConfig, TrainError

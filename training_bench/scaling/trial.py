@@ -18,8 +18,8 @@ from ...loaders.index import RecordLayout
 from ...results.record import Point
 from ...results.scaling import Layout, cycle_rate
 from ...storage_bench.accelerators import Accelerator
-from ...storage_bench.hosts import HostSlots
-from ...storage_bench.launch import launch_ranks
+from ...storage_bench.launching.hosts import HostSlots
+from ...storage_bench.launching.launch import launch_ranks
 from ..places import Places
 from ..plan import Block, RankPlan, Source
 from ..summary import find_point, summarise_ranks

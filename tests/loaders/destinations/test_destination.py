@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from iobench.loaders import DataLoader, ShardSet
-from iobench.loaders.readers import DirectReader
+from iobench.loaders.engines.readers import DirectReader
 
 
 def expected(known, records):

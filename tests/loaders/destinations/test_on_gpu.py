@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from iobench.loaders import DataLoader, ShardSet, StallMeter, transforms
-from iobench.loaders.kvikio_probe import kvikio_unavailable
+from iobench.loaders.engines.kvikio_probe import kvikio_unavailable
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
 

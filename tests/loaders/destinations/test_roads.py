@@ -9,10 +9,10 @@ from iobench.loaders import DataLoader, ShardSet, transforms
 from iobench.loaders.destinations.device import DestinationError, DestinationUsageError
 from iobench.loaders.destinations.torch_cuda import CudaMemory, CudaWindow, _gathered
 from iobench.loaders.destinations.views import strided
+from iobench.loaders.engines.readers import BufferedReader
+from iobench.loaders.formats.tfrecord import encode_example, frame
 from iobench.loaders.placement import Move
-from iobench.loaders.readers import BufferedReader
 from iobench.loaders.route import RouteError
-from iobench.loaders.tfrecord import encode_example, frame
 
 under_stub = pytest.mark.stub_libcuda
 

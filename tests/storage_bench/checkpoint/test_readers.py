@@ -6,7 +6,7 @@ from time import perf_counter_ns
 
 import pytest
 
-from iobench.loaders.readers import ReadError
+from iobench.loaders.engines.readers import ReadError
 from iobench.storage_bench.checkpoint.readers import ReadLoad
 from iobench.storage_bench.workload import DataFile
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tfrecord.reader import tfrecord_loader
 
 from iobench.loaders import DataLoader, Fields, ShardSet
-from iobench.loaders.tfrecord import encode_example, frame
+from iobench.loaders.formats.tfrecord import encode_example, frame
 from iobench.storage_bench.convert import Convert, ConvertUsageError
 from iobench.storage_bench.convert.samples import stored_bytes
 

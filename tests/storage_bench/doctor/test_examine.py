@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from iobench.loaders.readers import direct_refused
+from iobench.loaders.engines.readers import direct_refused
 from iobench.storage_bench.doctor import examine
 
 GROUPS = {

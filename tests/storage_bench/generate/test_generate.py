@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from tfrecord import example_pb2
 from tfrecord.reader import tfrecord_loader
 
-from iobench.loaders.tfrecord import verify_payload_crc, walk_frames
+from iobench.loaders.formats.tfrecord import verify_payload_crc, walk_frames
 from iobench.storage_bench.generate import (
     Dataset,
     Generate,

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from tfrecord.reader import tfrecord_loader
 
 from iobench.loaders import ShardSet
+from iobench.loaders.formats.npz import NpzError
 from iobench.loaders.index import verify_shards
-from iobench.loaders.npz import NpzError
 from iobench.storage_bench.generate import (
     Dataset,
     Generate,

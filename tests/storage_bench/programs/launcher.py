@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from iobench.storage_bench.launch import LaunchError, launch_ranks
+from iobench.storage_bench.launching.launch import LaunchError, launch_ranks
 
 folder, program, num_ranks = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 config = json.loads(sys.argv[4]) if len(sys.argv) > 4 else {}

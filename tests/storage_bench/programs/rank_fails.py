@@ -2,8 +2,8 @@
 
 from typing import Any, ClassVar
 
-from iobench.storage_bench.launch import rank_main
-from iobench.storage_bench.ranks import Ranks
+from iobench.storage_bench.launching.launch import rank_main
+from iobench.storage_bench.launching.ranks import Ranks
 
 
 class InvalidError(ValueError):

@@ -4,8 +4,8 @@ import os
 import sys
 from typing import Any
 
-from iobench.storage_bench.launch import rank_main
-from iobench.storage_bench.ranks import Ranks
+from iobench.storage_bench.launching.launch import rank_main
+from iobench.storage_bench.launching.ranks import Ranks
 
 
 def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:

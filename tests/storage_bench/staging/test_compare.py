@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iobench.results.copy_plots import copy_plot
+from iobench.results.plots.copies import copy_plot
 from iobench.results.record import Metric, RunRecord
 from iobench.results.record_tables import copy_tables
 from iobench.storage_bench.staging import stage_chain

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from iobench.storage_bench.latency import LatencyHistogram
-from iobench.storage_bench.launch import horovod_available
+from iobench.storage_bench.launching.launch import horovod_available
 from iobench.storage_bench.sweep.client import _block
 from iobench.storage_bench.sweep.clients import sum_of, sweep_by_clients, together
 from iobench.storage_bench.sweep.points import BlockResult, Client, PointResult, SlowRead, SweepPoint, Tail

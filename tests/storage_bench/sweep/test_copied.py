@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from iobench.loaders.destinations.device import DestinationError
-from iobench.loaders.readers import BufferedReader, ReadError
+from iobench.loaders.engines.readers import BufferedReader, ReadError
 from iobench.storage_bench.sweep.block import open_way
 from iobench.storage_bench.sweep.copied import CopiedReads, own_gpu
 from iobench.storage_bench.sweep.mapped import MappedReads, populating_refused

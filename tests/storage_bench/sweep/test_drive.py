@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from iobench.loaders.readers import ReadError
+from iobench.loaders.engines.readers import ReadError
 from iobench.storage_bench.sweep import drive as drive_module
 from iobench.storage_bench.sweep.drive import HangError, Slot, Timing, drive
 from iobench.storage_bench.sweep.streams import ReadRequest, SharedBatches

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iobench.loaders.engines.readers import ReadError, direct_refused
 from iobench.loaders.evidence import counter_for
-from iobench.loaders.readers import ReadError, direct_refused
 from iobench.storage_bench.choice import choose_engine
 from iobench.storage_bench.limits import require_room_to_warm
 from iobench.storage_bench.sweep.block import measure_reads

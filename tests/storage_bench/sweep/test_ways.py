@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iobench.loaders.engines.readers import BufferedReader, ReadError
 from iobench.loaders.page_cache import cache_fraction, evict
-from iobench.loaders.readers import BufferedReader, ReadError
 from iobench.storage_bench.sweep.block import open_way
 from iobench.storage_bench.sweep.mapped import MappedReads, populating_refused
 from iobench.storage_bench.sweep.points import SweepPoint

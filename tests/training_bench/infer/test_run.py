@@ -5,7 +5,7 @@ import pytest
 
 from iobench.configs import load, presets
 from iobench.loaders.shards import ShardSet
-from iobench.storage_bench.launch import horovod_available
+from iobench.storage_bench.launching.launch import horovod_available
 from iobench.training_bench.infer.plan import STUDY_MODELS, InferConfig, InferError, InferUsageError
 from iobench.training_bench.infer.points import control_step_s, mean_queue
 from iobench.training_bench.infer.run import run_infer

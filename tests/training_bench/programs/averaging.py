@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from iobench.storage_bench.launch import rank_main
-from iobench.storage_bench.ranks import Ranks, SingleRank
+from iobench.storage_bench.launching.launch import rank_main
+from iobench.storage_bench.launching.ranks import Ranks, SingleRank
 from iobench.training_bench.peers import Alone, HorovodPeers
 from iobench.training_bench.real.plan import RealPlan
 from iobench.training_bench.real.ranks import Pixels, Training

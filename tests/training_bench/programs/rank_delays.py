@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from iobench.storage_bench.accelerators import Accelerator
-from iobench.storage_bench.launch import rank_main
-from iobench.storage_bench.ranks import Ranks
+from iobench.storage_bench.launching.launch import rank_main
+from iobench.storage_bench.launching.ranks import Ranks
 from iobench.training_bench.loop import measured_steps
 from iobench.training_bench.plan import Block
 

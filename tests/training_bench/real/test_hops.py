@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from iobench.storage_bench.ranks import SingleRank
+from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench.command import TrainUsageError
 from iobench.training_bench.feed import SyntheticFeed
 from iobench.training_bench.hops import plan_ladder

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from iobench.storage_bench.generate import Generate, generate
-from iobench.storage_bench.launch import horovod_available, launch_ranks
+from iobench.storage_bench.launching.launch import horovod_available, launch_ranks
 from iobench.training_bench.real.plan import RealPlan
 
 PROGRAMS = Path(__file__).parent.with_name("programs")

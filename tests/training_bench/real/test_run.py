@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from iobench.storage_bench.ranks import SingleRank
+from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench import saved
 from iobench.training_bench.command import TrainUsageError
 from iobench.training_bench.feed import open_feed

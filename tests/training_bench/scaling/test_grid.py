@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from iobench.configs import ConfigError, load, presets
 from iobench.results.scaling import Layout, Prediction
-from iobench.storage_bench.hosts import HostSlots
+from iobench.storage_bench.launching.hosts import HostSlots
 from iobench.training_bench.scaling.grid import ScaleConfig, ScaleError, check_grid, order_of, run_grid
 from iobench.training_bench.scaling.journal import GridJournal, GridJournalError, SourceTrial, Trial
 from iobench.training_bench.scaling.points import grid_outcome

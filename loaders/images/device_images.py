@@ -1,0 +1,52 @@
+"""From pixels of many sizes on the device to one batch there: cut, resized, turned over, normalised.
+
+    decoded (H, W, 3) uint8, sizes of their own -> transform.cut -> resized in float, bytes -> (x - mean) / std -> batch
+
+Where an image is cut and whether it is turned over is decided by the same numbers as on the CPU: (seed, epoch, record)
+alone.  The resize is torch's antialiased one in float32, where the CPU's rounds to bytes in between: values are within
+two levels of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..device_kernels import normalise
+from ..transforms import IMAGENET_MEAN, IMAGENET_STD, Cut, ImageTransform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def samples_of(pixels: Sequence[Tensor], transform: ImageTransform, numbers: Sequence[Sequence[float]]) -> Tensor:
+    """The batch (B, 3, height, width) of `transform.dtype`, channels-last, on the device of `pixels`.
+
+    `numbers` are each image's own, as many as the transform draws.  Normalised with ImageNet's mean and deviation.
+    """
+    import torch
+
+    height, width, _ = transform.shape
+    whole = torch.empty((len(pixels), height, width, 3), dtype=torch.uint8, device=pixels[0].device)
+    for slot, (image, mine) in enumerate(zip(pixels, numbers, strict=True)):
+        whole[slot] = piece_of(image, transform.cut(image.shape[0], image.shape[1], mine))
+    images = whole.permute(0, 3, 1, 2)
+    if transform.dtype == torch.uint8:
+        return images
+    return normalise(images, dtype=transform.dtype, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def piece_of(image: Tensor, cut: Cut) -> Tensor:
+    """The window of an image's resized piece, uint8 (height, width, 3), rounded to the nearest level."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    top, left, height, width = cut.piece
+    piece = image[top : top + height, left : left + width]
+    if (height, width) != cut.resized:
+        wide = piece.permute(2, 0, 1)[None].float()
+        resized = interpolate(wide, size=list(cut.resized), mode="bilinear", antialias=True, align_corners=False)
+        piece = resized[0].permute(1, 2, 0).add_(0.5).clamp_(0, 255).to(torch.uint8)
+    top, left, height, width = cut.window
+    window = piece[top : top + height, left : left + width]
+    return window.flip(1) if cut.flip else window

@@ -1,0 +1,1 @@
+"""Pictures of a record: what each shows, and how it becomes SVG."""
