@@ -81,6 +81,8 @@ def generate(
     record_bytes: Annotated[
         str | None, typer.Option(help="bytes of a sample, as 64K, where not the workload's")
     ] = None,
+    mean_bytes: Annotated[str | None, typer.Option(help="bytes of a JPEG file in the mean, as 64K (110000)")] = None,
+    spread: Annotated[float | None, typer.Option(help="standard deviation of the logarithm of those (0.45)")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace another data set in DIR")] = False,
     json: Json = False,
 ) -> None:
@@ -89,11 +91,13 @@ def generate(
 
     wanted: Generate | GenerateSamples | GenerateJpeg
     if workload is not None:
-        _refuse_beside("--workload", {"--size": size, "--format": format})
+        others = {"--size": size, "--format": format, "--mean-bytes": mean_bytes, "--spread": spread}
+        _refuse_beside("--workload", others)
         wanted = _workload_settings(workload, images, scale, record_bytes, images_per_shard, seed)
     else:
         _refuse_beside(None, {"--scale": scale, "--record-bytes": record_bytes})
         given = {"num_images": images, "size": size, "images_per_shard": images_per_shard, "format": format}
+        given |= {"mean_bytes": _bytes("--mean-bytes", mean_bytes), "spread": spread}
         wanted = _image_settings({name: value for name, value in given.items() if value is not None} | {"seed": seed})
     with Screen() as screen:
         dataset = write(
@@ -128,12 +132,25 @@ def _image_settings(given: Mapping[str, object]) -> Generate | GenerateJpeg:
         raise typer.BadParameter(
             "--size has no meaning beside --format tfrecord-jpeg: its images have ImageNet's sides"
         )
+    if not encoded and (name := next((name for name in ("mean_bytes", "spread") if name in given), None)):
+        raise typer.BadParameter(
+            f"--{name.replace('_', '-')} needs --format tfrecord-jpeg: other images are of one size"
+        )
     if (named := given.get("format", "tfrecord")) not in ("tfrecord", "tensors", "tfrecord-jpeg"):
         raise typer.BadParameter(f"--format {named}: choose tfrecord, tensors or tfrecord-jpeg")
     try:
         return (GenerateJpeg if encoded else Generate).model_validate({"num_images": 6144, **given})
     except ValidationError as error:
         raise _first_wrong(error) from None
+
+
+def _bytes(option: str, text: str | None) -> object:
+    from ..storage_bench.workload import parse_size
+
+    try:
+        return None if text is None else parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} {error}") from None
 
 
 def _workload_settings(
@@ -147,17 +164,13 @@ def _workload_settings(
     from pydantic import ValidationError
 
     from ..storage_bench.emulate import WORKLOADS
-    from ..storage_bench.workload import parse_size
 
     if name not in WORKLOADS:
         raise typer.BadParameter(f"--workload {name}: choose {', '.join(WORKLOADS)}")
     if scale is not None and (images is not None or not 0 < scale <= 1000):
         rule = "give one of --scale and --images" if images is not None else "must be above 0 and at most 1000"
         raise typer.BadParameter(f"--scale {scale}: {rule}")
-    try:
-        size = None if record_bytes is None else parse_size(record_bytes)
-    except ValueError as error:
-        raise typer.BadParameter(f"--record-bytes {error}") from None
+    size = _bytes("--record-bytes", record_bytes)
     try:
         return WORKLOADS[name].generate_settings(
             1.0 if scale is None else scale,

@@ -88,12 +88,17 @@ class GenerateSamples(Model):
 
 
 class GenerateJpeg(Model):
-    """JPEG images to generate: sides and sizes are ImageNet's, `images_per_shard` of them in a TFRecord shard."""
+    """JPEG images to generate, `images_per_shard` of them in a TFRecord shard: sides and sizes are ImageNet's.
+
+    Sizes are log-normal: `mean_bytes` in the mean, `spread` is the standard deviation of their logarithm.
+    """
 
     num_images: int = Field(gt=0, lt=10**12)
     images_per_shard: int = Field(default=256, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     format: Literal["tfrecord-jpeg"] = "tfrecord-jpeg"
+    mean_bytes: int = Field(default=110_000, ge=20_000, le=400_000)
+    spread: float = Field(default=0.45, ge=0, le=1)
 
 
 class ShardFile(Model):
@@ -119,6 +124,8 @@ class Dataset(Model):
     sample_bytes: int | None = None
     sample_bytes_sd: int | None = None
     workload: WorkloadData | None = None
+    mean_bytes: int | None = None
+    spread: float | None = None
     generator: str
     shards: tuple[ShardFile, ...]
 

@@ -3,8 +3,8 @@
     random stream -> sides, bytes wanted, class, texture
     class's colour + texture of zero mean + noise, as much as makes the file as large as wanted -> JPEG, quality 90
 
-Sides and sizes are ImageNet's: a file has 110 KB in the mean, log-normally spread, and most images are 500 pixels wide;
-those of very large and very small files are larger and smaller.
+Sides and sizes are ImageNet's where nothing else is asked for: a file has 110 KB in the mean, log-normally spread, and
+most images are 500 pixels wide; those of very large and very small files are larger and smaller.
 The class is a function of the pixels wherever they are cut and however they are resized: the colour that the image has
 in the mean is nearest to that of its class.  The same versions of simplejpeg and numpy give the same bytes.
 """
@@ -22,8 +22,6 @@ from .dataset import NUM_CLASSES, GenerateJpeg
 from .pixels import random_stream
 
 QUALITY = 90
-MEAN_BYTES = 110_000
-SPREAD = 0.45  # standard deviation of the logarithm of sizes
 LEAST_BYTES, MOST_BYTES = 20_000, 400_000
 SIDES = (
     (375, 500),
@@ -52,21 +50,21 @@ def jpeg_label(seed: int, index: int) -> int:
     return int(random_stream(seed, index).random_raw() % NUM_CLASSES)
 
 
-def jpeg_sides(seed: int, index: int) -> tuple[int, int]:
+def jpeg_sides(config: GenerateJpeg, index: int) -> tuple[int, int]:
     """Height and width of image `index`: one of SIDES, or in its proportions where its file is too large or small.
 
     At one quality a pixel takes so many bits and no more, whatever it shows.
     """
-    height, width = SIDES[int(random_stream(seed, index, _SIDES).random_raw() % len(SIDES))]
-    per_pixel = jpeg_bytes_wanted(seed, index) / (height * width)
+    height, width = SIDES[int(random_stream(config.seed, index, _SIDES).random_raw() % len(SIDES))]
+    per_pixel = jpeg_bytes_wanted(config, index) / (height * width)
     factor = math.sqrt(per_pixel / min(max(per_pixel, _LEAST_PER_PIXEL), _MOST_PER_PIXEL))
     return round(height * factor), round(width * factor)
 
 
-def jpeg_bytes_wanted(seed: int, index: int) -> int:
-    """How large image `index` should be: log-normal around MEAN_BYTES, cut off at LEAST_BYTES and MOST_BYTES."""
-    share = (int(random_stream(seed, index, _BYTES).random_raw()) + 0.5) / 2**64
-    drawn = math.exp(math.log(MEAN_BYTES) - SPREAD**2 / 2 + SPREAD * _NORMAL.inv_cdf(share))
+def jpeg_bytes_wanted(config: GenerateJpeg, index: int) -> int:
+    """How large image `index` should be: log-normal around the mean, cut off at LEAST_BYTES and MOST_BYTES."""
+    share = (int(random_stream(config.seed, index, _BYTES).random_raw()) + 0.5) / 2**64
+    drawn = math.exp(math.log(config.mean_bytes) - config.spread**2 / 2 + config.spread * _NORMAL.inv_cdf(share))
     return round(min(max(drawn, LEAST_BYTES), MOST_BYTES))
 
 
@@ -80,8 +78,8 @@ def jpeg_image(config: GenerateJpeg, index: int) -> bytes:
         levels = np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
         return bytes(simplejpeg.encode_jpeg(levels, quality=QUALITY, colorspace="RGB", colorsubsampling="420"))
 
-    base, noise = _base(config.seed, index), _noise(config.seed, index)
-    wanted, low, high = jpeg_bytes_wanted(config.seed, index), _LEAST_NOISE, _MOST_NOISE
+    base, noise = _base(config, index), _noise(config, index)
+    wanted, low, high = jpeg_bytes_wanted(config, index), _LEAST_NOISE, _MOST_NOISE
     few, many = len(encoded(low)), len(encoded(high))
     if not few < wanted < many:
         return encoded(low if wanted <= few else high)
@@ -112,23 +110,25 @@ def _colours() -> NDArray[np.float64]:
     return brightness[:, None] + 44.0 * hues
 
 
-def _base(seed: int, index: int) -> NDArray[np.float32]:
+def _base(config: GenerateJpeg, index: int) -> NDArray[np.float32]:
     """The class's colour with waves over it, whose mean is zero over every few dozen pixels."""
-    height, width = jpeg_sides(seed, index)
-    generator = np.random.Generator(random_stream(seed, index, _PIXELS))
+    height, width = jpeg_sides(config, index)
+    generator = np.random.Generator(random_stream(config.seed, index, _PIXELS))
     rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     waves = np.zeros((height, width), np.float32)
     for period, angle, phase in generator.uniform((8, 0, 0), (48, np.pi, 2 * np.pi), (_CELLS, 3)).tolist():
         turn = 2 * math.pi / period
         waves += np.sin(turn * (math.cos(angle) * columns + math.sin(angle) * rows) + phase)
-    colour = _colours()[jpeg_label(seed, index)].astype(np.float32)
+    colour = _colours()[jpeg_label(config.seed, index)].astype(np.float32)
     base: NDArray[np.float32] = colour + (np.float32(_TEXTURE / math.sqrt(_CELLS)) * waves)[..., None]
     return base
 
 
-def _noise(seed: int, index: int) -> NDArray[np.float32]:
+def _noise(config: GenerateJpeg, index: int) -> NDArray[np.float32]:
     """Noise of every pixel, evenly within -1 to 1, (height, width, 3)."""
-    height, width = jpeg_sides(seed, index)
-    words = random_stream(seed, index, _PIXELS, 1).random_raw(-(-height * width * 3 // 8)).astype("<u8", copy=False)
+    height, width = jpeg_sides(config, index)
+    words = (
+        random_stream(config.seed, index, _PIXELS, 1).random_raw(-(-height * width * 3 // 8)).astype("<u8", copy=False)
+    )
     levels = words.view(np.uint8)[: height * width * 3].reshape(height, width, 3)
     return levels.astype(np.float32) * np.float32(2 / 255) - np.float32(1)

@@ -19,7 +19,7 @@ import numpy as np
 from ...loaders.formats.tfrecord import encode_example, frame
 from .dataset import GenerateJpeg, ShardFile
 from .folder import Progress, temporary
-from .jpeg_images import MEAN_BYTES, jpeg_image, jpeg_label, jpeg_sides
+from .jpeg_images import jpeg_image, jpeg_label, jpeg_sides
 from .sample_shards import RecordStream
 from .shard_writer import ShardWriter
 
@@ -29,7 +29,7 @@ _AHEAD = 8
 
 def expected_bytes(config: GenerateJpeg) -> int:
     """What all shards take, about: the images' sizes are known once they are made."""
-    return config.num_images * (MEAN_BYTES + _FRAME_BYTES)
+    return config.num_images * (config.mean_bytes + _FRAME_BYTES)
 
 
 def write_jpeg_shards(
@@ -56,7 +56,7 @@ def write_jpeg_shards(
 
 def jpeg_record(config: GenerateJpeg, index: int) -> bytes:
     """Record `index`, framed."""
-    height, width = jpeg_sides(config.seed, index)
+    height, width = jpeg_sides(config, index)
     label = jpeg_label(config.seed, index)
     name = f"n{label:08d}"
     return encoded_record(

@@ -70,6 +70,8 @@ def describe(config: Config, shards: tuple[ShardFile, ...]) -> Dataset:
         generator=GENERATOR,
         shards=shards,
     )
+    if isinstance(config, GenerateJpeg):
+        return described.model_copy(update={"mean_bytes": config.mean_bytes, "spread": config.spread})
     if not isinstance(config, GenerateSamples):
         return described
     of_samples = {name: getattr(config, name) for name in ("sample_bytes", "sample_bytes_sd", "workload")}

@@ -10,9 +10,10 @@ from tfrecord.reader import tfrecord_loader
 
 from iobench.loaders import DataLoader, ShardSet, transforms
 from iobench.storage_bench.generate import GenerateError, GenerateJpeg, generate, jpeg_image, jpeg_label, label_of_image
-from iobench.storage_bench.generate.jpeg_images import LEAST_BYTES, MEAN_BYTES, MOST_BYTES, SPREAD, jpeg_bytes_wanted
+from iobench.storage_bench.generate.jpeg_images import LEAST_BYTES, MOST_BYTES, jpeg_bytes_wanted
 
 CONFIG = GenerateJpeg(num_images=30, images_per_shard=12, seed=5)
+OTHER = CONFIG.model_copy(update={"seed": 1})
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +55,27 @@ def test_the_label_is_shown_by_every_piece_of_the_pixels(folder):
 
 
 def test_sizes_follow_imagenets():
-    wanted = np.array([jpeg_bytes_wanted(1, number) for number in range(4000)])
-    assert wanted.mean() == pytest.approx(MEAN_BYTES, rel=0.03)
+    wanted = np.array([jpeg_bytes_wanted(OTHER, number) for number in range(4000)])
+    assert wanted.mean() == pytest.approx(110_000, rel=0.03)
     assert wanted.min() >= LEAST_BYTES
     assert wanted.max() <= MOST_BYTES
-    assert np.log(wanted).std() == pytest.approx(SPREAD, rel=0.03)
+    assert np.log(wanted).std() == pytest.approx(0.45, rel=0.03)
 
 
 def test_files_are_as_large_as_they_should_be_also_the_largest_and_the_smallest():
-    asked = np.array([jpeg_bytes_wanted(1, number) for number in range(4000)])
+    asked = np.array([jpeg_bytes_wanted(OTHER, number) for number in range(4000)])
     order = np.argsort(asked)
     chosen = [*order[:4], *order[1000:3000:400], *order[-4:]]
-    config = CONFIG.model_copy(update={"seed": 1})
     for number in chosen:
-        assert len(jpeg_image(config, int(number))) == pytest.approx(asked[number], rel=0.08), asked[number]
+        assert len(jpeg_image(OTHER, int(number))) == pytest.approx(asked[number], rel=0.08), asked[number]
+
+
+def test_sizes_are_as_they_are_asked_for():
+    config = CONFIG.model_copy(update={"mean_bytes": 60_000, "spread": 0.1})
+    wanted = np.array([jpeg_bytes_wanted(config, number) for number in range(4000)])
+    assert wanted.mean() == pytest.approx(60_000, rel=0.02)
+    assert np.log(wanted).std() == pytest.approx(0.1, rel=0.03)
+    assert len(jpeg_image(config, 3)) == pytest.approx(wanted[3], rel=0.03)
 
 
 def test_the_same_set_is_found_again_and_another_is_refused(folder):
