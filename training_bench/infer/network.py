@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ...storage_bench.accelerators import Images
 from ..models import build_model
-from ..real.ranks import DEVIATION, DTYPES, MEAN, own_device
+from ..real.pixels import DEVIATION, MEAN
+from ..real.ranks import DTYPES, own_device
 from .plan import InferError, Network
 
 

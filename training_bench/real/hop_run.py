@@ -24,12 +24,12 @@ from ..places import Places, Show
 from ..plan import Block, RankPlan, Rung, Source
 from ..summary import find_point, summarise_ranks
 from ..train import TrainError, check_memory
-from .plan import RealHopsPlan, RealPlan
+from .plan import CAPTURE_STEPS, RealHopsPlan, RealPlan
 from .points import not_learned
 from .run import RealRun, check_places, make_plan
 
 RANK_MODULE = "iobench.training_bench.real.hop_ranks"
-WARMUP_STEPS = 3
+WARMUP_STEPS = CAPTURE_STEPS
 OF_EMULATED = ("au_mlperf", "au_dlio")  # there is no nominal step time to hold a step against
 
 

@@ -14,6 +14,7 @@ from ..models import ModelName
 from ..plan import RankPlan, Source
 
 BASE_BATCH = 256
+CAPTURE_STEPS = 3  # until a step is a graph: two one by one, one captured
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["cpu", "cuda"]
@@ -27,12 +28,14 @@ class RealConfig(EncodedImages):
     `learning_rate` is for 256 images a step and scales with the images of all ranks (Goyal et al. 2017); it rises over
     `warmup_steps` (a tenth of the steps unless given), then follows `schedule`.  `crop` is the side of the centred
     square that is cut out of each image, of encoded ones after `transform`.  `labels="shuffled"` is the control: labels
-    that say nothing of the pixels.  `rounds` are those of a training that is measured hop by hop.
+    that say nothing of the pixels.  `rounds` are those of a training that is measured hop by hop.  With
+    `cuda_graphs` forward and backward of a step are launched as one graph, on a GPU and of one rank.
     """
 
     precision: Precision = "fp32"
     channels_last: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
     aux_heads: bool = False
     num_classes: Positive = 1000
     crop: Positive | None = None
@@ -50,6 +53,17 @@ class RealConfig(EncodedImages):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     max_seconds: Annotated[float, Field(gt=0)] = 7 * 86400.0
     rounds: Annotated[int, Field(ge=2, le=1000)] = 4
+
+    @model_validator(mode="after")
+    def _can_be_captured(self) -> Self:
+        if self.cuda_graphs and self.precision == "fp16":
+            raise ValueError("cuda_graphs and precision fp16: its scaler decides on the host; use bf16 or fp32")
+        if self.cuda_graphs and self.drop_steps < CAPTURE_STEPS:
+            raise ValueError(
+                f"cuda_graphs is set up in the first {CAPTURE_STEPS} steps, which must not count: use drop_steps="
+                f"{CAPTURE_STEPS} or more"
+            )
+        return self
 
 
 class RealPlan(RealConfig):

@@ -29,11 +29,12 @@ from ..models import build_model, model_info
 from ..peers import Alone, peers_of
 from ..timeline import TRAINING_PARTS, Marks, StepClock, StreamClock
 from ..tracing import recorded
+from .graphs import Capture, CudaCapture, GraphedSteps
+from .pixels import Pixels, evaluate
 from .plan import RealPlan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPORTS = 50
-MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's red, green and blue
 
 
 def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
@@ -109,7 +110,15 @@ class Training:
     """A network in training: it, its optimiser, its feed, and how far they are."""
 
     def __init__(
-        self, model: nn.Module, feed: Feed, *, plan: RealPlan, ranks: Ranks, peers: Alone, device: torch.device
+        self,
+        model: nn.Module,
+        feed: Feed,
+        *,
+        plan: RealPlan,
+        ranks: Ranks,
+        peers: Alone,
+        device: torch.device,
+        capture: Capture | None = None,
     ) -> None:
         self._plan, self._ranks, self._peers, self._device = plan, ranks, peers, device
         layout = torch.channels_last if plan.channels_last else torch.contiguous_format
@@ -123,6 +132,7 @@ class Training:
         peers.broadcast(self.model, self.optimizer)
         self.feed = feed
         self.prepare = Pixels(plan, device)
+        self._graph = GraphedSteps(self.compute, capture or CudaCapture()) if plan.cuda_graphs else None
         self.first_step = 0
         self.losses = torch.zeros(plan.steps, 2, device=device)  # loss and share of right answers, on the device
         self._agreed = 0
@@ -149,20 +159,17 @@ class Training:
 
     def make_steps(self, batches: Iterator[tuple[Tensor, Tensor]], steps: range, clock: Marks) -> None:
         """The measured loop: these steps on the next of the batches."""
-        plan, rank, device = self._plan, self._ranks.rank, self._device
-        model, optimizer, scaler, peers = self._forward, self.optimizer, self._scaler, self._peers
-        dtype, losses, mark = DTYPES[plan.precision], self.losses, clock.mark
+        plan, rank = self._plan, self._ranks.rank
+        optimizer, scaler, peers, graph = self.optimizer, self._scaler, self._peers, self._graph
+        compute, losses, mark = graph or self.compute, self.losses, clock.mark
         self.model.train()
         for step in steps:
             mark()
             images, labels = next(batches)
             mark()
             torch.manual_seed(plan.seed_at(rank, step))
-            x, y = self.prepare(images, labels)
-            with torch.autocast(device.type, dtype=dtype, enabled=plan.precision != "fp32"):
-                answers = model(x)
-                loss, logits = self.loss(answers, y)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's
+            outcome = compute(images, self.prepare.labels(labels))
+            del images, labels  # their buffer goes round behind what was asked of the device so far
             mark()
             peers.synchronize(optimizer)
             mark()
@@ -171,10 +178,19 @@ class Training:
             with peers.stepping(optimizer):
                 scaler.step(optimizer)
             scaler.update()
-            optimizer.zero_grad()
-            losses[step, 0] = loss.detach()
-            losses[step, 1] = (logits.argmax(1) == y).float().mean()
+            if graph is None or not graph.captured:
+                optimizer.zero_grad()
+            losses[step] = outcome
             mark()
+
+    def compute(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Forward and backward of a batch on the device: its loss and share of right answers, (2); adds gradients."""
+        plan = self._plan
+        x = self.prepare.pixels(images)
+        with torch.autocast(self._device.type, dtype=DTYPES[plan.precision], enabled=plan.precision != "fp32"):
+            loss, logits = self.loss(self._forward(x), labels)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's
+        return torch.stack([loss.detach().float(), (logits.argmax(1) == labels).float().mean()])
 
     def loss(self, answers: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, with each auxiliary head's share, and the network's own logits."""
@@ -223,52 +239,6 @@ class Training:
         if self._plan.validate_on is None:
             return None
         return evaluate(self.model, self.prepare, self._plan, ranks=self._ranks, peers=self._peers)
-
-
-class Pixels:
-    """What a network sees of a batch: on the device, cut to size, in floats of ImageNet's scale."""
-
-    def __init__(self, plan: RealPlan, device: torch.device) -> None:
-        height, width = plan.image_shape[:2]
-        rows, columns = plan.side
-        top, left = (height - rows) // 2, (width - columns) // 2
-        self._cut = (..., slice(top, top + rows), slice(left, left + columns))
-        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
-        self._scale = 1 / torch.tensor(DEVIATION, device=device).view(3, 1, 1)
-        self.device = device
-        self._layout = torch.channels_last if plan.channels_last else torch.contiguous_format
-        self._shuffled = plan.labels == "shuffled"
-
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Floats (B, 3, rows, columns) and labels (B) of a training batch."""
-        if self._shuffled:
-            labels = labels[torch.randperm(len(labels)).to(labels.device)]
-        return self.pixels(images), labels.to(self.device, non_blocking=True)
-
-    def pixels(self, images: Tensor) -> Tensor:
-        """Floats (B, 3, rows, columns) of uint8 (B, 3, H, W)."""
-        cut = images.to(self.device, non_blocking=True)[self._cut]
-        return ((cut.float() - self._mean) * self._scale).contiguous(memory_format=self._layout)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks, peers: Alone) -> dict[str, float]:
-    """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank."""
-    from ...loaders.dataloader import DataLoader
-
-    assert plan.validate_on is not None
-    images = plan.model_copy(update={"transform": "validation"})
-    shards = images.open(plan.validate_on, rank=ranks.rank, world_size=ranks.size, device=str(prepare.device))
-    loader: DataLoader[Any] = DataLoader(shards, batch_size=plan.batch_size, num_workers=plan.reader_threads)
-    sums = torch.zeros(3, dtype=torch.float64)
-    model.eval()
-    for images, labels in loader:
-        logits, labels = model(prepare.pixels(images)).double().cpu(), labels.cpu()  # noqa: PLW2901
-        sums[0] += cross_entropy(logits, labels, reduction="sum")
-        sums[1] += (logits.argmax(1) == labels).sum()
-        sums[2] += len(labels)
-    loss, right, count = peers.mean(sums, "validation").tolist()
-    return {"loss": loss / count, "accuracy": right / count, "num_images": round(count * ranks.size)}
 
 
 if __name__ == "__main__":

@@ -138,6 +138,7 @@ def make_plan(run: RealRun) -> RealPlan:
     crop = run.config.crop
     if crop is not None and crop > min(shape[:2]):
         raise TrainUsageError(f"crop={crop}: the images are {shape[0]}x{shape[1]}; give at most {min(shape[:2])}")
+    refuse_graphs(run)
     rows, columns = (crop, crop) if crop else shape[:2]
     check_size(run.model, rows, columns, aux_heads=run.config.aux_heads)
     return RealPlan(
@@ -156,6 +157,19 @@ def make_plan(run: RealRun) -> RealPlan:
         resume=run.resume,
         trace_spans=MAX_SPANS // run.num_ranks if run.traced else 0,
     )
+
+
+def refuse_graphs(run: RealRun) -> None:
+    """Raise TrainUsageError where steps cannot be graphs."""
+    if not run.config.cuda_graphs:
+        return
+    if run.device != "cuda":
+        raise TrainUsageError(f"cuda_graphs=true needs --accelerator cuda, not {run.device}; leave it out")
+    if run.num_ranks > 1:
+        raise TrainUsageError(
+            f"cuda_graphs=true is for one rank: Horovod averages gradients of {run.num_ranks} from hooks of the "
+            f"backward pass, which a graph does not call; leave it out"
+        )
 
 
 def _rank_batch(run: RealRun) -> int:

@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from iobench.storage_bench.launching.launch import rank_main
 from iobench.storage_bench.launching.ranks import Ranks, SingleRank
 from iobench.training_bench.peers import Alone, HorovodPeers
+from iobench.training_bench.real.pixels import Pixels
 from iobench.training_bench.real.plan import RealPlan
-from iobench.training_bench.real.ranks import Pixels, Training
+from iobench.training_bench.real.ranks import Training
 
 CPU = torch.device("cpu")
 _KEPT: list[nn.Module] = []
