@@ -20,7 +20,7 @@ from torch.utils.data.dataloader import (
     _SingleProcessDataLoaderIter,
 )
 
-from .destinations.destination import WAITING
+from .destinations.device import WAITING
 from .plan import Indices
 from .resume import ResumeError
 from .shards import ShardSet

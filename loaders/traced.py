@@ -1,4 +1,4 @@
-"""Every read of a reader with its time and thread: a reader around another one, for traces.
+"""Every read of a reader with its time and thread: a reader around another one, for traces; and a device likewise.
 
     threads --read--> TracedReader --read--> the reader          Recorder: (thread, what, from, to, bytes), so many
                             '--- the time it took ---------------------^
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import length_hint
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .destinations.device import WAITING, Device
 from .engines.mapped import MappedReader
 from .engines.readers import Reader, Request, read_all
 from .remote import ShardPath
@@ -83,11 +85,40 @@ class Recorder:
 
 
 def trace_set(shards: ShardSet, recorder: Recorder) -> None:
-    """Have every read and every decode of a set noted from now on; not what engine mmap has the kernel read."""
+    """Have every read, decode and sending of a set noted from now on; not what engine mmap has the kernel read.
+
+    A GPU that is named is opened for that; what goes to one that `auto` finds later is not noted.
+    """
+    from .destinations.choice import open_device
+
     if not isinstance(shards.reader, MappedReader):
         shards.reader = TracedReader(shards.reader, recorder)
+    if shards.device != "auto" and (device := open_device(shards.device)) is not None:
+        shards.device = TracedDevice(device, recorder)
     if shards.decoding is not None:
         shards.decoding.note = recorder.add
+
+
+class TracedDevice:
+    """A device that notes what its ranges show: the names in a trace are those that a profiler has.
+
+    Not the loop's waits for batches: whoever traces a loop notes these himself.
+    """
+
+    def __init__(self, device: Device, recorder: Recorder) -> None:
+        self._device, self._recorder = device, recorder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._device, name)  # all else is the device's
+
+    @contextmanager
+    def range(self, name: str) -> Iterator[None]:
+        """As the device's."""
+        start_ns = perf_counter_ns()
+        with self._device.range(name):
+            yield
+        if name != WAITING:
+            self._recorder.add(name, start_ns)
 
 
 class TracedReader:

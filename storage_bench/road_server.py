@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..loaders.destinations.device import WAITING
 from ..loaders.roads.baselines import open_road
 from ..loaders.roads.road import Images, Road, RoadBatch, RoadOptions, TimedRoad, TracedRoad
 from ..loaders.traced import Recorder
@@ -145,7 +146,7 @@ def _noting(batches: Iterator[RoadBatch], recorder: Recorder) -> Iterator[RoadBa
     while True:
         asked_ns = perf_counter_ns()
         batch = next(batches)
-        recorder.add("wait for a batch", asked_ns)
+        recorder.add(WAITING, asked_ns)
         yield batch
         del batch  # its memory is the road's again
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from time import perf_counter, perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..loaders.destinations.device import WAITING
 from ..loaders.traced import Recorder
 from .accelerators import TOUCH_BYTES, touch
 
@@ -133,7 +134,7 @@ def noted(batches: Iterator[Any], recorder: Recorder) -> Iterator[Any]:
     while True:
         asked = perf_counter_ns()
         batch = next(batches)
-        recorder.add("wait for a batch", asked)
+        recorder.add(WAITING, asked)
         got = perf_counter_ns()
         yield batch
         recorder.add("touch the batch", got)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..buffers import Buffer
 from ..placement import Move, rounded_up
-from .device import Device, Event
+from .device import SENDING, Device, Event
 from .memory import DeviceBuffer, DevicePool, PinnedPool
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 VECTOR_BYTES = 64  # elements of the first record begin at a multiple of this on the device
 LABEL_BYTES = 8
-SENDING, WAITING = "iobench: batch to device", "iobench: wait for a batch"  # as profilers show them
 
 Labels = npt.NDArray[np.int64]
 

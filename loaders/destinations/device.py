@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 
+SENDING, WAITING = "batch to device", "wait for a batch"  # as profilers and traces show them
+
+
 class DestinationError(RuntimeError):
     """Batches cannot be brought to where they are asked for on this machine."""
 

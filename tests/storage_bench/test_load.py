@@ -7,6 +7,7 @@ import torch
 from iobench.loaders.destinations.device import DestinationError
 from iobench.loaders.engines.readers import direct_refused
 from iobench.loaders.evidence import counter_for
+from iobench.loaders.traced import Recorder
 from iobench.storage_bench.evidence import cold_scope_of
 from iobench.storage_bench.load import LoadConfig, measure_load
 from iobench.storage_bench.workload import WorkloadError, WorkloadUsageError
@@ -136,6 +137,17 @@ def test_batches_that_go_to_a_device_are_measured_there(page_set, new_device, en
     assert 0 < result.point.metrics["images_per_s"].value < 2 * 4 / 0.005
     assert len(device.copies) > 10
     assert not device.sanitizer.races
+
+
+def test_a_trace_names_what_goes_to_a_device_as_a_profiler_does(page_set, device):
+    recorder = Recorder()
+    settings = config(engine="buffered", batch_size=4, num_workers=2, shuffle="records")
+    measure_load(page_set.folder, settings, device=device, recorder=recorder)
+    noted = {(span.what, span.thread.startswith("iobench-reader-")) for span in recorder.spans}
+    assert {("batch to device", True), ("wait for a batch", False), ("reads", True)} <= noted
+    shown = {(name, thread.startswith("iobench-reader-")) for thread, name in device.ranges}
+    assert shown == {("batch to device", True), ("wait for a batch", False)}
+    assert shown <= noted
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")

@@ -9,7 +9,7 @@ Nothing in the loop asks the device for a value: losses stay there until a check
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from ..energy import EnergyMeter, energy_counters
 from ..feed import Feed, open_feed
 from ..models import build_model, model_info
 from ..peers import Alone, peers_of
+from ..ranges import shown
 from ..timeline import TRAINING_PARTS, Marks, StepClock, StreamClock
-from ..tracing import recorded
+from ..tracing import PARTS, recorded
 from .graphs import Capture, CudaCapture, GraphedSteps
 from .pixels import Pixels, evaluate
 from .plan import RealPlan
@@ -158,10 +159,15 @@ class Training:
                     self._ranks.report({"step": done, "steps": total})
 
     def make_steps(self, batches: Iterator[tuple[Tensor, Tensor]], steps: range, clock: Marks) -> None:
-        """The measured loop: these steps on the next of the batches."""
+        """The measured loop: these steps on the next of the batches; profilers see its parts as a trace shows them."""
+        cuda = self._device.type == "cuda"
+        with shown(clock, parts=PARTS, first_step=steps.start, cuda=cuda) as marks:
+            self._make(batches, steps, marks.mark)
+
+    def _make(self, batches: Iterator[tuple[Tensor, Tensor]], steps: range, mark: Callable[[], int]) -> None:
         plan, rank = self._plan, self._ranks.rank
         optimizer, scaler, peers, graph = self.optimizer, self._scaler, self._peers, self._graph
-        compute, losses, mark = graph or self.compute, self.losses, clock.mark
+        compute, losses = graph or self.compute, self.losses
         self.model.train()
         for step in steps:
             mark()
