@@ -29,6 +29,7 @@ from ..buffers import ALIGNMENT_BYTES
 from ..remote import RemotePath, ShardPath
 from .kvikio_probe import probe_kvikio
 from .kvikio_sources import FAILURES, LocalFile, RemoteObject, Source, told
+from .read_errors import cut_short
 from .readers import MAX_OPEN_FILES, ReadError
 
 POOL_THREADS = 8  # how many reads may be under way at once in a process; kvikio's own default is one
@@ -89,12 +90,8 @@ class KvikioReader:
         with session.lock:
             self.delivered_bytes += done
         if done < need:
-            raise ReadError(
-                errno.EIO,
-                f"the file ends at byte {offset + done}, {need - done} bytes before this read does; "
-                f"it is shorter than when it was indexed: copy or create it again, then run `iobench index`",
-                str(path),
-            )
+            told = cut_short(came_to=offset + done, size_bytes=source.size_bytes(), stop=offset + need)
+            raise ReadError(errno.EIO, told, str(path))
         return done
 
     def size_bytes(self, path: ShardPath) -> int:

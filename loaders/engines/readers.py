@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol
 from ..buffers import ALIGNMENT_BYTES, Buffer
 from ..page_cache import PAGE_BYTES
 from ..remote import RemotePath, ShardPath
+from .read_errors import cut_short
 
 MAX_OPEN_FILES = 256
 READ_BYTES = 4 << 20  # several threads then share a batch, and its pages are still in the processor's cache
@@ -125,12 +126,8 @@ class _FileReader:
         with mine.lock:
             self.delivered_bytes += done
         if done < need:
-            raise ReadError(
-                errno.EIO,
-                f"the file ends at byte {offset + done}, {need - done} bytes before this read does; "
-                f"it is shorter than when it was indexed: copy or create it again, then run `iobench index`",
-                str(path),
-            )
+            told = cut_short(came_to=offset + done, size_bytes=os.fstat(file.fd).st_size, stop=offset + need)
+            raise ReadError(errno.EIO, told, str(path))
         return done
 
     def read_many(self, requests: Iterable[Request]) -> int:

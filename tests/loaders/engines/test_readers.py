@@ -59,11 +59,10 @@ def test_the_superset_of_a_files_unaligned_end_is_enough(reader, file):
 
 @pytest.mark.parametrize("offset", [8 * PAGE, 10 * PAGE, 11 * PAGE, 50 * PAGE])
 def test_a_read_past_the_end_names_file_and_byte(reader, file, offset):
-    with pytest.raises(ReadError, match="the file ends at byte") as caught:
+    with pytest.raises(ReadError, match=f"the file ends at byte {SIZE_BYTES}, ") as caught:
         reader.read(file, offset, Buffer(4 * PAGE).memory, need=2 * PAGE + 124)
     assert caught.value.filename == str(file)
     assert caught.value.exit_status == 4
-    assert str(max(offset, SIZE_BYTES)) in str(caught.value)
 
 
 def test_a_file_cut_while_it_is_open_is_noticed(reader, file):
