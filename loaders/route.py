@@ -138,6 +138,7 @@ class RouteWatch:
             beside=went,
         )
         found = by_own_counters(found if not self.into_gpu else copied_on(found), own, into_gpu=self.into_gpu)
+        found = with_registration(found, self._shards.reader)
         counters = {**found.counters, **own, "cache_sampled_shards": len(self._sample)}
         if rate is None:
             counters["background_bytes"] = None
@@ -186,6 +187,12 @@ def by_own_counters(found: RouteEvidence, own: Mapping[str, int], *, into_gpu: b
     if route == "unknown":
         return replace(found, observed_route=route, route_evidence=f"route not proven: {words}")
     return replace(found, observed_route=route, route_evidence=words, counter_class=class_of(own))
+
+
+def with_registration(found: RouteEvidence, reader: Reader) -> RouteEvidence:
+    """The evidence, and what became of registering the memory that was read into, where a reader registers any."""
+    words = getattr(reader, "registration", "")
+    return replace(found, route_evidence=f"{found.route_evidence}; {words}") if words else found
 
 
 def _difference(after: int | None, before: int | None) -> int | None:

@@ -143,7 +143,8 @@ class FakeEvent:
 class FakeMemory:
     """Device memory."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, *, alone: bool = False) -> None:
+        self.alone = alone
         self.buffer = Buffer(size_bytes)
         self.bytes = np.frombuffer(self.buffer.memory, np.uint8)
         self.bytes[:] = POISON
@@ -212,9 +213,9 @@ class FakeDevice:
         self.streams.append(stream)
         return stream
 
-    def allocate(self, size_bytes: int, *, stream: FakeStream) -> FakeMemory:
+    def allocate(self, size_bytes: int, *, stream: FakeStream, alone: bool = False) -> FakeMemory:
         assert stream in self.streams
-        memory = FakeMemory(size_bytes)
+        memory = FakeMemory(size_bytes, alone=alone)
         self.pieces.append(weakref.ref(memory))
         return memory
 

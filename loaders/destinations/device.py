@@ -70,8 +70,11 @@ class Device(Protocol):
     def name(self) -> str:
         """As torch names it: cuda:0."""
 
-    def allocate(self, size_bytes: int, *, stream: Any) -> Memory:
-        """Memory that `stream` writes to and the current stream of this thread works on."""
+    def allocate(self, size_bytes: int, *, stream: Any, alone: bool = False) -> Memory:
+        """Memory that `stream` writes to and the current stream of this thread works on.
+
+        `alone` in an allocation of its own, which libraries may register.
+        """
 
     def pin(self, buffer: Buffer) -> None:
         """Lock the buffer's pages, so that copies from it need no other; until it is gone, and its `use` is over."""

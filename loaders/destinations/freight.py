@@ -43,6 +43,8 @@ class Freight:
         self.in_place = decoding is None and bool(getattr(reader, "into_device", False))
         self._index = index
         self._decoding = decoding
+        if self.in_place and (register := getattr(reader, "register", None)) is not None:
+            destination.pool.register_with(register)
 
     def pool(self, size_bytes: int, *, num_records: int, num_free_kept: int) -> BufferPool:
         """Host buffers for what is read: page-locked where copies go from there."""

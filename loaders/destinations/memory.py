@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..buffers import ALIGNMENT_BYTES, Buffer, BufferPool, Use
@@ -52,6 +53,10 @@ class DeviceBuffer:
         self.use = Use()  # waited for by a reader that fills it: that cannot wait in a stream
 
 
+Register = Callable[[object, Any], None]
+"""Registers memory, as a device's `window` shows it, for as long as an object is there."""
+
+
 class DevicePool:
     """Device buffers of one size.  Those the user holds are his; a loader needs only its own few.
 
@@ -65,6 +70,7 @@ class DevicePool:
         self._num_free_kept = num_free_kept
         self._device = device
         self._copy_stream = copy_stream
+        self._register: Register | None = None
         self._free: deque[DeviceBuffer] = deque()
         self._returned: deque[weakref.ref[Any]] = deque()
         self._handed_out: dict[int, tuple[weakref.ref[Any], DeviceBuffer, Any]] = {}
@@ -87,9 +93,18 @@ class DevicePool:
         if self._free:
             return self._free.popleft()
         size = -(-self.size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        buffer = DeviceBuffer(self._device, self._device.allocate(size, stream=self._copy_stream))
+        alone = self._register is not None
+        buffer = DeviceBuffer(self._device, self._device.allocate(size, stream=self._copy_stream, alone=alone))
+        if self._register is not None:
+            self._register(buffer, buffer.memory)
         self._made = [made for made in self._made if made() is not None] + [weakref.ref(buffer)]
         return buffer
+
+    def register_with(self, register: Register) -> None:
+        """Have new buffers be allocations of their own, and registered by who reads into them."""
+        if self._register is None:
+            self._free.clear()  # what is idle lies among other tensors
+        self._register = register
 
     def release(self, buffer: DeviceBuffer) -> None:
         """Give back a buffer that was never handed out; what is under way to it is its `use`."""

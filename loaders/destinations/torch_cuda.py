@@ -1,8 +1,8 @@
 """An NVIDIA GPU as a destination, through torch.
 
-Memory is torch's own, so that its allocator knows of it; each hand-out is foreign to torch all the same: a fresh object
-with `__cuda_array_interface__`, which every view keeps alive, tells when the last of them is gone.  Host buffers are
-registered with cudaHostRegister where they are, huge pages and all.
+Memory is torch's own, so that its allocator knows of it, or the driver's where a reader registers it.  Either way each
+hand-out is foreign to torch: a fresh object with `__cuda_array_interface__`, which every view keeps alive, tells when
+the last of them is gone.  Host buffers are registered with cudaHostRegister where they are, huge pages and all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from ..buffers import ALIGNMENT_BYTES, Buffer, Use
 from ..placement import Move
 from .device import DestinationError, Event
+from .driver_memory import driver_of
 
 _REGISTER_PORTABLE = 1  # cudaHostRegisterPortable: page-locked for every context of this process
 
@@ -32,8 +33,14 @@ class TorchCuda:
         """As torch names it: cuda:0."""
         return str(self._device)
 
-    def allocate(self, size_bytes: int, *, stream: Any) -> CudaMemory:
-        """See Device: should it be let go while a copy is under way, torch's allocator keeps it until that is done."""
+    def allocate(self, size_bytes: int, *, stream: Any, alone: bool = False) -> CudaMemory:
+        """See Device: should it be let go while a copy is under way, its allocator keeps it until that is done.
+
+        Memory of its own comes from the driver, and is waited for with the device when it is let go.
+        """
+        if alone:
+            whole = driver_of(self._device.index).allocate(size_bytes)
+            return CudaMemory(torch.as_tensor(whole, device=self._device), size_bytes, stream)
         block = torch.empty(size_bytes + ALIGNMENT_BYTES, dtype=torch.uint8, device=self._device)
         block.record_stream(stream)
         return CudaMemory(block, size_bytes, stream)

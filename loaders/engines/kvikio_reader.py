@@ -5,8 +5,7 @@
 
 Into a device's memory a file goes by GPUDirect Storage, or in pieces through kvikio's own bounce buffers where there is
 none; which of the two is kvikio's count to tell.  Offsets, lengths and addresses are then multiples of 4096: what is
-not leaves the direct way.  The memory is not registered with cuFile, which takes whole allocations only: those of
-torch's allocator hold other tensors as well.
+not leaves the direct way.  A device's memory that is an allocation of its own is registered with cuFile, once.
 
 What kvikio leaves to its caller is done here and in `kvikio_sources`: a read stops at the end of a file (kvikio raises
 there), a handle lives until its reads are done, a server that sends too little is noticed, and a forked child of a
@@ -27,6 +26,7 @@ from typing import Any
 
 from ..buffers import ALIGNMENT_BYTES
 from ..remote import RemotePath, ShardPath
+from .kvikio_memory import RegisteredMemory
 from .kvikio_probe import probe_kvikio
 from .kvikio_sources import FAILURES, LocalFile, RemoteObject, Source, told
 from .read_errors import cut_short
@@ -63,16 +63,28 @@ class KvikioReader:
         into = "reads into the device's memory" if into_device else "POSIX reads into host memory"
         self.reason = f"asked for; {into}, cuInit answers {found.cuda_error or 'CUDA_SUCCESS'}"
         self._host_only = found.cuda_error is not None
+        self._registered = RegisteredMemory()
         self._evict_behind = evict_behind
         self._session: _Session | None = None
         self._starting = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_session": None, "_starting": None}
+        return {**self.__dict__, "_session": None, "_starting": None, "_registered": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._starting = threading.Lock()
+        self._registered = RegisteredMemory()
+
+    def register(self, owner: object, memory: Any) -> None:
+        """Register an allocation of a device's memory that will be read into, for as long as `owner` is there."""
+        self._here()
+        self._registered.add(owner, memory)
+
+    @property
+    def registration(self) -> str:
+        """What became of registering; empty where nothing was to be registered."""
+        return self._registered.words
 
     def read(self, path: ShardPath, offset: int, target: memoryview, *, need: int | None = None) -> int:
         """Fill `target` from `offset` of a file or an object; see Reader."""
@@ -114,7 +126,8 @@ class KvikioReader:
             for name, key in _COUNTED.items()
         }
         others = {f"kvikio_{name}": int(summary.counters[name]) for name in ("http_retries", "remote_size_probes")}
-        return counted | others
+        registered = self._registered.counters() if self.into_device else {}
+        return counted | others | registered
 
     def close(self) -> None:
         """Close every file; one that is being read just now is closed after that read."""

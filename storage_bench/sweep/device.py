@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...loaders.destinations.device import Device
+from ...loaders.destinations.memory import DeviceBuffer
+from ...loaders.engines.kvikio_memory import RegisteredMemory
 from ...loaders.engines.kvikio_probe import probe_kvikio
 from ...loaders.engines.kvikio_reader import KvikioReader, KvikioUnavailableError
 from ...loaders.engines.kvikio_sources import FAILURES, told
@@ -88,6 +90,7 @@ class KvikioDeviceReads:
         _use_threads(load)
         self._kvikio = kvikio
         self._monitor = kvikio.SummaryMonitor()
+        self._registered = RegisteredMemory()
         self._files: dict[Path, Any] = {}
         self.after = self._evict if evicts else None
 
@@ -104,15 +107,17 @@ class KvikioDeviceReads:
         return file, file
 
     def targets(self) -> Any:
-        """Device memory of one thread: a function from a length to a window on it."""
+        """Device memory of one thread, registered with cuFile: a function from a length to a window on it."""
         device, stream = self._device, self._device.new_stream()
-        memory = device.window(device.allocate(1 << 20, stream=stream))
+        memory = DeviceBuffer(device, device.allocate(1 << 20, stream=stream, alone=True))
+        self._registered.add(memory, memory.memory)
 
         def target(length: int) -> Any:
             nonlocal memory
-            if length > len(memory):
-                memory = device.window(device.allocate(length, stream=stream))
-            return memory[:length]
+            if length > memory.size_bytes:
+                memory = DeviceBuffer(device, device.allocate(length, stream=stream, alone=True))
+                self._registered.add(memory, memory.memory)
+            return memory.memory[:length]
 
         return target
 
@@ -137,9 +142,12 @@ class KvikioDeviceReads:
             raise ReadError(number, f"read of {need} bytes at byte {offset} failed: {text}", str(path)) from error
 
     def counters(self) -> dict[str, int]:
-        """What kvikio counted, by backend."""
+        """What kvikio counted, by backend, and what memory was registered."""
         totals = self._monitor.get().by_backend
-        return {f"kvikio_{backend.lower()}_bytes": int(each["bytes_transferred"]) for backend, each in totals.items()}
+        counted = {
+            f"kvikio_{backend.lower()}_bytes": int(each["bytes_transferred"]) for backend, each in totals.items()
+        }
+        return counted | self._registered.counters()
 
     def close(self) -> None:
         """Close every file."""

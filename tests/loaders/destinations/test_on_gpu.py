@@ -1,4 +1,4 @@
-"""The same on a real GPU; twins on a played one are in test_destination.py, test_roads.py and test_choice.py."""
+"""The same on a real GPU; twins on a played one are in the other files here."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from iobench.loaders import DataLoader, ShardSet, StallMeter, transforms
+from iobench.loaders.destinations.choice import open_device
 from iobench.loaders.engines.kvikio_probe import kvikio_unavailable
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
@@ -83,6 +84,19 @@ def test_memory_is_given_back(page_set):
     del loader
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() == before
+
+
+def test_memory_of_its_own_is_the_drivers_and_goes_back_to_it():
+    device = open_device("cuda")
+    before, (free, _) = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()
+    memory = device.allocate(64 << 20, stream=device.new_stream(), alone=True)
+    assert memory.address % 4096 == 0
+    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.mem_get_info()[0] <= free - (64 << 20)
+    memory.bytes[:] = 7
+    assert int(memory.bytes.sum()) == 7 * (64 << 20)
+    del memory
+    assert torch.cuda.mem_get_info()[0] >= free - (4 << 20)
 
 
 def test_the_streams_wait_is_told_by_the_loader_and_by_a_meter(page_set):
