@@ -153,6 +153,54 @@ def test_without_a_gpu_reading_into_one_is_refused_at_once_with_what_is_missing(
     assert not (tmp_path / "run").exists()
 
 
+INTO_A_PLAYED_GPU = """
+import importlib.util, json, sys
+from pathlib import Path
+
+from iobench.storage_bench.sweep.recorded import storage_point
+from iobench.storage_bench.sweep.run import sweep
+from iobench.storage_bench.workload import StorageConfig
+
+file, fake_gpu = Path(sys.argv[1]), sys.argv[2]
+spec = importlib.util.spec_from_file_location("fake_gpu", fake_gpu)
+played = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(played)
+device = played.FakeDevice()
+settings = {"engine": "kvikio,buffered", "destination": "gpu,host", "page_cache": "warm", "block_size": "64K"}
+config = StorageConfig.model_validate({**settings, "threads": 2, "queue_depth": 1, "seconds": 0.05, "blocks": 2})
+results = sweep(file, config, device=device)
+points = [storage_point(result, file).model_dump(mode="json") for result in results]
+device.settle()
+print(json.dumps({"points": points, "copied": sum(device.copies)}))
+"""
+
+
+def test_kvikio_and_copies_from_the_host_are_held_against_each_other_at_one_point(stub, tmp_path):
+    """The GPU is played: kvikio's real code fills its memory by POSIX reads, which is what it then counts."""
+    path = write(tmp_path / "data.bin", 4 << 20)
+    program = tmp_path / "program.py"
+    program.write_text(INTO_A_PLAYED_GPU)
+    done = subprocess.run(
+        [sys.executable, program, path, Path(__file__).parents[2] / "fake_gpu.py"],
+        env={**os.environ, "LD_LIBRARY_PATH": str(stub), "KVIKIO_COMPAT_MODE": "ON"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    points = {(point["params"]["engine"], point["params"]["destination"]): point for point in found["points"]}
+    assert set(points) == {(engine, to) for engine in ("kvikio", "buffered") for to in ("gpu", "host")}
+    assert all(point["metrics"]["read_gbps"]["value"] > 0 for point in points.values())
+    assert found["copied"] == points["buffered", "gpu"]["read_path"]["delivered_bytes"]
+    kvikio = points["kvikio", "gpu"]["read_path"]
+    assert (kvikio["observed_route"], kvikio["requested_route"]) == ("bounce", "gds")
+    assert kvikio["counters"]["kvikio_posix_bytes"] == kvikio["delivered_bytes"]
+    assert kvikio["counters"]["cufile_registered_bytes"] == 0  # compatibility mode
+    assert kvikio["counters"]["cufile_unregistered_bytes"] == 2 * 2 * (1 << 20)  # blocks, threads
+
+
 def test_without_a_driver_kvikio_is_refused_and_nothing_hangs(tmp_path):
     try:
         ctypes.CDLL("libcuda.so.1")
