@@ -5,8 +5,9 @@
                                   |<------ member, stored: its bytes as they are ------>|
 
 Each file is one sample: `x.npy` is the array, `y.npy` its label where that is one whole number.  The directory says
-which members there are, and each member's local header must say the same; nothing is unpickled, and nothing that is
-compressed is read.  Sources: PKWARE APPNOTE 6.3.10 (4.3.7 local header, 4.5.3 zip64), numpy.lib.format (versions 1-3).
+which members there are, each member's local header must say the same, and a label is held against its crc32; nothing is
+unpickled, and nothing that is compressed is read.  Sources: PKWARE APPNOTE 6.3.10 (4.3.7 local header, 4.5.3 zip64),
+numpy.lib.format (versions 1-3).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _ELSEWHERE = 0xFFFFFFFF
 _ZIP64 = 1
 _MAX_HEADER_BYTES = 10_000  # numpy's own limit
 _BLOCK_BYTES = 1 << 20
+_LABEL_BYTES = 4096  # a member of this size at most is read whole for its label, and held against its crc32
 _DESCR = re.compile(r"[<>|=]?[biufc?]\d{0,2}")
 _AGAIN = "copy or create this file again"
 
@@ -105,11 +107,7 @@ def verify_npz(fd: int, *, sample: int, path: ShardPath) -> int:
     """Hold every member of an open file against its crc32; returns the bytes read, NpzError at the first wrong one."""
     members = _members(fd, path)
     for member in members:
-        if _crc_of(fd, member, path) != member.crc:
-            raise NpzError(
-                f"{path}: the crc32 of {member.name} is wrong (sample {sample}, {member.length} bytes at byte "
-                f"{member.offset}); {_AGAIN}"
-            )
+        _check_crc(fd, member, path, f"sample {sample}, ")
     return sum(member.length for member in members)
 
 
@@ -237,6 +235,8 @@ def _label(fd: int, members: dict[str, _Member], wanted: NpzFormat, path: ShardP
     member = members.get(f"{wanted.label}.npy")
     if wanted.label is None or member is None:
         return NO_LABEL
+    if member.length <= _LABEL_BYTES:  # damage to a header could make a label of another kind, and so none, of it
+        _check_crc(fd, member, path)
     header = _npy_header(fd, member, path)
     length = member.length - header.num_bytes
     _check_array(header, length, f"{path}: {member.name}")
@@ -249,6 +249,12 @@ def _label(fd: int, members: dict[str, _Member], wanted: NpzFormat, path: ShardP
         f"{path}: {member.name} is {header.dtype.name} {header.shape}, not one whole number; give fields=Fields(image="
         f"{wanted.sample!r}, label=None) for no label"
     )
+
+
+def _check_crc(fd: int, member: _Member, path: ShardPath, which: str = "") -> None:
+    if _crc_of(fd, member, path) != member.crc:
+        where = f"{which}{member.length} bytes at byte {member.offset}"
+        raise NpzError(f"{path}: the crc32 of {member.name} is wrong ({where}); {_AGAIN}")
 
 
 def _crc_of(fd: int, member: _Member, path: ShardPath) -> int:

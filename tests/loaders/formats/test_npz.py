@@ -318,7 +318,7 @@ def test_a_member_that_comes_twice_is_refused(tmp_path):
 
 @settings(deadline=None, max_examples=300)
 @given(at=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.booleans())
-def test_a_byte_changed_anywhere_is_an_error_or_leaves_the_array_as_it_was(tmp_path_factory, at, value, cut):
+def test_a_byte_changed_anywhere_is_an_error_or_leaves_array_and_label_as_they_were(tmp_path_factory, at, value, cut):
     content = bytearray(saved(x=X, y=[1]))
     at %= len(content)
     content = content[:at] if cut else content
@@ -329,7 +329,18 @@ def test_a_byte_changed_anywhere_is_an_error_or_leaves_the_array_as_it_was(tmp_p
         shards = ShardSet.open(path)
         verify_shards([path], shards.index)
         assert (shards[0][0].numpy() == X).all()
-        assert shards[0][1] in (1, -1)
+        assert shards[0][1] == 1
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"), [(b"<i8", b"<f8"), (b"(1,)", b"(2,)"), (b"\1" + bytes(7), b"\2" + bytes(7))]
+)
+def test_a_damaged_label_is_an_error_at_once_and_no_missing_or_other_label(tmp_path, was, becomes):
+    content = saved(x=X, y=np.array([1], "<i8"))
+    at = content.index(was, content.index(b"y.npy") + len("y.npy"))
+    path = write(tmp_path / "a.npz", content[:at] + becomes + content[at + len(was) :])
+    with pytest.raises(NpzError, match=r"the crc32 of y\.npy is wrong \(136 bytes at byte \d+\)"):
+        ShardSet.open(path)
 
 
 def test_verify_names_file_sample_and_member_of_a_flipped_byte(tmp_path):
