@@ -30,6 +30,12 @@ class FeedError(ValueError):
     exit_status: ClassVar[int] = 4
 
 
+class FeedUsageError(FeedError):
+    """What is asked for gives a network nothing that it can take."""
+
+    exit_status = 2
+
+
 class Feed(Protocol):
     """An endless source of (images, labels) that knows its place."""
 
@@ -193,7 +199,7 @@ def image_shape(shards: ShardSet, *, path: str) -> tuple[int, int, int]:
     layout = shards.index.layout
     if shards.decoding is not None:
         if shards.decoding.transform is None:
-            raise FeedError(
+            raise FeedUsageError(
                 f"{path}: encoded images have sizes of their own, and a network needs one; use --transform train or "
                 f"validation"
             )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from iobench.loaders.plan import Indices
 from iobench.loaders.resume import ResumeError
 from iobench.loaders.shards import ShardSet
-from iobench.training_bench.feed import FeedError, ShardFeed, StepBatches, SyntheticFeed, check_data
+from iobench.storage_bench.generate import GenerateJpeg, generate
+from iobench.training_bench.feed import FeedError, FeedUsageError, ShardFeed, StepBatches, SyntheticFeed, check_data
 from iobench.training_bench.real.plan import RealPlan
 
 
@@ -131,3 +132,10 @@ def test_samples_that_are_no_rgb_bytes_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((4, 4, 4), np.float32), y=np.int64(1))
     with pytest.raises(FeedError, match="RGB images of one size in bytes"):
         checked(tmp_path)
+
+
+def test_images_that_are_only_decoded_are_refused_as_a_wrong_wish_not_as_wrong_data(tmp_path):
+    generate(tmp_path / "jpegs", GenerateJpeg(num_images=8, mean_bytes=20_000))
+    with pytest.raises(FeedUsageError, match=r"sizes of their own, .* use --transform train or validation") as raised:
+        checked(tmp_path / "jpegs")
+    assert raised.value.exit_status == 2
