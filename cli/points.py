@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..terminal import figure, table
+from .copy_points import show_conversions, show_copies, show_readings
 from .folder_points import show_checkpoints, show_names
 
 if TYPE_CHECKING:
@@ -16,8 +17,15 @@ SPREAD = "mean and 95 % interval over time blocks"
 
 def show_points(points: Sequence[Point]) -> None:
     """The points of each stage as a table of their own."""
-    for show in (_storage, _roads, _copies, _readings, _loads):
-        show(points)
+    _storage(points)
+    _roads(points)
+    if copies := _of(points, "stage"):
+        show_copies(copies)
+    if conversions := _of(points, "convert"):
+        show_conversions(conversions)
+    if readings := [point for point in _of(points, "load") if "source" in point.params]:
+        show_readings(readings)
+    _loads(points)
     for point in _of(points, "metadata"):
         show_names(point)
     if checkpoints := _of(points, "checkpoint"):
@@ -46,25 +54,6 @@ def _roads(points: Sequence[Point]) -> None:
             ("road", "way", "threads", "consumer", "cache", "images/s", "GB/s", "CPU s/GB", "peak MB", "ours/it", ""),
             [_road_row(point) for point in found],
             title="Loaders side by side (mean and 95 % interval over interleaved time blocks)",
-        )
-
-
-def _copies(points: Sequence[Point]) -> None:
-    if found := _of(points, "stage"):
-        table(
-            ("hop", "from", "to", "files", "GB", "copy s", "GB/s", "verify s", "GB/s", "in flight MB", "route"),
-            [_hop_row(point) for point in found],
-            title="Copy, hop by hop",
-        )
-
-
-def _readings(points: Sequence[Point]) -> None:
-    if found := [point for point in _of(points, "load") if "source" in point.params]:
-        last = f"epoch {found[0].params.get('epochs', '-')}"
-        table(
-            ("read", "images/s", "GB/s", "first batch s", "since start: first batch", "epoch 1", last, "route"),
-            [_reading_row(point) for point in found],
-            title="Reading, cold (mean and 95 % interval over interleaved time blocks; since start: with the copying)",
         )
 
 
@@ -140,47 +129,6 @@ def _load_row(point: Point) -> tuple[str, ...]:
         figure(point.metrics["cpu_seconds_per_gb"]),
         "-" if path is None else f"{path.observed_route} ({path.counter_class})",
     )
-
-
-def _hop_row(point: Point) -> tuple[str, ...]:
-    params, metrics = point.params, point.metrics
-
-    def short(name: str, digits: int, factor: float = 1.0) -> str:
-        value = metrics[name].value if name in metrics else None
-        return "-" if value is None else f"{value * factor:.{digits}f}"
-
-    return (
-        str(params.get("hop", 1)),
-        str(params.get("source", "-")),
-        str(params.get("target", "-")),
-        str(params["files"]),
-        f"{float(params['bytes'] or 0) / 1e9:.2f}",
-        short("stage_time_s", 2),
-        short("read_gbps", 3),
-        short("verify_time_s", 2),
-        short("verify_gbps", 3),
-        short("peak_in_flight_bytes", 0, 1e-6),
-        _route(point),
-    )
-
-
-def _reading_row(point: Point) -> tuple[str, ...]:
-    metrics = point.metrics
-    return (
-        str(point.params["source"]),
-        figure(metrics["images_per_s"], digits=0),
-        figure(metrics["read_gbps"]),
-        figure(metrics["first_batch_s"]),
-        figure(metrics["until_first_batch_s"]),
-        figure(metrics["until_first_epoch_s"], digits=2),
-        figure(metrics["until_last_epoch_s"], digits=2),
-        _route(point),
-    )
-
-
-def _route(point: Point) -> str:
-    path = point.read_path
-    return "-" if path is None else f"{path.observed_route} ({path.counter_class})"
 
 
 def _road_row(point: Point) -> tuple[str, ...]:

@@ -37,3 +37,23 @@ def test_ranks_are_a_table_and_what_was_not_measured_is_a_dash(capsys):
     assert title == "Ranks on h100 (emulated)"
     assert heads.split()[-3:] == ["images/s", "AU", "predicted"]
     assert row.split() == ["direct", "2", *["250.0"] * 5, "1600", "-", "-", "noisy"]
+
+
+def test_a_conversion_is_a_row_of_what_it_made_and_one_that_made_nothing_of_dashes(capsys):
+    units = {"images_per_s": "images/s", "convert_time_s": "s", "write_gbps": "GB/s", "bytes_in": "B", "bytes_out": "B"}
+    values = {
+        "images_per_s": 812.4,
+        "convert_time_s": 12.35,
+        "write_gbps": 0.2154,
+        "bytes_in": 3e9,
+        "bytes_out": 2e9,
+    }
+    made = {name: Metric(value=values[name], unit=unit, n=1) for name, unit in units.items()}
+    nothing = {name: not_measured(unit, "all was there") for name, unit in units.items()}
+    params = {"stage": "convert", "format": "tensors", "images": 10000, "skipped": 2, "jobs": 4}
+    show_points([Point(params=params, metrics=made), Point(params={**params, "images": 0}, metrics=nothing)])
+    title, heads, _, *rows = capsys.readouterr().err.splitlines()
+    assert title.startswith("Conversion")
+    assert heads.split()[:2] == ["format", "images"]
+    assert rows[0].split() == ["tensors", "10000", "2", "4", "12.3", "812", "3.000", "2.000", "0.215"]
+    assert rows[1].split() == ["tensors", "0", "2", "4", *["-"] * 5]
