@@ -41,7 +41,9 @@ def storage(
     path: DataPath,
     engine: EngineFlag = None,
     access: Annotated[str | None, typer.Option(help="sequential, random or shard-replay")] = None,
-    operation: Annotated[str | None, typer.Option(help="read, write or both; writes go to files of their own")] = None,
+    operation: Annotated[
+        str | None, typer.Option(help="read, write or read,write; writes go to files of their own")
+    ] = None,
     destination: Annotated[str | None, typer.Option(help="where reads end: host, gpu, or host,gpu")] = None,
     block_size: Annotated[str | None, typer.Option(help="4K..64M; several with commas")] = None,
     queue_depth: Annotated[str | None, typer.Option(help="reads in flight per thread; several with commas")] = None,
@@ -168,6 +170,7 @@ def load(
             path,
             settings,
             on_block=lambda done, total, rate: screen.show("load", done / total, f"{rate:.0f} images/s"),
+            on_prepare=lambda part, done, total: screen.show(part, done / total, f"{done} of {total}"),
             recorder=recorder,
         )
     if trace is not None and recorder is not None:

@@ -12,13 +12,14 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 
 from .engines.read_errors import failed, naming
 
 PAGE_BYTES = mmap.PAGESIZE
 MANY_FILES = 1024
+Progress = Callable[[int, int], None]  # files done, all of them
 _CACHESTAT = 451  # the same number on every architecture
 _MINCORE_WINDOW = 1 << 30
 _OVERLAY_MAGIC = 0x794C7630  # OVERLAYFS_SUPER_MAGIC of linux/magic.h
@@ -63,14 +64,15 @@ def cache_fraction(paths: Iterable[Path]) -> float | None:
     return resident / total if total else None
 
 
-def evict(paths: Iterable[Path]) -> None:
+def evict(paths: Iterable[Path], *, progress: Progress | None = None) -> None:
     """Put the clean pages of `paths` out of the page cache; dirty ones are written first.
 
     Writing a file back waits for its disk's own cache, too: of many files whole file systems are written instead.
+    `progress` is told how far it is where `paths` has a length.
     """
     many = isinstance(paths, Sized) and len(paths) > MANY_FILES
     written: set[int] = set()
-    for path in paths:
+    for path in _counted(paths, progress):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with naming(path):
@@ -82,6 +84,19 @@ def evict(paths: Iterable[Path]) -> None:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
+
+
+def _counted(paths: Iterable[Path], progress: Progress | None) -> Iterator[Path]:
+    """The paths; each that was done is counted, of many files now and then."""
+    if progress is None or not isinstance(paths, Sized):
+        yield from paths
+        return
+    total = len(paths)
+    step = max(1, total // MANY_FILES)
+    for number, path in enumerate(paths, 1):
+        yield path
+        if number % step == 0 or number == total:
+            progress(number, total)
 
 
 def _write_back(fd: int) -> None:
@@ -97,11 +112,11 @@ def _write_file_system(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def warm(paths: Iterable[Path], *, block_bytes: int = 8 << 20) -> int:
-    """Read `paths` once so that their pages are resident; returns the bytes read."""
+def warm(paths: Iterable[Path], *, block_bytes: int = 8 << 20, progress: Progress | None = None) -> int:
+    """Read `paths` once so that their pages are resident; returns the bytes read.  `progress` is as in `evict`."""
     buffer = memoryview(mmap.mmap(-1, block_bytes))
     total = 0
-    for path in paths:
+    for path in _counted(paths, progress):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             offset = 0

@@ -9,6 +9,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,6 +41,9 @@ from .workload import PageCache, WorkloadUsageError
 
 if TYPE_CHECKING:
     from ..loaders.dataloader import DataLoader
+
+
+Prepared = Callable[[str, int, int], None]  # which part of the preparation, files done, all of them
 
 
 class LoadConfig(ImageConfig):
@@ -80,6 +84,7 @@ def measure_load(
     config: LoadConfig,
     *,
     on_block: Callable[[int, int, float], None] | None = None,
+    on_prepare: Prepared | None = None,
     recorder: Recorder | None = None,
     device: Device | None = None,
 ) -> LoadResult:
@@ -87,11 +92,12 @@ def measure_load(
 
     Objects on a server are in no page cache here: they are read cold, as far as this client goes.  A `recorder` gets
     every read, decode, wait for a batch, and touch of one; engine mmap shows it no reads, which the kernel makes.
-    With destination `gpu` batches go to the GPU, or to a `device` that is handed in.
+    With destination `gpu` batches go to the GPU, or to a `device` that is handed in.  `on_prepare` is told how far the
+    index, and what is done with the page cache before, have come.
     """
     device = device or _device_of(config)
     taker: Taker = HostTaker() if device is None else DeviceTaker(device)
-    shards, reason = _open_set(path, config, recorder, device)
+    shards, reason = _open_set(path, config, recorder, device, on_prepare)
     paths, index, reader = shards.paths, shards.index, shards.reader
     cold = config.page_cache == "cold"
     total_bytes = sum(stamp.size_bytes for stamp in index.stamps)
@@ -100,12 +106,11 @@ def measure_load(
     files = files_of(paths)
     counter = counter_of(paths)
     background = background_rate(counter) or 0.0
-    prepare = evict if cold else warm
-    prepare(files)
+    _prepare(files, cold=cold, told=on_prepare)
     batch_size = min(config.batch_size, len(shards))
     chosen = _choose(shards, config, batch_size)
     if chosen.rates:  # the probe has read
-        prepare(files)
+        _prepare(files, cold=cold, told=on_prepare)
     looked_at = files.spread() if isinstance(files, ImageFiles) else files
     resident = cache_fraction(looked_at)
     _require_batches(shards, chosen, batch_size)
@@ -183,10 +188,11 @@ def _device_of(config: LoadConfig) -> Device | None:
 
 
 def _open_set(
-    path: Path | str, config: LoadConfig, recorder: Recorder | None, device: Device | None
+    path: Path | str, config: LoadConfig, recorder: Recorder | None, device: Device | None, told: Prepared | None
 ) -> tuple[ShardSet, str]:
     """The set that is measured, with the reader that was asked for, and why it is that one."""
-    paths, index = open_index(path, **config.sample_options())
+    progress = None if told is None else partial(told, "index")
+    paths, index = open_index(path, **config.sample_options(), progress=progress)
     index = config.index_of(index)
     refuse_engine(config.engine, index)
     encoded = index.layout.codec is not None
@@ -205,6 +211,14 @@ def _open_set(
     if recorder is not None:
         trace_set(shards, recorder)
     return shards, reason
+
+
+def _prepare(files: Sequence[Path], *, cold: bool, told: Prepared | None) -> None:
+    """Put the files out of the page cache, or into it."""
+    if cold:
+        evict(files, progress=None if told is None else partial(told, "evict"))
+    else:
+        warm(files, progress=None if told is None else partial(told, "warm"))
 
 
 def _hops(

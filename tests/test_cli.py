@@ -105,6 +105,7 @@ def test_without_a_command_the_help_is_shown(iobench):
         (("generate", "x", "--scale", "0.5"), "--scale needs --workload"),
         (("storage", "x", "--block-size", "3K"), "block_size"),
         (("storage", "x", "--engine", "fast"), "engine"),
+        (("storage", "x", "--operation", "both"), "'read' or 'write'"),
         (("storage", "x", "--config", "nosuch.toml"), "nosuch.toml"),
         (("storage", "x", "--set", "seed=-1"), "seed"),
         (("qualify", "x", "--preset", "quik"), "'quick'"),

@@ -51,6 +51,19 @@ def test_written_pages_of_many_files_are_evicted_too(tmp_path, files, monkeypatc
     assert cache_fraction(paths) == 0
 
 
+def test_how_far_it_is_is_told_of_each_of_few_files_and_of_many_now_and_then(tmp_path, files, monkeypatch):
+    told: list[tuple[int, int]] = []
+    evict(files, progress=lambda done, total: told.append((done, total)))
+    warm(files, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)] * 2
+    monkeypatch.setattr(page_cache, "MANY_FILES", 3)
+    many = [files[0]] * 8
+    told.clear()
+    evict(many, progress=lambda done, total: told.append((done, total)))
+    assert told == [(2, 8), (4, 8), (6, 8), (8, 8)]
+    evict(iter(files), progress=lambda done, total: pytest.fail("of how many it is was not known"))
+
+
 def test_a_part_of_a_file_is_told_apart(files):
     fd = os.open(files[0], os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
