@@ -12,7 +12,7 @@ One stride lets a batch be a view of what was read; without it records are gathe
 why.  An index is kept in `.iobench-index` beside the data, or in the user's cache where the folder cannot be written,
 and used as long as names, sizes and times of the shards, and what was asked of them, stay the same.  Objects on a
 server are fetched one after the other, each as a temporary copy; etags stand beside times, and their index is in the
-user's cache.
+user's cache.  Of several processes that open a set at once one builds its index, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from .formats.tfrecord import verify_payload_crc, walk_frames
 from .formats.webdataset import TAR_SUFFIX
 from .index_build import Asked, Progress, asked_of, build
 from .index_file import Arrays, IndexCacheError, cache_folder, read_index_file, write_index_file
+from .locking import locked
 from .remote import ShardPath, folder_of
 
 __all__ = [
@@ -64,11 +66,26 @@ def load_index(
     progress: Progress | None = None,
 ) -> ShardIndex:
     """The cached index where it is whole and still true, else a newly built one; `status` says which and why."""
-    wanted = asked_of(paths, fields, shape, dtype)
+    wanted, folder = asked_of(paths, fields, shape, dtype), folder_of(paths[0])
     name = _index_name(None if (fields, shape, dtype) == (None, None, None) else wanted)
     stamps = stamps_of(paths)
+    kept, _ = _kept_index(folder, name, wanted, stamps)
+    if kept is not None:
+        return kept
+    with one_builder(folder, name=name):
+        kept, reason = _kept_index(folder, name, wanted, stamps)  # who was before us may have built it
+        if kept is not None:
+            return kept
+        built = build(paths, stamps, wanted, progress)
+        return save_index(built, folder, wanted, name=name, status=f"rebuilt: {reason}" if reason else "built")
+
+
+def _kept_index(
+    folder: Path | str, name: str, wanted: Asked, stamps: tuple[ShardStamp, ...]
+) -> tuple[ShardIndex | None, str]:
+    """The index that is kept and still true; else None, and what is wrong with the first that is kept ("": none is)."""
     reasons = []
-    for location in index_locations(folder_of(paths[0]), name=name):
+    for location in index_locations(folder, name=name):
         try:
             header, arrays = read_index_file(location)
             cached = _unpack(header, arrays, location)
@@ -78,12 +95,9 @@ def load_index(
             reasons.append(str(error))
             continue
         if header["wanted"] == _as_json(wanted) and cached.stamps == stamps:
-            return cached
+            return cached, ""
         reasons.append(_difference(cached.stamps, stamps))
-    built = build(paths, stamps, wanted, progress)
-    return save_index(
-        built, folder_of(paths[0]), wanted, name=name, status=f"rebuilt: {reasons[0]}" if reasons else "built"
-    )
+    return None, reasons[0] if reasons else ""
 
 
 def build_index(
@@ -141,6 +155,21 @@ def index_locations(folder: Path | str, *, name: str = INDEX_NAME) -> tuple[Path
     key = hashlib.blake2b(os.fsencode(folder.resolve() if isinstance(folder, Path) else folder), digest_size=16)
     cache = cache_folder()
     return beside if cache is None else (*beside, cache / "index" / f"{key.hexdigest()}{name}")
+
+
+@contextmanager
+def one_builder(folder: Path | str, *, name: str) -> Iterator[None]:
+    """Of several processes of this user one after the other: the first builds the index, the others find it kept.
+
+    Without a cache, or where it cannot be written, each builds for itself.
+    """
+    with ExitStack() as stack:
+        if cache_folder() is not None:
+            location = index_locations(folder, name=name)[-1]
+            with suppress(OSError):
+                location.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(location.with_name(f".{location.name}.lock"), wait=True))
+        yield
 
 
 def save_index(

@@ -13,17 +13,16 @@ one begins that copy again.  Objects on a server are not looked at here: whoever
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, ClassVar, NamedTuple
 
 from ..index_file import cache_folder
+from ..locking import locked
 from ..remote import RemotePath, ShardPath
 from .tfrecord import HEAD_BYTES, masked_crc
 from .webdataset import TAR_SUFFIX
@@ -117,7 +116,7 @@ def _make_one(wanted: _Copy, *, wait: bool) -> bool:
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.parent.chmod(0o700)  # who may read the cache need not be who may read the shard
-        with _locked(wanted.unfinished, wait=wait) as fd:
+        with locked(wanted.unfinished, wait=wait) as fd:
             if fd is None:
                 return False
             if not copy.is_file():
@@ -131,41 +130,6 @@ def _make_one(wanted: _Copy, *, wait: bool) -> bool:
         if other != copy and other.name.startswith(f"{path.name}.") and _stamp_of(other, path):
             other.unlink(missing_ok=True)
     return True
-
-
-@contextmanager
-def _locked(unfinished: Path, *, wait: bool) -> Iterator[int | None]:
-    """The file of this name, open and held by this process alone; None where another one holds it and `wait` is off.
-
-    It is gone after the block: renamed, or not wanted.  Who waited for it may hold a file that has no name any
-    more, and looks again.
-    """
-    while True:
-        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-                return
-            if not _is_still(fd, unfinished):
-                continue
-            try:
-                yield fd
-            finally:
-                if _is_still(fd, unfinished):
-                    unfinished.unlink()
-            return
-        finally:
-            os.close(fd)
-
-
-def _is_still(fd: int, path: Path) -> bool:
-    """Whether the open file is the one of this name."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _stamp_of(copy: Path, source: Path) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..index import INDEX_NAME, index_locations, keep_index
+from ..index import INDEX_NAME, index_locations, keep_index, one_builder
 from ..index_file import Arrays, IndexCacheError, read_index_file
 from ..plan import Indices
 from .fields import Fields, Shape, encoding_of
@@ -62,8 +62,28 @@ def open_image_folder(
             f"{root}: an image folder's files say their size, and its folders their label; leave fields, shape and "
             f"dtype out, or take their bytes as they are with fields=Fields(opaque=True)"
         )
-    classes, reasons = tuple(find_classes(root)), []
-    for location in () if anew else index_locations(root, name=INDEX_NAME):
+    classes = tuple(find_classes(root))
+    if not anew and (kept := _kept_tree(root, classes)[0]) is not None:
+        return _opened(root, kept.tree, fields, "cached", kept.location)
+    with one_builder(root, name=INDEX_NAME):
+        kept, reason = (None, "") if anew else _kept_tree(root, classes)  # who was before us may have built it
+        if kept is not None:
+            return _opened(root, kept.tree, fields, "cached", kept.location)
+        tree = _tree_of(root, classes, list(scan(root, classes, progress=progress)))
+        header, arrays = _pack(tree)
+        location, where = keep_index(header, arrays, root, name=INDEX_NAME, mode=root.stat().st_mode & 0o666)
+    return _opened(root, tree, fields, (f"rebuilt: {reason}" if reason else "built") + where, location)
+
+
+class _Kept(NamedTuple):
+    tree: _Tree
+    location: Path
+
+
+def _kept_tree(root: Path, classes: tuple[str, ...]) -> tuple[_Kept | None, str]:
+    """The tree as it is kept, if that is still true; else None, and what is wrong with the first that is kept."""
+    reasons = []
+    for location in index_locations(root, name=INDEX_NAME):
         try:
             tree = _unpack(*read_index_file(location), location)
         except FileNotFoundError:
@@ -72,12 +92,9 @@ def open_image_folder(
             reasons.append(str(error))
             continue
         if (changed := _change(root, classes, tree)) is None:
-            return _opened(root, tree, fields, "cached", location)
+            return _Kept(tree, location), ""
         reasons.append(changed)
-    tree = _tree_of(root, classes, list(scan(root, classes, progress=progress)))
-    header, arrays = _pack(tree)
-    kept, where = keep_index(header, arrays, root, name=INDEX_NAME, mode=root.stat().st_mode & 0o666)
-    return _opened(root, tree, fields, (f"rebuilt: {reasons[0]}" if reasons else "built") + where, kept)
+    return None, reasons[0] if reasons else ""
 
 
 def _tree_of(root: Path, classes: tuple[str, ...], found: Sequence[Sequence[Folder]]) -> _Tree:

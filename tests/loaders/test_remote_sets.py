@@ -4,7 +4,9 @@ import gzip
 import os
 import shutil
 import stat
+import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -104,6 +106,20 @@ def test_samples_of_every_kind_of_shard_come_from_a_server(s3, tmp_path, tensors
         assert shards.index.layout == files.index.layout
         if folder != headerless:
             assert verify_shards(shards.paths, shards.index) == verify_shards(files.paths, files.index) > 0
+
+
+def test_of_several_that_open_a_new_set_at_once_one_fetches_it_and_the_others_wait_for_its_index(s3, page_set, cache):
+    upload(s3, page_set.folder)
+    begin = threading.Barrier(4)
+
+    def status(_number: int) -> str:
+        begin.wait()
+        return open_index("s3://bucket/set")[1].status
+
+    with ThreadPoolExecutor(4) as threads:
+        statuses = sorted(threads.map(status, range(4)))
+    assert statuses == ["built (kept in the cache)", "cached", "cached", "cached"]
+    assert [path.name for path in cache.rglob("*.lock")] == []
 
 
 def test_an_index_is_kept_for_the_user_alone_and_as_long_as_etags_stay_the_same(s3, page_set, cache, monkeypatch):
