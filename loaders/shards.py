@@ -333,6 +333,6 @@ def open_index(
     """
     if (root := find_image_folder(source)) is not None:
         return open_image_folder(root, fields=fields, shape=shape, dtype=dtype, anew=anew, progress=progress)
-    paths, said = plain_shards(find_shards(source))
+    paths, said = plain_shards(find_shards(source), progress=progress)
     index = load_index(paths, fields=fields, shape=shape, dtype=dtype, progress=progress)
     return paths, replace(index, status=f"{index.status}; {said}") if said else index
