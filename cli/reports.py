@@ -74,7 +74,10 @@ def compare(
     candidate: Annotated[Path, typer.Argument(help="the run that may be better or worse")],
     fail_if: Annotated[
         list[str] | None,
-        typer.Option(metavar="LIMIT", help="exit 1 if so for certain, as 'images_per_s < -5%'; may be given again"),
+        typer.Option(
+            metavar="LIMIT",
+            help="exit 1 if so for certain, 3 if undecided, as 'images_per_s < -5%'; may be given again",
+        ),
     ] = None,
     format: Annotated[CompareFormat | None, typer.Option(help="of FILE  [by its name]")] = None,  # noqa: A002
     output: Annotated[
@@ -102,7 +105,7 @@ def compare(
     journal.write(record)
     show_comparison(record)
     if record.verdict is not None and limits:
-        raise typer.Exit({"fail": MISSED, "invalid": INVALID}.get(record.verdict.outcome, DONE))
+        raise typer.Exit({"pass": DONE, "fail": MISSED}.get(record.verdict.outcome, INVALID))
 
 
 Choice = TypeVar("Choice", bound=StrEnum)

@@ -72,7 +72,7 @@ def test_a_comparison_writes_a_record_and_a_page_and_says_what_changed(iobench):
     [
         (0.90, 1.0, "images_per_s < -5%", 1, "FAIL"),
         (0.97, 1.0, "images_per_s < -5%", 0, "PASS"),
-        (0.93, 9.0, "images_per_s < -5%", 0, "INSUFFICIENT"),  # noise may be all of it
+        (0.93, 9.0, "images_per_s < -5%", 3, "INSUFFICIENT"),  # noise may be all of it, or none
         (1.20, 1.0, "images_per_s > +10%", 1, "FAIL"),
         (1.00, 1.0, "peak_rss_bytes > +10%", 3, "INVALID"),  # one sample has no interval
     ],
