@@ -133,23 +133,25 @@ def metrics_table(record: RunRecord) -> Table | None:
     )
 
 
-def copy_tables(record: RunRecord) -> list[Table]:
-    """What each hop of a copy took, and how soon data come in place and by way of the copy."""
+def hop_table(record: RunRecord) -> Table | None:
+    """What each hop of a copy took."""
     hops = [point for point in points_of(record, "stage") if "hop" in point.params]
+    if not hops:
+        return None
+    names = ("stage_time_s", "read_gbps", "verify_time_s", "verify_gbps", "peak_in_flight_bytes")
+    places = [text_column(name, [str(point.params.get(name, "")) for point in hops]) for name in ("source", "target")]
+    number = text_column("hop", [str(point.params["hop"]) for point in hops], numeric=True)
+    return Table("Copy, hop by hop", (number, *places, *point_columns(hops, names)))
+
+
+def reading_table(record: RunRecord) -> Table | None:
+    """How soon data come in place, and by way of a copy."""
     readings = [point for point in points_of(record, "load") if "source" in point.params]
-    found = []
-    if hops:
-        names = ("stage_time_s", "read_gbps", "verify_time_s", "verify_gbps", "peak_in_flight_bytes")
-        places = [
-            text_column(name, [str(point.params.get(name, "")) for point in hops]) for name in ("source", "target")
-        ]
-        number = text_column("hop", [str(point.params["hop"]) for point in hops], numeric=True)
-        found.append(Table("Copy, hop by hop", (number, *places, *point_columns(hops, names))))
-    if readings:
-        names = ("images_per_s", "first_batch_s", "until_first_batch_s", "until_first_epoch_s", "until_last_epoch_s")
-        read = text_column("read", [str(point.params["source"]) for point in readings])
-        found.append(Table("In place, and by way of the copy", (read, *point_columns(readings, names))))
-    return found
+    if not readings:
+        return None
+    names = ("images_per_s", "first_batch_s", "until_first_batch_s", "until_first_epoch_s", "until_last_epoch_s")
+    read = text_column("read", [str(point.params["source"]) for point in readings])
+    return Table("In place, and by way of the copy", (read, *point_columns(readings, names)))
 
 
 def stage_tables(record: RunRecord) -> list[Table]:

@@ -23,7 +23,15 @@ from .plots.scaling import scaling_plots
 from .plots.svg import NARROW, WIDE, picture
 from .quantities import amount, duration, interval_text, quantity, span_of_time
 from .record import write_whole
-from .record_tables import copy_tables, metrics_table, rank_tables, requirement_table, route_table, stage_tables
+from .record_tables import (
+    hop_table,
+    metrics_table,
+    rank_tables,
+    reading_table,
+    requirement_table,
+    route_table,
+    stage_tables,
+)
 from .wording import points_of, shell_line, title_of
 
 if TYPE_CHECKING:
@@ -174,7 +182,7 @@ def _sections(record: RunRecord) -> list[Section]:
         Section("device", "Device rates", plots=named(DEVICE_PLOTS)),
         Section("fed", "Predicted and measured", plots=of("utilisation", "supply")),
         Section("loader", "Loader", plots=named(("loader",))),
-        _copy_section(record, of("copy")),
+        _copy_section(record, of("copy"), of("chain")),
         Section("scaling", "Scaling", plots=named(GRID_PLOTS)),
         Section("ranks", "Ranks", plots=of("ranks"), folded=tuple(rank_tables(record))),
         Section("percentiles", "Latency percentiles", plots=of("percentiles")),
@@ -217,8 +225,8 @@ def _history_section(record: RunRecord) -> Section:
     return Section("history", heading, intro=record.history.sentence, plots=(plot,), tables=rest)
 
 
-def _copy_section(record: RunRecord, drawn: tuple[Plot, ...]) -> Section:
-    """Copy or not: a picture where there are both roads, the sentence otherwise."""
+def _copy_section(record: RunRecord, drawn: tuple[Plot, ...], chain: tuple[Plot, ...]) -> Section:
+    """Copy or not: a picture where there are both roads, the sentence otherwise; and what each hop took."""
     case = record.workload.get("copy_or_not")
     sentence = str(case.get("sentence") or case.get("outcome") or "") if isinstance(case, dict) else ""
     even = record.metrics.get("break_even_epochs")
@@ -228,8 +236,8 @@ def _copy_section(record: RunRecord, drawn: tuple[Plot, ...]) -> Section:
         "copy",
         "Copy to local storage, or not",
         intro="" if drawn else sentence,
-        plots=drawn,
-        tables=tuple(copy_tables(record)),
+        plots=(*drawn, *chain),
+        tables=tuple(table for table in (None if chain else hop_table(record), reading_table(record)) if table),
     )
 
 

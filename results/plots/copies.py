@@ -1,12 +1,64 @@
-"""The picture of copying: time since the start, in place and by way of the copy."""
+"""Pictures of copying: what each hop took, and time since the start, in place and by way of the copy."""
 
 from __future__ import annotations
 
-from ..quantities import number, scale_for
-from ..record import RunRecord
+from typing import TYPE_CHECKING
+
+from ..labels import point_label
+from ..quantities import number, quantity, scale_for
+from ..record_tables import hop_table
 from ..tables import Table, text_column
-from ..wording import scaled_words
-from .drawing import BLUE, GREEN, Plot, chart, curve, mark_place, whole_numbers
+from ..wording import points_of, scaled_words
+from .drawing import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    SKY,
+    Plot,
+    bar_chart,
+    bars,
+    chart,
+    curve,
+    distinct,
+    mark_place,
+    value_of,
+    whole_numbers,
+    write_beside,
+)
+
+if TYPE_CHECKING:
+    from ..record import Point, RunRecord
+
+HOP_PARTS = {"stage_time_s": ("copying", SKY), "verify_time_s": ("reading back", ORANGE)}
+
+
+def chain_plot(record: RunRecord) -> Plot | None:
+    """How long each hop of a chain was copied and read back, its rate beside it; one hop alone is no picture."""
+    hops, table = [point for point in points_of(record, "stage") if "hop" in point.params], hop_table(record)
+    if len(hops) < 2 or table is None:
+        return None
+    labels = distinct([point_label(point) for point in hops])
+    scale = scale_for("s", [sum(value_of(point, part) or 0 for part in HOP_PARTS) for point in hops])
+    traces = [
+        bars(name, hops, labels, metric=part, colour=colour, factor=1 / scale.factor)
+        for part, (name, colour) in HOP_PARTS.items()
+    ]
+    layout = bar_chart(f"time of each hop, {scale.unit}", len(hops))
+    ends = [scale.of(sum(value_of(point, part) or 0 for part in HOP_PARTS)) for point in hops]
+    write_beside(layout, labels, ends, [_rate_words(point) for point in hops])
+    return Plot("chain", _chain_finding(hops), tuple(traces), layout, table)
+
+
+def _rate_words(point: Point) -> str:
+    return "was there already" if value_of(point, "read_gbps") is None else quantity(point.metrics["read_gbps"])
+
+
+def _chain_finding(hops: list[Point]) -> str:
+    copied = [point for point in hops if value_of(point, "read_gbps") is not None]
+    if not copied:
+        return "Every shard of every hop was there already"
+    slowest = min(copied, key=lambda point: value_of(point, "read_gbps") or 0)
+    return f"The slowest hop copies {quantity(slowest.metrics['read_gbps'])}: {point_label(slowest)}"
 
 
 def copy_plot(record: RunRecord) -> Plot | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .copies import copy_plot
+from .copies import chain_plot, copy_plot
 from .fed import supply_plot, utilisation_plot
 from .folders import checkpoint_plot, names_plot
 from .limits import energy_plot, percentile_plot, roofline_plot
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 def all_plots(record: RunRecord) -> list[Plot]:
     """The pictures a record has data for, in the order of the page."""
     first = (draw(record) for draw in (step_plot, hop_plot, utilisation_plot, supply_plot))
-    several = [*loader_plots(record), copy_plot(record), *sweep_plots(record), *scaling_plots([record])]
+    several = [
+        *loader_plots(record),
+        copy_plot(record),
+        chain_plot(record),
+        *sweep_plots(record),
+        *scaling_plots([record]),
+    ]
     last = (rank_plot, percentile_plot, names_plot, checkpoint_plot, roofline_plot, energy_plot)
     return [plot for plot in (*first, *several, *(draw(record) for draw in last)) if plot]

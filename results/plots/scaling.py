@@ -149,7 +149,7 @@ def _stalls(cells: Sequence[Cell], suffix: str) -> Plot | None:
     values = [[_stall(found.get((row, column))) for column in across] for row in rows]
     accelerator = accelerator_name(cells[0].about)
     traces, layout = heat_map(
-        [str(column) for column in across],
+        [f"{column:g}" for column in across],
         distinct(rows),
         [[None if value is None else value * 100 for value in line_] for line_ in values],
         x=f"ranks on each node, one per {accelerator}{_simulated(cells)}",

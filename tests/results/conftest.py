@@ -381,10 +381,25 @@ def grid() -> Callable[..., RunRecord]:
     return run
 
 
+def chain_points() -> tuple[Point, ...]:
+    """A copy by way of a second storage: of two hops, the second the slower one."""
+    return tuple(
+        Point(
+            params={"stage": "stage", "hop": hop, "source": f"~/storage{hop}", "target": f"~/storage{hop + 1}"},
+            metrics={
+                "stage_time_s": measured(copy_s, "s"),
+                "read_gbps": measured(143.4 / copy_s, "GB/s"),
+                "verify_time_s": measured(80.0, "s"),
+            },
+        )
+        for hop, copy_s in ((1, 120.0), (2, 233.0))
+    )
+
+
 @pytest.fixture
 def everything(qualified: RunRecord) -> RunRecord:
     """The record of the main job with every other kind of point added, so that the page has all its pictures."""
-    added = (*grid_points(1.0), *hop_points(), *limit_points())
+    added = (*grid_points(1.0), *hop_points(), *limit_points(), *chain_points())
     return qualified.model_copy(update={"points": (*qualified.points, *added)})
 
 

@@ -55,9 +55,9 @@ def page(everything, grid, tmp_path):
 @pytest.mark.parametrize(("width", "shown"), [(1400, "wide"), (390, "narrow")])
 def test_every_picture_is_seen_and_the_page_logs_nothing_and_asks_for_nothing(browser, page, width, shown):
     browser.open(page, width=width)
-    assert browser.ask("document.querySelectorAll('.plot').length") == 18 + 4 * 3  # of both grids together, too
+    assert browser.ask("document.querySelectorAll('.plot').length") == 19 + 4 * 3  # of both grids together, too
     seen = browser.ask(SEEN)
-    assert seen == [shown] * 30
+    assert seen == [shown] * 31
     assert browser.ask(LOST_WORDS) == []
     assert browser.logged == []
     assert browser.asked == []
@@ -79,7 +79,7 @@ def test_paper_has_every_table_open_and_the_wide_pictures(browser, page):
     browser.call("Emulation.setEmulatedMedia", media="print")
     browser.ask("dispatchEvent(new Event('beforeprint'))")
     assert browser.ask("document.querySelectorAll('details:not([open])').length") == 0
-    assert browser.ask(SEEN) == ["wide"] * 30
+    assert browser.ask(SEEN) == ["wide"] * 31
     browser.ask("dispatchEvent(new Event('afterprint'))")
     browser.call("Emulation.setEmulatedMedia", media="")
     assert browser.ask("document.querySelectorAll('details[open]').length") == 0

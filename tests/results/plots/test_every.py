@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from iobench.results.labels import labels_of
-from iobench.results.plots.copies import copy_plot
+from iobench.results.plots.copies import chain_plot, copy_plot
 from iobench.results.plots.drawing import distinct
 from iobench.results.plots.every import all_plots
 from iobench.results.plots.fed import supply_plot, utilisation_plot
@@ -14,7 +14,8 @@ from iobench.results.plots.loaders import loader_plots
 from iobench.results.plots.steps import step_plot
 from iobench.results.plots.svg import picture
 from iobench.results.plots.sweeps import sweep_plots
-from iobench.results.record import Metric, not_measured
+from iobench.results.record import Metric, Point, not_measured
+from iobench.results.report import render
 
 
 def changed(record, *, metrics=None, workload=None, points=None):
@@ -167,6 +168,32 @@ def test_the_crossing_of_copy_or_not_is_marked_where_the_copy_is_first_ahead(qua
 )
 def test_without_both_roads_there_is_no_picture_of_copy_or_not(qualified, case):
     assert copy_plot(changed(qualified, workload={"copy_or_not": case})) is None
+
+
+def hop(number, copy_s, verify_s=1.0):
+    nothing = not_measured("s", "was there already")
+    metrics = {
+        "stage_time_s": nothing if copy_s is None else Metric(value=copy_s, unit="s"),
+        "read_gbps": nothing if copy_s is None else Metric(value=10 / copy_s, unit="GB/s"),
+        "verify_time_s": Metric(value=verify_s, unit="s"),
+    }
+    params = {"stage": "stage", "hop": number, "source": f"/disk{number}", "target": f"/disk{number + 1}"}
+    return Point(params=params, metrics=metrics)
+
+
+def test_a_chain_of_copies_is_a_bar_a_hop_whose_title_names_the_slowest(qualified):
+    chained = changed(qualified, points=(hop(1, 20.0), hop(2, 5.0), hop(3, None)))
+    plot = chain_plot(chained)
+    assert plot.title == "The slowest hop copies 500 MB/s: hop 1, /disk1 to /disk2"
+    copying, reading_back = plot.traces
+    assert copying["x"] == [20.0, 5.0, None]
+    assert reading_back["x"] == [1.0, 1.0, 1.0]
+    beside = [note["text"] for note in plot.layout["annotations"]]
+    assert beside == ["500 MB/s", "2 GB/s", "was there already"]
+    one = changed(qualified, points=(hop(1, 20.0),))
+    assert chain_plot(one) is None
+    assert "Copy, hop by hop" in render([one])
+    assert render([chained]).count("Copy, hop by hop") == 1  # the picture's own table
 
 
 def test_a_sweep_is_drawn_over_the_parameter_that_was_swept(only):
