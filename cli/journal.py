@@ -91,8 +91,8 @@ class Journal:
         sentence: str = "",
     ) -> None:
         """Write the record of a run without a requirement, and say what it means; exit 3 where it is not valid."""
-        from ..results.environment import collect
-        from ..results.record import RunRecord, utc_now
+        from ..results.environment import collect, public_text
+        from ..results.record import INVALID_MARK, RunRecord, utc_now
 
         record = RunRecord(
             run_id=self._run_id,
@@ -106,7 +106,8 @@ class Journal:
             metrics=metrics,
             ranks=best.ranks,
             points=tuple(points),
-            warnings=(*warnings, *(f"not valid: {text}" for text in invalid)),
+            warnings=(*warnings, *(f"{INVALID_MARK}{text}" for text in invalid)),
+            summary=tuple(public_text(line) for line in sentence.splitlines()),
         )
         self.write(record)
         if sentence:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..results.environment import collect, public_path, public_text
 from ..results.quantities import counted
-from ..results.record import Metric, Point, RunRecord, merge_warnings, new_run_id, not_measured, utc_now
+from ..results.record import INVALID_MARK, Metric, Point, RunRecord, merge_warnings, new_run_id, not_measured, utc_now
 from ..results.verdict import (
     CopyChoice,
     Fed,
@@ -73,7 +73,7 @@ def make_record(
         points=tuple(run.points),
         verdict=verdict,
         warnings=merge_warnings(
-            [f"not valid: {text}" for text in run.invalid],
+            [f"{INVALID_MARK}{text}" for text in run.invalid],
             [f"scaled: {text}" for text in run.scaled],
             run.warnings,
             [] if proof == PROVEN else [f"{proof.rstrip('.').lower()}: no exact counter decides here"],

@@ -1,4 +1,4 @@
-"""The three figures at the head of a run: the value, its interval, and what it is to be held against."""
+"""The head of a run: its answer, and three figures: the value, its interval, and what it is to be held against."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from .wording import accelerator_name, fed_text, metric_label, stage_of
 if TYPE_CHECKING:
     from .record import Metric, RunRecord
 
+OUTCOMES = {
+    "pass": ("\N{CHECK MARK}", "PASS"),
+    "fail": ("\N{MULTIPLICATION X}", "FAIL"),
+    "insufficient": ("?", "INSUFFICIENT"),
+    "invalid": ("!", "INVALID"),
+    "stopped": ("!", "STOPPED"),
+}
 SHARES = ("data_stall_fraction", "scaling_efficiency")
 HEADLINES = {
     "qualify": ("gpus_fed_measured", "read_gbps", "au_mlperf"),
@@ -35,6 +42,28 @@ class Fact:
     unit: str = ""
     interval: str = ""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run comes to: its sentences, and the sign, the word and the tone of their badge, where there is one."""
+
+    lines: tuple[str, ...] = ()
+    sign: str = ""
+    badge: str = ""
+    tone: str = "none"
+
+
+def answer_of(record: RunRecord) -> Answer:
+    """The verdict; else that a measurement does not count, or stopped on its way, before what it found."""
+    if record.verdict is not None:
+        return Answer((record.verdict.sentence,), *OUTCOMES[record.verdict.outcome], tone=record.verdict.outcome)
+    if (failed := record.workload.get("failed")) is not None:
+        return Answer((f"Stopped before its end: {failed}",), *OUTCOMES["stopped"], tone="invalid")
+    if wrong := record.why_invalid:
+        more = f" (and {len(wrong) - 1} more, see the warnings)" if len(wrong) > 1 else ""
+        return Answer((f"{wrong[0]}{more}", *record.summary), *OUTCOMES["invalid"], tone="invalid")
+    return Answer(record.summary)
 
 
 def headline_facts(record: RunRecord) -> list[Fact]:

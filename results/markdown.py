@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from .comparison.changes import change_tables
+from .headlines import answer_of
 from .record_tables import metrics_table, requirement_table, route_table, stage_tables
 from .tables import Table
 from .wording import shell_line, title_of
@@ -16,7 +17,8 @@ from .wording import shell_line, title_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .record import Comparison, RunRecord, Verdict
+    from .headlines import Answer
+    from .record import Comparison, RunRecord
     from .tables import Cell
 
 SPECIAL = re.compile(r"([\\`*\[\]<>|~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
@@ -51,8 +53,8 @@ def table_text(table: Table, *, folds: bool = True) -> str:
 
 def _parts(record: RunRecord) -> list[str]:
     head = [f"## {escaped(title_of(record))}", _when(record)]
-    if record.verdict is not None:
-        head.append(_verdict(record.verdict))
+    if (answer := answer_of(record)).lines:
+        head.append(_answer(answer))
     if requirements := requirement_table(record):
         head.append(table_text(requirements))
     if record.history is not None:
@@ -71,8 +73,9 @@ def _when(record: RunRecord) -> str:
     return ", ".join([*words, *([f"on {escaped(str(host))}"] if host else [])])
 
 
-def _verdict(verdict: Verdict) -> str:
-    return f"**{verdict.outcome.upper()}**: {escaped(verdict.sentence)}"
+def _answer(answer: Answer) -> str:
+    first, *more = (escaped(line) for line in answer.lines)
+    return "\n\n".join([f"**{answer.badge}**: {first}" if answer.badge else first, *more])
 
 
 def _changes(comparison: Comparison) -> list[str]:

@@ -6,6 +6,7 @@
       points [Point]         one measured combination each: params, read_path, metrics
       ranks  [RankReport]    one process that really ran each: pid, host, metrics
       verdict                requirements, and what they rest on
+      summary                what was found, in sentences, where nothing was required
       history                what changed against the last good run of the same target and preset
 
 Promised keys are always there.  What was not measured has value null, ci95 null and a reason; it is never 0.
@@ -25,6 +26,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA_VERSION = 1
+INVALID_MARK = "not valid: "  # how a warning begins that takes the measurement's validity
 
 Kind = Literal[
     "doctor",
@@ -193,7 +195,11 @@ class Comparison(Model):
 
 
 class RunRecord(Model):
-    """Everything one run has to say."""
+    """Everything one run has to say.
+
+    `summary` is what it found, in sentences, where nothing was required of it.  A warning that begins with
+    INVALID_MARK says that the measurement does not count, and why.
+    """
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -210,6 +216,13 @@ class RunRecord(Model):
     verdict: Verdict | None = None
     history: Comparison | None = None
     warnings: tuple[str, ...] = ()
+    summary: tuple[str, ...] = ()
+
+    @property
+    def why_invalid(self) -> tuple[str, ...]:
+        """Why the measurement does not count; nothing where it does."""
+        found = (text for text in self.warnings if text.startswith(INVALID_MARK))
+        return tuple(text.removeprefix(INVALID_MARK) for text in found)
 
 
 def utc_now() -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .comparison.changes import change_tables
 from .facts import facts
-from .headlines import Fact, headline_facts
+from .headlines import Answer, Fact, answer_of, headline_facts
 from .plots import every as plots
 from .plots.changes import change_plot
 from .plots.scaling import scaling_plots
@@ -57,12 +57,6 @@ ABSENT = {  # a picture, and what would fill its place
     "energy": "Energy: iobench train on a machine that counts it (RAPL, or an NVIDIA GPU).",
 }
 MEASURING = ("qualify", "storage", "load", "stage", "train", "infer", "scale")
-OUTCOMES = {
-    "pass": ("\N{CHECK MARK}", "PASS"),
-    "fail": ("\N{MULTIPLICATION X}", "FAIL"),
-    "insufficient": ("?", "INSUFFICIENT"),
-    "invalid": ("!", "INVALID"),
-}
 
 
 class ReportError(ValueError):
@@ -100,7 +94,7 @@ class Chapter:
     title: str
     when: str
     record: RunRecord
-    badge: tuple[str, str] | None
+    answer: Answer
     facts: tuple[Fact, ...]
     basis: str
     requirements: Table | None
@@ -157,7 +151,7 @@ def chapter(record: RunRecord, *, name: str) -> Chapter:
         title=title_of(record),
         when=span_of_time(record.started_at, record.finished_at),
         record=record,
-        badge=OUTCOMES[record.verdict.outcome] if record.verdict else None,
+        answer=answer_of(record),
         facts=tuple(headline_facts(record)),
         basis=_basis(record.verdict) if record.verdict else "",
         requirements=requirement_table(record),

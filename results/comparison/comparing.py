@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..environment import collect
-from ..record import Comparison, Metric, RunRecord, utc_now
+from ..record import INVALID_MARK, Comparison, Metric, RunRecord, utc_now
 from .compare import compare
-from .limits import INVALID_MARK, Limit, judge
+from .limits import Limit, judge
 
 
 def compare_record(
@@ -70,7 +70,7 @@ def _ratios(comparison: Comparison, base: RunRecord, candidate: RunRecord) -> di
 
 def _warnings(record: RunRecord, side: str) -> list[str]:
     """Why a side's figures do not count, or only with care."""
-    said = [f"the {side} run is {text}" for text in record.warnings if text.startswith(INVALID_MARK)]
+    said = [f"the {side} run is {INVALID_MARK}{why}" for why in record.why_invalid]
     if record.verdict is not None and record.verdict.outcome in ("invalid", "insufficient"):
         said.append(f"the {side} run's own verdict is {record.verdict.outcome!r}")
     return said

@@ -15,10 +15,9 @@ from difflib import get_close_matches
 from typing import ClassVar, Literal
 
 from ..quantities import COUNTS
-from ..record import Change, Comparison, Outcome, Requirement, RunRecord, Verdict
+from ..record import INVALID_MARK, Change, Comparison, Outcome, Requirement, RunRecord, Verdict
 
 FORM = re.compile(r"([a-z][a-z0-9_]*)\s*([<>])\s*([+-][0-9]+(?:\.[0-9]+)?|0(?:\.0+)?)\s*%")
-INVALID_MARK = "not valid: "  # how a record's warnings say that its measurement does not count
 
 
 class LimitError(ValueError):
@@ -127,9 +126,7 @@ def _percent(ratio: float) -> float:
 
 def _invalid(runs: Sequence[RunRecord]) -> list[str]:
     """Why runs do not count."""
-    return [
-        f"{run.run_id} is {warning}" for run in runs for warning in run.warnings if warning.startswith(INVALID_MARK)
-    ]
+    return [f"{run.run_id} is {INVALID_MARK}{why}" for run in runs for why in run.why_invalid]
 
 
 def _outcome(kept: Sequence[bool | None], doubts: Sequence[str]) -> Outcome:

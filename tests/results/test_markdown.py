@@ -110,6 +110,14 @@ def test_a_run_is_its_figures_their_proof_and_the_command():
     assert text.endswith("```sh\niobench load ~/data\n```\n")
 
 
+def test_a_run_begins_with_what_it_found_and_first_of_all_with_what_makes_it_invalid():
+    found = loaded("r1").model_copy(update={"summary": ("2 * 3 are fed.", "One is late.")})
+    head = "`r1`, 2026-11-01T10:00:00+00:00, on node1\n\n"
+    assert f"{head}2 \\* 3 are fed.\n\nOne is late.\n\n**Metrics**" in markdown_of([found])
+    wrong = found.model_copy(update={"warnings": ("not valid: warm",)})
+    assert f"{head}**INVALID**: warm\n\n2 \\* 3 are fed.\n\n" in markdown_of([wrong])
+
+
 def test_a_comparison_is_what_changed_and_in_what_the_runs_differ():
     text = markdown_of([compared()])
     assert text.startswith("## Comparison\n\n`c1`, 2026-11-02T10:00:00+00:00, on ")

@@ -144,6 +144,26 @@ def test_the_record_of_a_single_bench_has_its_own_sections_only(only, kind):
     assert ids & {"device", "loader", "steps", "fed", "ranks", "copy"} == own
 
 
+def test_a_run_without_a_requirement_begins_with_what_it_found(only):
+    found = only("train").model_copy(update={"summary": ("Fed: 3.", "Rank 2 is late."), "warnings": ("careful",)})
+    words = Page(render([found])).text
+    assert words.index("Fed: 3. Rank 2 is late.") < words.index("Image rate" if "Image rate" in words else "image rate")
+    assert words.index("1 warning") < words.index("Where a step's time goes")
+    assert "INVALID" not in words
+
+
+def test_a_measurement_that_does_not_count_says_so_before_its_figures(only):
+    warnings = ("not valid: read from the page cache", "not valid: others read, too", "slow")
+    words = Page(render([only("load").model_copy(update={"summary": ("All is well.",), "warnings": warnings})])).text
+    assert "! INVALID read from the page cache (and 1 more, see the warnings) All is well." in words
+    assert "3 warnings" in words
+
+
+def test_a_run_that_stopped_on_its_way_says_why_before_anything_else(only):
+    stopped = only("load").model_copy(update={"metrics": {}, "points": (), "workload": {"failed": "a rank died"}})
+    assert "! STOPPED Stopped before its end: a rank died" in Page(render([stopped])).text
+
+
 def test_several_runs_share_a_page_and_no_name(qualified, only):
     page = Page(render([qualified, only("load"), qualified]))
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
