@@ -28,6 +28,7 @@ from .grid import Grid
 from .journal import SourceTrial
 
 Cells = Mapping[tuple[Layout, str], Samples]
+LEADING: tuple[Source, ...] = ("direct", "staged", "synthetic")  # whose cells a record leads with, the first there is
 
 UNITS = {
     "images_per_s": "images/s",
@@ -59,8 +60,7 @@ def grid_outcome(grid: Grid) -> GridOutcome:
     cells = _samples(grid)
     wanted = [(layout, source) for layout in grid.config.layouts for source in grid.run.sources]
     points = [_point(grid, cells, layout, source) for layout, source in wanted]
-    measured = [point for point in points if point.metrics["images_per_s"].value is not None]
-    best = max(measured, key=lambda point: point.metrics["images_per_s"].value or 0.0)
+    best = leading_cell(points)
     limits = [limit for source in grid.run.sources if (limit := first_limited(cells, source)) is not None]
     failed = [
         f"{trial.layout}, repetition {trial.repetition + 1}, failed: {trial.failed}"
@@ -78,6 +78,21 @@ def grid_outcome(grid: Grid) -> GridOutcome:
         invalid=(*failed, *_invalid(grid)),
         sentence=_sentence(grid, cells, limits),
     )
+
+
+def leading_cell(points: Sequence[Point]) -> Point:
+    """What a grid was run for: the most ranks, on the most nodes, that the storage was measured with.
+
+    A copy stands in where the storage was not read in place, and synthetic batches where nothing was read at all.
+    """
+    measured = [point for point in points if point.metrics["images_per_s"].value is not None]
+    found = (source for source in LEADING if any(point.params["source"] == source for point in measured))
+    leading = next(found)
+
+    def size(point: Point) -> tuple[int, int]:
+        return int(point.params["num_ranks"] or 0), int(point.params["nodes"] or 0)
+
+    return max((point for point in measured if point.params["source"] == leading), key=size)
 
 
 def _samples(grid: Grid) -> dict[tuple[Layout, str], dict[int, float]]:
