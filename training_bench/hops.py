@@ -151,6 +151,7 @@ class Agreement:
     by_meter: float
     grew: str
     grew_s: float
+    shares_cores: bool = False  # with the reader threads: the network computes on the CPU
     interval: tuple[float, float] | None = None  # of substitution less meter, over time blocks
 
     @property
@@ -179,8 +180,15 @@ class Agreement:
         return (
             f"{seen}: they disagree by more than {DISAGREEMENT * 100:.0f} points; {self.grew} "
             f"{'grew' if self.grew_s > 0 else 'shrank'} by {abs(self.grew_s) * 1e3:.1f} ms a step, which is no wait "
-            f"for data"
+            f"for data{self._cause}"
         )
+
+    @property
+    def _cause(self) -> str:
+        """Why computing takes longer with a storage than without one, where that is known."""
+        if not self.shares_cores or self.grew != "compute" or self.grew_s <= 0:
+            return ""
+        return ": the network computes on the cores that the reader threads take their time from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +225,7 @@ def _agreement(hop: Literal["direct", "staged"], point: Point, synthetic: Point)
         by_meter=sum(grew(name) for name in METERED) / step,
         grew=most.removesuffix("_s"),
         grew_s=others[most],
+        shares_cores=not point.params.get("emulated", True) and point.params.get("accelerator") == "cpu",
         interval=_difference(point, synthetic),
     )
 

@@ -114,6 +114,16 @@ def test_a_step_that_grew_by_compute_makes_the_two_disagree_and_is_named():
     assert "compute grew by 2.0 ms a step" in found.text
 
 
+def test_where_a_network_computes_beside_its_reader_threads_they_are_named_as_the_cause():
+    slow = train_point("direct", [0.023], wait=0.010, compute=0.012)
+    ends = "on the cores that the reader threads take their time from"
+    assert not check([RUN[0], slow], num_ranks=1)[0].text.endswith(ends)  # emulated: nobody knows what it is
+    real = slow.model_copy(update={"params": {**slow.params, "emulated": False, "accelerator": "cpu"}})
+    assert check([RUN[0], real], num_ranks=1)[0].text.endswith(ends)
+    gpu = slow.model_copy(update={"params": {**slow.params, "emulated": False, "accelerator": "cuda"}})
+    assert not check([RUN[0], gpu], num_ranks=1)[0].text.endswith(ends)
+
+
 def with_waits(point, waits):
     """The point with a wait for data in each block; nobody waited for a rank."""
     blocks = {"data_wait_s": waits, "straggler_wait_s": [0.0] * len(waits)}

@@ -17,6 +17,7 @@ from ...loaders.evidence import CounterSet, RouteEvidence, background_rate, coun
 from ...loaders.page_cache import cache_fraction
 from ...loaders.shards import ShardSet
 from ...loaders.traced import MAX_SPANS
+from ...results.quantities import counted
 from ...results.record import new_run_id
 from ...storage_bench.choice import choose_engine
 from ...storage_bench.evidence import cold_scope_of, doubts, read_path
@@ -112,7 +113,7 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         points=[point],
         best=point,
         workload=workload,
-        warnings=tuple(doubts(evidence)) if evidence is not None else (),
+        warnings=(*(doubts(evidence) if evidence is not None else ()), *cores_shared(plan)),
         invalid=(invalid,) if invalid else (),
         metrics=dict(point.metrics),
         sentence=sentence_of(plan, point, first),
@@ -170,6 +171,21 @@ def refuse_graphs(run: RealRun) -> None:
             f"cuda_graphs=true is for one rank: Horovod averages gradients of {run.num_ranks} from hooks of the "
             f"backward pass, which a graph does not call; leave it out"
         )
+
+
+def cores_shared(plan: RealPlan) -> tuple[str, ...]:
+    """Warnings of reader threads that take their time from the cores that the network computes on.
+
+    Each rank computes on all its share of the cores, so that every reader thread is one too many.
+    """
+    if plan.device != "cpu" or plan.source == "synthetic" or not plan.reader_threads:
+        return ()
+    readers, cores = counted(plan.reader_threads, "reader thread"), counted(plan.threads, "core")
+    text = (
+        f"each rank computes on {cores} and reads with {readers} on the same: what reading and decoding take of them "
+        f"shows as longer compute, not as data wait; --hops measures how much"
+    )
+    return (text,)
 
 
 def _rank_batch(run: RealRun) -> int:

@@ -13,7 +13,7 @@ from iobench.training_bench.peers import Alone
 from iobench.training_bench.real.plan import RealConfig
 from iobench.training_bench.real.points import summarise_real
 from iobench.training_bench.real.ranks import Training
-from iobench.training_bench.real.run import RealRun, make_plan, refuse_torchrun, run_real
+from iobench.training_bench.real.run import RealRun, cores_shared, make_plan, refuse_torchrun, run_real
 
 CPU = torch.device("cpu")
 
@@ -33,6 +33,14 @@ def test_weak_scaling_keeps_a_ranks_batch_and_strong_scaling_shares_it(page_set)
     assert (weak.batch_size, weak.global_batch) == (8, 16)
     assert (strong.batch_size, strong.global_batch) == (4, 8)
     assert weak.learning_rate_at(0) == 2 * strong.learning_rate_at(0)
+
+
+def test_a_training_says_that_its_reader_threads_share_the_cores_it_computes_on(page_set):
+    (said,) = cores_shared(make_plan(make_run(page_set.folder, config={"reader_threads": 3})))
+    assert "reads with 3 reader threads on the same" in said
+    assert "--hops" in said
+    assert not cores_shared(make_plan(make_run(page_set.folder, source="synthetic")))
+    assert not cores_shared(make_plan(make_run(page_set.folder, config={"reader_threads": 0})))
 
 
 @pytest.mark.parametrize(
