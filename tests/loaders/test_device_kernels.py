@@ -90,6 +90,7 @@ def test_an_empty_batch_stays_one(device):
     assert normalise(torch.empty((0, 3, 8, 8), dtype=torch.uint8, device=device)).shape == (0, 3, 8, 8)
 
 
+@pytest.mark.twin("test_the_kernels_own_lines_give_the_twins_numbers_in_tritons_interpreter")
 @pytest.mark.gpu
 @no_gpu
 def test_a_gpu_gives_the_numbers_of_the_cpu_but_for_the_last_bit():

@@ -5,12 +5,22 @@ Not shown: that it is worth anything with several GPUs and sockets, which no mac
 
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from iobench.loaders import DataLoader, ShardSet
-from iobench.loaders.nearness import Near, NearnessError, cores_near, node_of, node_of_nic, parse_cores, standing_on
+from iobench.loaders.nearness import (
+    Near,
+    NearnessError,
+    address_of_gpu,
+    cores_near,
+    node_of,
+    node_of_nic,
+    parse_cores,
+    standing_on,
+)
 
 GPU, OTHER = "0000:3b:00.0", "0000:af:00.0"
 
@@ -102,10 +112,23 @@ def test_reader_threads_stand_where_they_are_told_and_nobody_else(page_set):
     assert os.sched_getaffinity(0) == before
 
 
+@pytest.mark.parametrize(
+    ("told", "address"),
+    [
+        ({"pci_domain_id": 0, "pci_bus_id": 0x3B, "pci_device_id": 0}, GPU),
+        ({"pci_domain_id": 1, "pci_bus_id": 0xAF, "pci_device_id": 0x1F}, "0001:af:1f.0"),
+        ({}, None),
+    ],
+)
+def test_a_gpus_address_is_spelled_as_the_kernel_does(monkeypatch, told, address):
+    """Torch tells three numbers, or none."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(**told))
+    assert address_of_gpu(0) == address
+
+
+@pytest.mark.twin("test_a_gpus_address_is_spelled_as_the_kernel_does")
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_the_gpu_of_this_machine_has_an_address_that_the_kernel_knows():
-    from iobench.loaders.nearness import address_of_gpu
-
     address = address_of_gpu(0)
     assert address is None or os.path.exists(f"/sys/bus/pci/devices/{address}")

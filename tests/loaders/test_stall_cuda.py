@@ -128,6 +128,10 @@ def test_tensors_are_found_and_moved_in_whatever_holds_them():
     assert (type(moved["pair"]), moved["word"], moved["pair"].y[1]) == (type(pair), "w", 3)
 
 
+@pytest.mark.twin(
+    "test_the_wait_is_the_streams_and_not_the_hosts", "test_a_batch_in_host_memory_is_not_counted_but_said"
+)
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_on_a_gpu_a_slow_loader_shows_as_the_streams_wait():
     from time import sleep

@@ -241,6 +241,20 @@ def test_an_error_of_a_read_is_raised_and_nothing_hangs(copied, page_set, device
         list(loader)
 
 
+def test_other_threads_may_take_batches_too(page_set, new_device):
+    device, found = new_device(compute_delay_s=0.002), []
+
+    def loop():
+        loader = DataLoader(ShardSet.open(page_set.folder, device=device), batch_size=8, num_workers=2)
+        found.extend(epoch(loader, device))
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    thread.join(60)
+    assert torch.equal(torch.cat([images for images, _ in found]), expected(page_set, np.arange(len(page_set)))[0])
+    assert device.sanitizer.races == []
+
+
 def test_the_wait_of_the_stream_that_computes_is_measured(page_set, new_device):
     """Copies of 20 ms each, and no work: the stream waits for nearly all of them."""
     device = new_device(copy_delay_s=0.02)

@@ -30,6 +30,11 @@ def slowly_seen(loader):
     return [(images.cpu(), labels.cpu()) for images, labels in seen]
 
 
+@pytest.mark.twin(
+    "test_destination.py::test_every_byte_and_label_arrives",
+    "test_destination.py::test_a_consumer_that_lags_sees_the_batch_it_was_given",
+    "test_roads.py::test_kvikios_real_code_fills_device_memory",
+)
 @pytest.mark.parametrize("name", ["page_set", "sector_set", "odd_set"])
 @pytest.mark.parametrize("mode", ["blocks", "records"])
 @pytest.mark.parametrize("engine", ["auto", "kvikio"])
@@ -47,6 +52,7 @@ def test_a_consumer_that_lags_sees_every_batch_it_was_given(request, name, mode,
     assert loader.evidence().observed_route != "host"
 
 
+@pytest.mark.twin("test_destination.py::test_a_batch_is_the_devices_memory_and_one_copy")
 def test_a_batch_is_a_strided_view_that_begins_at_whole_vectors(page_set):
     images, labels = next(iter(DataLoader(ShardSet.open(page_set.folder, device="cuda"), batch_size=8)))
     host, _ = next(iter(DataLoader(ShardSet.open(page_set.folder, device="cpu"), batch_size=8)))
@@ -56,6 +62,10 @@ def test_a_batch_is_a_strided_view_that_begins_at_whole_vectors(page_set):
     assert images.data_ptr() % 64 == 0
 
 
+@pytest.mark.twin(
+    "test_choice.py::test_a_loader_that_begins_on_the_host_goes_on_on_the_device",
+    "test_choice.py::test_what_pin_memory_asks_for_wins_over_a_device_nobody_asked_for",
+)
 def test_a_process_that_uses_cuda_gets_its_batches_there(page_set):
     torch.zeros(1, device="cuda")
     images, labels = next(iter(DataLoader(ShardSet.open(page_set.folder), batch_size=8, num_workers=1)))
@@ -65,6 +75,7 @@ def test_a_process_that_uses_cuda_gets_its_batches_there(page_set):
     assert pinned.is_pinned()
 
 
+@pytest.mark.twin("test_roads.py::test_raw_pixels_are_transformed_on_their_way")
 def test_decoded_images_come_normalised(page_set):
     """Raw pixels, transformed by reader threads, in half precision."""
 
@@ -76,6 +87,7 @@ def test_decoded_images_come_normalised(page_set):
     assert all(torch.equal(one, two) for one, two in zip(batches("cuda"), batches("cpu"), strict=True))
 
 
+@pytest.mark.twin("test_destination.py::test_memory_is_given_back_with_the_loader_and_its_batches")
 def test_memory_is_given_back(page_set):
     before = torch.cuda.memory_allocated()
     loader = DataLoader(ShardSet.open(page_set.folder, device="cuda"), batch_size=8, num_workers=2)
@@ -86,6 +98,10 @@ def test_memory_is_given_back(page_set):
     assert torch.cuda.memory_allocated() == before
 
 
+@pytest.mark.twin(
+    "test_driver_memory.py::test_memory_is_whole_gpu_pages_with_room_for_a_page_to_begin_at",
+    "test_driver_memory.py::test_memory_is_given_back_from_whatever_thread_lets_go_of_it",
+)
 def test_memory_of_its_own_is_the_drivers_and_goes_back_to_it():
     device = open_device("cuda")
     before, (free, _) = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()
@@ -99,6 +115,7 @@ def test_memory_of_its_own_is_the_drivers_and_goes_back_to_it():
     assert torch.cuda.mem_get_info()[0] >= free - (4 << 20)
 
 
+@pytest.mark.twin("test_destination.py::test_the_wait_of_the_stream_that_computes_is_measured")
 def test_the_streams_wait_is_told_by_the_loader_and_by_a_meter(page_set):
     loader = DataLoader(ShardSet.open(page_set.folder, device="cuda"), batch_size=8, num_workers=1)
     meter = StallMeter()
@@ -109,6 +126,7 @@ def test_the_streams_wait_is_told_by_the_loader_and_by_a_meter(page_set):
         assert not summary["transfer_not_covered"]
 
 
+@pytest.mark.twin("test_destination.py::test_other_threads_may_take_batches_too")
 def test_other_threads_may_take_batches(page_set):
     found = []
 
@@ -125,6 +143,14 @@ def test_other_threads_may_take_batches(page_set):
     )
 
 
+@pytest.mark.twin("test_destination.py::test_a_profiler_is_shown_who_sends_and_who_waits")
+def test_torchs_profiler_shows_the_loops_waits_by_their_name(page_set):
+    loader = DataLoader(ShardSet.open(page_set.folder, device="cuda"), batch_size=8, num_workers=1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        list(loader)
+    assert sum(event.name == "wait for a batch" for event in profiler.events()) >= len(loader)
+
+
 SANITIZED = """
 import sys, torch
 from iobench.loaders import DataLoader, ShardSet
@@ -134,6 +160,7 @@ print(sum(int(images.float().sum() > 0) for images, _ in loader))
 """
 
 
+@pytest.mark.twin("test_destination.py::test_whatever_is_late_no_batch_changes_and_nothing_races")
 def test_torchs_sanitizer_finds_no_race(page_set):
     """It follows torch's operators; the played device shows it our copies and events as well."""
     done = subprocess.run(

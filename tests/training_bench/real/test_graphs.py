@@ -216,6 +216,9 @@ def exact(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
+@pytest.mark.twin(
+    "test_a_training_of_graphs_is_the_same_training", "test_a_compiled_step_is_compiled_once_for_all_batches"
+)
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
