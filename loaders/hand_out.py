@@ -60,6 +60,7 @@ class Tally:
     num_skipped: int = 0
     skipped: list[SkippedImage] = field(default_factory=list)
 
+    num_by_host: int = 0
     def hop_seconds(self) -> dict[str, float]:
         """What threads spent in each hop, and batches waiting before it."""
         hops = {"read": self.read_s, "decode": self.decode_s, "augment": self.augment_s}
@@ -132,6 +133,8 @@ class HandOut:
             return ImageBatch(decoding, records, samples, (), None, place)
         numbers = uniforms(self._source.seed, self._epoch, records, transform.num_numbers).tolist()
         room = 0 if self._freight is None else room_bytes(len(records))
+        if self._freight is not None and self._freight.decodes:
+            return self._freight.images(decoding, batch, samples, numbers, place)
         output = self._image_pool.acquire(decoding.output_bytes(len(records)) + room)
         return ImageBatch(decoding, records, samples, numbers, output, place)
 
@@ -212,6 +215,7 @@ class HandOut:
         tally.augment_s += images.augment_ns / 1e9
         tally.decode_queue_s += images.waited_ns / 1e9
         kept, records = images.kept, batch.records
+        tally.num_by_host += images.num_by_host
         if images.broken:
             tally.num_skipped += len(images.broken)
             named = (SkippedImage(int(records[slot]), images.broken[slot]) for slot in sorted(images.broken))

@@ -73,7 +73,7 @@ class Prefetcher:
         self._mapped = source.reader if isinstance(source.reader, MappedReader) else None
         if self._mapped is not None:
             self._mapped.check_sizes(source.paths, [stamp.size_bytes for stamp in source.index.stamps])
-            if freight is not None and source.decoding is None:
+            if freight is not None and (source.decoding is None or freight.decodes):
                 self._mapped = None  # copies to a device go from page-locked memory, which a file's pages are not
         self._left = threading.Event()
         self._home = threading.get_ident()

@@ -25,7 +25,7 @@ from .formats.fields import Fields, Shape
 from .formats.image_files import ImageFiles
 from .formats.image_index import open_image_folder
 from .formats.ragged import pool_bytes
-from .images.decoders import DecoderName, RawPixels, open_decoder
+from .images.decoders import DEVICE_DECODERS, DecoderName, RawPixels, open_decoder
 from .images.decoding import Decoding, OnError
 from .index import Progress, ShardIndex, load_index
 from .plan import SHUFFLE_MODES, Indices, ShuffleMode
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from .destinations.destination import Destination
     from .destinations.freight import Freight
+    from .images.device_batch import OnDevice
 
     _Samples = Dataset[tuple[torch.Tensor, int]]
 else:
@@ -81,8 +82,10 @@ class ShardSet(_Samples):
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
         device = device_for(require_route, device)
         refuse_route(require_route, engine=reader.engine, device=device)
+        there = _device_decoder(decoder, index, transform, device)
+        device = "cuda" if there is not None and device == "auto" else device
         check_choice(device)
-        self.decoding = _decoding(index, transform, decoder, on_error, require_route)
+        self.decoding = _decoding(index, transform, decoder, on_error, require_route, there)
         refuse_engine(reader.engine, index)
         self.paths: Sequence[ShardPath] = paths if isinstance(paths, ImageFiles) else tuple(paths)
         self.index = index
@@ -124,6 +127,10 @@ class ShardSet(_Samples):
 
         Or of an S3 prefix (s3://bucket/prefix), one object's address (s3://bucket/key, https://host/file.tfrecord), or
         a list of such: `auto` reads them with kvikio where a CUDA driver is, else with `remote`, which needs none.
+
+        `decoder` is of encoded images: `auto` and `simplejpeg` decode in the reader threads; `nvimgcodec` and `dali`
+        whole batches on the GPU that these go to, where an ImageNetTrain or ImageNetValidation makes samples of them
+        by the same random numbers.  What they cannot decode the CPU does (`tally.num_by_host` of the loader).
 
         `transform` takes a batch of images (B, C, H, W) and runs once per batch; of `loaders.transforms` it works on
         each encoded image, or raw one of uint8 (H, W, 3), in the reader threads.  Of images that cannot be decoded the
@@ -292,6 +299,7 @@ def _decoding(
     require_route: Route | None,
 ) -> Decoding | None:
     """How the set's images become samples; None where they are no encoded ones."""
+    there: OnDevice | None,
     of_images = transform if isinstance(transform, ImageTransform) else None
     if index.layout.codec is None:
         if of_images is None:
@@ -303,8 +311,21 @@ def _decoding(
             )
         return Decoding(RawPixels(), "pixels are stored as they are", of_images, on_error)
     refuse_encoded(require_route, codec=index.layout.codec, name=index.stamps[0].name)
-    found, reason = open_decoder(decoder)
-    return Decoding(found, reason, of_images, on_error)
+    found, reason = open_decoder("auto" if there is not None else decoder)
+    return Decoding(found, reason if there is None else "asked for", of_images, on_error, there)
+
+
+def _device_decoder(
+    name: str, index: ShardIndex, transform: Callable[[Any], Any] | ImageTransform | None, device: DeviceChoice
+) -> OnDevice | None:
+    """What decodes on the device that batches go to; None where nothing was asked to."""
+    if name not in DEVICE_DECODERS:
+        return None
+    from .images.device_batch import OnDevice, require_decodable
+
+    of_images = transform if isinstance(transform, ImageTransform) else None
+    require_decodable(name, codec=index.layout.codec, transform=of_images, to_host=device == "cpu")
+    return OnDevice(name, device="cuda" if isinstance(device, str) else device.name)
 
 
 def _is_rgb(index: ShardIndex) -> bool:

@@ -91,6 +91,23 @@ class ImageTransform(Protocol):
         """
 
 
+@runtime_checkable
+class NormalisedTransform(ImageTransform, Protocol):
+    """One whose samples are the cut's window, turned over, and (x / 255 - mean) / std: a device can make them too."""
+
+    @property
+    def made_there(self) -> bool:
+        """Whether that is all there is to `write`."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel, taken off levels from 0 to 1."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of each channel, that it is divided by."""
+
+
 class _Normalised:
     """What both transforms share: resize, window, flip and normalise, into a place of the batch."""
 
@@ -112,12 +129,18 @@ class _Normalised:
             raise TransformError(f"mean {tuple(mean)} and std {tuple(std)} are not three numbers each, std above 0")
         self.size = size
         self.shape = (size, size, 3)
+        self.mean, self.std = tuple(mean), tuple(std)
         self.dtype: torch.dtype = dtype or torch.float32
         self.scaled_decoding = scaled_decoding
         # float64 first, so that the two factors are the nearest float32 to what they should be
         scale, shift = 1 / (255 * np.array(std, np.float64)), -np.array(mean, np.float64) / np.array(std, np.float64)
         self._scale = torch.from_numpy(np.tile(scale.astype(np.float32), size))
         self._shift = torch.from_numpy(np.tile(shift.astype(np.float32), size))
+
+    @property
+    def made_there(self) -> bool:
+        """See NormalisedTransform; a class that writes in a way of its own cannot be had on a device."""
+        return type(self).write is _Normalised.write
 
     def write(self, pixels: Pixels, cut: Cut, target: torch.Tensor, scratch: Scratch) -> None:
         """See ImageTransform."""

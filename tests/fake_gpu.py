@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any
 
@@ -266,6 +266,17 @@ class FakeDevice:
                 memory.bytes[each.target : each.target + each.length] = piece
 
         stream.slow(move)
+
+    def working(self, stream: FakeStream) -> AbstractContextManager[None]:
+        assert stream in self.streams
+        return nullcontext()  # the CPU's libraries do all at once
+
+    def work(self, stream: FakeStream, memory: FakeMemory, kernel: Callable[[torch.Tensor], None]) -> None:
+        issued = self.sanitizer.event()
+        self.sanitizer.record(issued, HOST)
+        self.sanitizer.wait(issued, stream.number)
+        self.sanitizer.access(stream.number, "kernel", writes={memory.address})
+        stream.slow(lambda: kernel(torch.from_numpy(memory.bytes)))
 
     @contextmanager
     def range(self, name: str) -> Iterator[None]:

@@ -9,14 +9,15 @@ A reader that fills device memory itself needs no copy: moves that are left, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..buffers import Buffer
+from ..buffers import Buffer, Use
 from ..placement import Move, rounded_up
 from .device import SENDING, Device, Event
 from .memory import DeviceBuffer, DevicePool, PinnedPool
@@ -34,19 +35,20 @@ Labels = npt.NDArray[np.int64]
 class Cargo:
     """`length` bytes from `start` of a host buffer (or, read in place, of the device's), and the labels behind them.
 
-    `moves` are still to be made on the device.
+    `moves` are still to be made on the device; `made` writes what is not read there at all, but made there.
     """
 
     start: int
     length: int
     labels: Labels
     moves: Sequence[Move] = ()
+    made: Callable[[torch.Tensor], None] | None = None
 
 
 class Landing:
     """One batch under way to `target`; `settle` says what it is once all of it is read.
 
-    Where a reader fills `target` itself `source` holds the labels alone, and `in_place` is set.
+    Where a reader fills `target` itself, or a kernel does, `source` holds the labels alone, and `in_place` is set.
     """
 
     __slots__ = ("_destination", "_settle", "at", "cargo", "in_place", "ready", "sent", "source", "target")
@@ -114,6 +116,21 @@ class Destination:
         source = self._labels.acquire(num_records * LABEL_BYTES)
         return Landing(self, settle, target=target, source=source, at=start, in_place=True)
 
+    def expect_made(self, settle: Callable[[], Cargo], *, length: int, num_records: int) -> Landing:
+        """The same for a batch that is made on the device, in the stream that copies."""
+        target = self.pool.acquire(length + room_bytes(num_records))
+        return self.expect_in_place(target, settle, start=0, num_records=num_records)
+
+    @contextmanager
+    def working(self, use: Use) -> Iterator[None]:
+        """What this thread does on the device meanwhile goes to the stream that copies, and reads what `use` is of."""
+        with self.device.working(self._copy):
+            try:
+                yield
+            finally:
+                use.event = self.device.new_event()
+                use.event.record(self._copy)
+
     def send(self, landing: Landing, cargo: Cargo) -> None:
         """Queue the copy of what has been read, or of its labels; one stream keeps the order of both ends' buffers."""
         device, copy, target, source, labels = self.device, self._copy, landing.target, landing.source, cargo.labels
@@ -123,6 +140,10 @@ class Destination:
         elif landing.in_place:
             source.use.wait()
             source.memory[: labels.nbytes] = labels.tobytes()
+            if cargo.made is not None:
+                if target.use.event is not None:
+                    device.wait(copy, target.use.event)
+                device.work(copy, target.piece, cargo.made)
             device.copy_within(copy, target.piece, cargo.moves)
             device.copy_in(copy, target.piece, behind, source.memory[: labels.nbytes])
         else:

@@ -9,7 +9,7 @@ Nobody synchronises the device, and nothing of ours runs on the stream that comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -87,6 +87,12 @@ class Device(Protocol):
 
     def new_event(self, *, timing: bool = False) -> Event:
         """An event; one with `timing` can be asked for the time between it and another."""
+
+    def working(self, stream: Any) -> AbstractContextManager[Any]:
+        """What this thread has torch and other libraries do on the device meanwhile goes to `stream`."""
+
+    def work(self, stream: Any, memory: Any, kernel: Callable[[torch.Tensor], None]) -> None:
+        """Have `kernel` write to device memory, which it is shown as bytes, in `stream`."""
 
     def wait(self, stream: Any, event: Any) -> None:
         """Have what comes next in `stream` wait until the device has passed `event`."""

@@ -3,11 +3,12 @@
 records of one size      the span of all slots, framing and all        (B, H, W, C), strided as on the host
 samples of unequal size  the whole buffer                              a list of tensors
 images, transformed      the output of the reader threads              (B, H, W, C), those that came out whole
+                         nothing, where the device decodes             the same, made there
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ import numpy as np
 from ..buffers import Buffer, BufferPool
 from ..decode import view_geometry
 from ..engines.readers import Reader
+from ..formats.ragged import Arrays
 from ..images.decoding import Decoding, ImageBatch
+from ..images.device_batch import DeviceImageBatch
 from ..index import ShardIndex
 from ..plan import Indices
 from .destination import Cargo, Destination, Landing, room_bytes
@@ -31,7 +34,10 @@ if TYPE_CHECKING:
 
 
 class Freight:
-    """The batches of a set on their way to `destination`; `in_place` where the reader fills device memory itself."""
+    """The batches of a set on their way to `destination`.
+
+    `in_place` where the reader fills device memory itself, `decodes` where the device decodes what was read.
+    """
 
     def __init__(self, destination: Destination, index: ShardIndex, decoding: Decoding | None, reader: Reader) -> None:
         if decoding is not None and decoding.transform is None:
@@ -40,6 +46,7 @@ class Freight:
                 f"transform of iobench.loaders.transforms, or device='cpu'"
             )
         self.destination = destination
+        self.decodes = decoding is not None and decoding.there is not None
         self.in_place = decoding is None and bool(getattr(reader, "into_device", False))
         self._index = index
         self._decoding = decoding
@@ -48,7 +55,7 @@ class Freight:
 
     def pool(self, size_bytes: int, *, num_records: int, num_free_kept: int) -> BufferPool:
         """Host buffers for what is read: page-locked where copies go from there."""
-        if self._decoding is None:
+        if self._decoding is None or self.decodes:
             return self.destination.pinned_pool(size_bytes + room_bytes(num_records))
         return BufferPool(size_bytes, num_free_kept=num_free_kept)
 
@@ -58,9 +65,37 @@ class Freight:
             return self.destination.pool.acquire(size_bytes + room_bytes(num_records))
         return pool.acquire(size_bytes if self._decoding is not None else size_bytes + room_bytes(num_records))
 
+    def images(
+        self,
+        decoding: Decoding,
+        batch: PendingBatch,
+        samples: Arrays,
+        numbers: Sequence[Sequence[float]],
+        place: Callable[[int], str],
+    ) -> DeviceImageBatch:
+        """What a reader thread and the device make of a batch once it is read."""
+        to = self.destination
+        name = to.device.name if to.device.name.startswith("cuda") else "cpu"  # a played device has the host's memory
+        assert isinstance(batch.buffer, Buffer)  # nothing is mapped, or read in place, that a device decodes
+        return DeviceImageBatch(
+            decoding,
+            batch.records,
+            samples,
+            numbers,
+            None,
+            place,
+            there=decoding.there,
+            device=name,
+            working=partial(to.working, batch.buffer.use),
+        )
+
     def expect(self, batch: PendingBatch) -> Landing:
         """A landing for a batch whose reads are about to begin."""
         num_records, placement, buffer = len(batch.records), batch.placement, batch.buffer
+        if isinstance(batch.images, DeviceImageBatch):
+            made = partial(_made, batch.images, self._index.labels[batch.records])
+            length = batch.images.decoding.output_bytes(num_records)
+            return self.destination.expect_made(made, length=length, num_records=num_records)
         if batch.images is not None and batch.images.output is not None:
             settle: Callable[[], Cargo] = partial(_settled, batch.images, self._index.labels[batch.records])
             length = batch.images.decoding.output_bytes(num_records)
@@ -101,6 +136,13 @@ class Freight:
         steps = (height * width * channels * item, width * channels * item, channels * item, item)
         shape = (num_images, height, width, channels)
         return strided(memory, shape=shape, strides=steps, offset=at, dtype=transform.dtype)
+
+
+def _made(images: DeviceImageBatch, labels: Indices) -> Cargo:
+    """The same of images that the device has decoded, and makes samples of."""
+    kept = images.kept
+    made = images.write(kept.tolist()) if len(kept) else None
+    return Cargo(0, images.decoding.output_bytes(len(kept)), labels[kept], made=made)
 
 
 def _settled(images: ImageBatch, labels: Indices) -> Cargo:

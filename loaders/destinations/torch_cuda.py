@@ -8,8 +8,8 @@ the last of them is gone.  Host buffers are registered with cudaHostRegister whe
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -69,6 +69,16 @@ class TorchCuda:
         """See Device; a thread that waits for one sleeps, and does not spin."""
         event: Event = torch.cuda.Event(enable_timing=timing, blocking=True)  # type: ignore[no-untyped-call]
         return event
+
+    def working(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
+        """See Device."""
+        found: AbstractContextManager[Any] = torch.cuda.stream(stream)
+        return found
+
+    def work(self, stream: torch.cuda.Stream, memory: CudaMemory, kernel: Callable[[torch.Tensor], None]) -> None:
+        """See Device."""
+        with torch.cuda.stream(stream):
+            kernel(memory.bytes)
 
     def wait(self, stream: torch.cuda.Stream, event: Any) -> None:
         """See Device."""

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from .jpeg import UPRIGHT, start_of
 
-DecoderName = Literal["auto", "simplejpeg"]
+DecoderName = Literal["auto", "simplejpeg", "nvimgcodec", "dali"]
+DEVICE_DECODERS = ("nvimgcodec", "dali")  # of whole batches, on a device: device_batch.py
 MAX_PIXELS = 178_956_970  # what Pillow takes for a decompression bomb: nothing is allocated on a header's word beyond
 # What a byte can hold at most: JPEG spends a bit at least on each block of 8 x 8 (T.81 annexes F and G), which are at
 # least 1/128 of the pixels; deflate makes at most 1032 bytes of one, which in PNG are 8 pixels each.
@@ -195,8 +196,8 @@ class RawPixels:
 
 def open_decoder(name: str) -> tuple[Decoder, str]:
     """The decoder of this name, and why it is the one; DecoderError or DecoderMissingError, with the way out."""
-    if name in _ELSEWHERE:
-        raise DecoderError(f"decoder {name!r}: {_ELSEWHERE[name]}; use auto or simplejpeg")
+    if name in DEVICE_DECODERS:
+        raise DecoderError(f"decoder {name!r} decodes whole batches on a GPU; here it is auto or simplejpeg")
     if name not in get_args(DecoderName):
         raise DecoderError(f"decoder {name!r} is not one of {', '.join(get_args(DecoderName))}")
     for package, title in (("simplejpeg", "simplejpeg"), ("PIL", "pillow")):

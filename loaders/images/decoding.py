@@ -30,6 +30,8 @@ from .decoders import BrokenImageError, Decoder
 if TYPE_CHECKING:
     import torch
 
+    from .device_batch import OnDevice
+
 OnError = Literal["raise", "skip"]
 KEPT_BYTES = 64 << 20  # of a thread, from image to image; for larger ones memory is taken and given back
 PART_IMAGES = 8  # a few milliseconds of work: little is left to wait for when others are done
@@ -62,16 +64,32 @@ class SkippedImage(NamedTuple):
 
 
 class Decoding:
-    """How a set's images become samples: with `transform` of one size, in a batch; without it a list of pixels."""
+    """How a set's images become samples: with `transform` of one size, in a batch; without it a list of pixels.
 
-    def __init__(self, decoder: Decoder, reason: str, transform: ImageTransform | None, on_error: OnError) -> None:
+    `there` decodes what goes to a device, where that was asked for; `decoder` what stays on the host, and what is odd.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        reason: str,
+        transform: ImageTransform | None,
+        on_error: OnError,
+        there: OnDevice | None = None,
+    ) -> None:
         if on_error not in get_args(OnError):
             raise DecodingUsageError(f"on_error {on_error!r} is not one of {', '.join(get_args(OnError))}")
         self.decoder = decoder
         self.reason = reason
         self.transform = transform
         self.on_error = on_error
+        self.there = there
         self.note: Callable[[str, int, int], None] | None = None  # of a trace: what was done, from when to when
+
+    @property
+    def name(self) -> str:
+        """Of the decoder, as records say it."""
+        return self.decoder.name if self.there is None else self.there.name
 
     @property
     def draws(self) -> bool:
@@ -92,7 +110,7 @@ class ImageBatch:
 
     `numbers` are each image's own, `place` names a record as errors do.  Threads write to different images; what they
     count is added under `lock`.  `queued_ns` is when the parts were queued, by perf_counter_ns; `waited_ns` is for how
-    long an image then waited for a thread, on the average.
+    long an image then waited for a thread, on the average.  `num_by_host` counts what a device's decoder did not do.
     """
 
     decoding: Decoding
@@ -108,6 +126,7 @@ class ImageBatch:
     augment_ns: int = 0
     queued_ns: int = 0
     waited_ns: float = 0.0
+    num_by_host: int = 0
 
     @property
     def parts(self) -> list[Part]:
@@ -133,12 +152,7 @@ class ImageBatch:
             try:
                 cut, pixels = self._decoded(slot)
             except BrokenImageError as error:
-                message = f"{self.place(int(self.records[slot]))}: its image cannot be decoded: {error}"
-                if self.decoding.on_error == "raise":
-                    raise ImageError(
-                        f"{message}; write this record again, or leave broken images out with on_error='skip'"
-                    ) from error
-                broken[slot] = message
+                broken[slot] = broken_image(self, slot, error)
                 continue
             done = perf_counter_ns()
             decoded += done - begun
@@ -192,6 +206,16 @@ class ImageBatch:
         for target, slot in enumerate(kept.tolist()):
             if target != slot:
                 whole[target * size : (target + 1) * size] = whole[slot * size : (slot + 1) * size]
+
+
+def broken_image(images: ImageBatch, slot: int, error: BrokenImageError) -> str:
+    """What is said of an image that is left out; ImageError where none may be."""
+    message = f"{images.place(int(images.records[slot]))}: its image cannot be decoded: {error}"
+    if images.decoding.on_error == "raise":
+        raise ImageError(
+            f"{message}; write this record again, or leave broken images out with on_error='skip'"
+        ) from error
+    return message
 
 
 class _Scratch(threading.local):

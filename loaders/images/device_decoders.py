@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from .decoders import BrokenImageError, Bytes, DecoderError, DecoderMissingError
+from .decoders import Bytes, DecoderError, DecoderMissingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,10 +32,11 @@ class DeviceDecoder(Protocol):
     def name(self) -> str:
         """As records say it, with its version and backend."""
 
-    def decode(self, samples: Sequence[Bytes]) -> list[Tensor]:
-        """Pixels (H, W, 3) of each image, upright and RGB, on the device, ready for its current stream.
+    def decode(self, samples: Sequence[Bytes]) -> list[Tensor | None]:
+        """Pixels (H, W, 3) of each image, upright and RGB, on the device, ready for the thread's current stream there.
 
-        Raises BrokenImageError, which names the image by its place in the batch where the library tells.
+        None for an image that the library cannot decode; where it does not tell which one that is, for all of them.
+        The samples may be read until the stream has come to where it is now.
         """
 
     def close(self) -> None:
@@ -89,18 +90,18 @@ class NvImageCodec:
             device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY if on_cpu else _number_of(device),
             max_num_cpu_threads=num_threads,
             backends=[codec.Backend(kind) for kind in kinds],
+            options=":fancy_upsampling=1",  # colours between pixels as libjpeg-turbo has them
         )
         self.name = f"nvimgcodec {codec.__version__} ({'CPU' if on_cpu else 'nvJPEG'})"
 
-    def decode(self, samples: Sequence[Bytes]) -> list[Tensor]:
+    def decode(self, samples: Sequence[Bytes]) -> list[Tensor | None]:
         """See DeviceDecoder."""
         stream = _current_stream(self._device)
         encoded = [np.ascontiguousarray(sample) for sample in samples]
         images = self._decoder.decode(encoded, params=self._params, cuda_stream=stream)
-        broken = [place for place, image in enumerate(images) if image is None]
-        if broken:
-            raise BrokenImageError(f"image {broken[0]} of a batch of {len(samples)}: nvImageCodec cannot decode it")
-        return [_tensor_of(image, self._device) for image in images]
+        if len(images) != len(samples):  # older releases leave out what they cannot decode, and do not tell which
+            return [None] * len(samples)
+        return [None if image is None else _tensor_of(image, self._device) for image in images]
 
     def close(self) -> None:
         """See DeviceDecoder."""
@@ -116,19 +117,16 @@ class DaliDecoder:
         self._pipeline: Any = None
         self.name = f"dali {dali.__version__} ({'CPU' if device == 'cpu' else 'mixed'})"
 
-    def decode(self, samples: Sequence[Bytes]) -> list[Tensor]:
-        """See DeviceDecoder."""
+    def decode(self, samples: Sequence[Bytes]) -> list[Tensor | None]:
+        """See DeviceDecoder; of a batch that DALI fails it does not tell by which image, nor decode any other."""
         if len(samples) > self._room:
             self._build(len(samples))
         self._pipeline.feed_input("encoded", [np.ascontiguousarray(sample) for sample in samples])
         try:
             (images,) = self._pipeline.run()
-        except RuntimeError as error:
+        except RuntimeError:
             self._room = 0  # a pipeline that failed is not used again
-            told = next((line for line in str(error).split("\n") if "rror" in line), str(error))
-            raise BrokenImageError(
-                f"one of a batch of {len(samples)}: DALI cannot decode it: {told.strip()}"
-            ) from error
+            return [None] * len(samples)
         return [_tensor_of(images[place], self._device).clone() for place in range(len(samples))]
 
     def close(self) -> None:

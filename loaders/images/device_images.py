@@ -13,27 +13,38 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..device_kernels import normalise
-from ..transforms import IMAGENET_MEAN, IMAGENET_STD, Cut, ImageTransform
+from ..transforms import Cut, NormalisedTransform
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def samples_of(pixels: Sequence[Tensor], transform: ImageTransform, numbers: Sequence[Sequence[float]]) -> Tensor:
+def samples_of(pixels: Sequence[Tensor], transform: NormalisedTransform, numbers: Sequence[Sequence[float]]) -> Tensor:
     """The batch (B, 3, height, width) of `transform.dtype`, channels-last, on the device of `pixels`.
 
-    `numbers` are each image's own, as many as the transform draws.  Normalised with ImageNet's mean and deviation.
+    `numbers` are each image's own, as many as the transform draws.
     """
     import torch
 
-    height, width, _ = transform.shape
-    whole = torch.empty((len(pixels), height, width, 3), dtype=torch.uint8, device=pixels[0].device)
-    for slot, (image, mine) in enumerate(zip(pixels, numbers, strict=True)):
-        whole[slot] = piece_of(image, transform.cut(image.shape[0], image.shape[1], mine))
-    images = whole.permute(0, 3, 1, 2)
-    if transform.dtype == torch.uint8:
-        return images
-    return normalise(images, dtype=transform.dtype, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    height, width, channels = transform.shape
+    out = torch.empty((len(pixels), height, width, channels), dtype=transform.dtype, device=pixels[0].device)
+    sizes = [(image.shape[0], image.shape[1]) for image in pixels]
+    cuts = [transform.cut(*size, mine) for size, mine in zip(sizes, numbers, strict=True)]
+    write_samples(pixels, cuts, transform, out)
+    return out.permute(0, 3, 1, 2)
+
+
+def write_samples(pixels: Sequence[Tensor], cuts: Sequence[Cut], transform: NormalisedTransform, out: Tensor) -> None:
+    """Make the batch `out` (B, height, width, 3), dense and of `transform.dtype`, in the current stream."""
+    import torch
+
+    bytes_alone = transform.dtype == torch.uint8
+    whole = out if bytes_alone else torch.empty(out.shape, dtype=torch.uint8, device=out.device)
+    for slot, (image, cut) in enumerate(zip(pixels, cuts, strict=True)):
+        whole[slot] = piece_of(image.to(out.device, non_blocking=True), cut)
+    if not bytes_alone:
+        images, target = whole.permute(0, 3, 1, 2), out.permute(0, 3, 1, 2)
+        normalise(images, dtype=transform.dtype, mean=transform.mean, std=transform.std, out=target)
 
 
 def piece_of(image: Tensor, cut: Cut) -> Tensor:
