@@ -96,7 +96,12 @@ def generate(
         wanted = _workload_settings(workload, images, scale, record_bytes, images_per_shard, seed)
     else:
         _refuse_beside(None, {"--scale": scale, "--record-bytes": record_bytes})
-        given = {"num_images": images, "size": size, "images_per_shard": images_per_shard, "format": format}
+        given: dict[str, object] = {
+            "num_images": images,
+            "size": size,
+            "images_per_shard": images_per_shard,
+            "format": format,
+        }
         given |= {"mean_bytes": _bytes("--mean-bytes", mean_bytes), "spread": spread}
         wanted = _image_settings({name: value for name, value in given.items() if value is not None} | {"seed": seed})
     with Screen() as screen:

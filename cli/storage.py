@@ -142,7 +142,8 @@ def load(
     from ..configs import load as load_config
     from ..loaders.traced import Recorder
     from ..results.record import write_whole
-    from ..storage_bench.load import LoadConfig, measure_load
+    from ..storage_bench.load import measure_load
+    from ..storage_bench.load_setup import LoadConfig
     from ..storage_bench.tracing import trace_of_load
 
     flags = {

@@ -12,7 +12,8 @@ from ..results.verdict import (
 from ..storage_bench.evidence import doubts
 from ..storage_bench.feeding import candidate_readers, measure_rates, pilot_rates
 from ..storage_bench.limits import WARM_RAM_SHARE, ram_bytes
-from ..storage_bench.load import LoadConfig, LoadResult, measure_load
+from ..storage_bench.load import LoadResult, measure_load
+from ..storage_bench.load_setup import LoadConfig
 from ..storage_bench.staging import on_same_device
 from ..storage_bench.sweep.recorded import storage_point
 from ..storage_bench.workload import StorageConfig

@@ -10,7 +10,8 @@ from PIL import Image
 from iobench.loaders.engines.choice import EngineError
 from iobench.loaders.roads.road import RoadOptions
 from iobench.storage_bench.contest import open_contest
-from iobench.storage_bench.load import LoadConfig, measure_load
+from iobench.storage_bench.load import measure_load
+from iobench.storage_bench.load_setup import LoadConfig
 from iobench.storage_bench.staging.place import StagingError
 from iobench.storage_bench.staging.source import open_source
 from iobench.storage_bench.workload import WorkloadError, data_files

@@ -5,7 +5,8 @@ import pytest
 from iobench.loaders.index import load_index
 from iobench.storage_bench.generate import GenerateJpeg, generate
 from iobench.storage_bench.image_hops import ImageHops
-from iobench.storage_bench.load import LoadConfig, measure_load
+from iobench.storage_bench.load import measure_load
+from iobench.storage_bench.load_setup import LoadConfig
 
 
 def hops(read, decode, augment, *, waited=0.9, threads=2):

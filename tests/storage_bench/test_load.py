@@ -9,7 +9,8 @@ from iobench.loaders.engines.readers import direct_refused
 from iobench.loaders.evidence import counter_for
 from iobench.loaders.traced import Recorder
 from iobench.storage_bench.evidence import cold_scope_of
-from iobench.storage_bench.load import LoadConfig, measure_load
+from iobench.storage_bench.load import measure_load
+from iobench.storage_bench.load_setup import LoadConfig
 from iobench.storage_bench.workload import WorkloadError, WorkloadUsageError
 
 
