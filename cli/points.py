@@ -98,8 +98,9 @@ def _storage_row(point: Point) -> tuple[str, ...]:
     params, path = point.params, point.read_path
     cached = "-" if path is None or path.cache_fraction is None else f"{path.cache_fraction:.3f}"
     operation = params.get("operation", "read")
+    to = " > gpu" if params.get("destination") == "gpu" else ""
     return (
-        str(params["engine"]),
+        f"{params['engine']}{to}",
         f"{params['access']} {operation}",
         f"{int(params['block_size_bytes'] or 0) / 1024:g}",
         str(params["queue_depth"]),

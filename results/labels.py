@@ -89,6 +89,8 @@ def _storage_words(params: Mapping[str, Any]) -> list[str]:
         words.append(binary_size(block))
     if params.get("page_cache") == "warm":
         words.append("warm")
+    if params.get("destination") == "gpu":
+        words.append(f"{params.get('engine')} into the GPU")
     return words
 
 

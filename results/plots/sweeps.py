@@ -178,6 +178,7 @@ def _block(point: Point) -> int:
 
 def _kind_of_reads(point: Point, rest: str) -> str:
     words = [str(point.params.get(name, "")) for name in ("access", "engine")]
+    words += ["into the GPU" if point.params.get("destination") == "gpu" else ""]
     words += [rest, "warm" if point.params.get("page_cache") == "warm" else ""]
     return ", ".join(word for word in words if word)
 

@@ -19,6 +19,7 @@ from ..launching.launch import rank_main
 from ..launching.ranks import Ranks
 from ..workload import StorageConfig
 from .calibration import calibrate
+from .copied import share_gpus
 from .points import BlockResult, PointResult, SweepPoint
 from .run import Bench, add_block, block_order, open_bench
 
@@ -37,6 +38,8 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Run all blocks; returns the points' ceilings and blocks, as plain JSON."""
     plan = ClientPlan.model_validate(config)
     results = [PointResult(SweepPoint(**point), "as planned") for point in plan.points]
+    if any(result.point.destination == "gpu" for result in results):
+        share_gpus(ranks.local_rank)
     with open_bench(Path(plan.path), [result.point for result in results], plan.config, ranks=ranks) as bench:
         for result in results:
             _calibrate(bench, result)

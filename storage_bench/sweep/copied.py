@@ -37,6 +37,14 @@ def own_gpu() -> Device:
     return device
 
 
+def share_gpus(local_rank: int) -> None:
+    """Make a GPU torch's current one: clients of one host take turns over all that are there."""
+    import torch
+
+    if count := torch.cuda.device_count():
+        torch.cuda.set_device(local_rank % count)
+
+
 class Place:
     """`length` bytes of one thread's page-locked memory, and as many on the device."""
 

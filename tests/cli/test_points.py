@@ -25,6 +25,15 @@ def test_the_points_of_a_reference_run_are_a_table(name, words, capsys):
     assert [word for word in words if word not in shown.err] == []
 
 
+def test_what_was_read_into_a_gpu_stands_beside_what_was_read_on_the_host(capsys):
+    point = read_record(REFERENCE / "fio-2-cores.json").points[0]
+    into = point.model_copy(update={"params": {**point.params, "engine": "kvikio", "destination": "gpu"}})
+    show_points([point, into])
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first.split()[0] == point.params["engine"]
+    assert second.split()[:3] == ["kvikio", ">", "gpu"]
+
+
 def test_ranks_are_a_table_and_what_was_not_measured_is_a_dash(capsys):
     names = ("step_time_s", "compute_s", "data_wait_s", "sync_wait_s", "overhead_s")
     metrics = {name: Metric(value=0.25, unit="s") for name in names} | {

@@ -202,6 +202,16 @@ def test_a_sweep_is_drawn_over_the_parameter_that_was_swept(only):
     assert plots["rates-depth"].layout["xaxis"]["ticktext"] == ["4", "8", "12", "16"]
 
 
+def test_reads_into_a_gpu_are_a_line_of_their_own(only):
+    record = only("storage")
+    names = {"destination": "gpu"}
+    into = [point.model_copy(update={"params": {**point.params, **names}}) for point in record.points]
+    (before, *_), (after, *_) = sweep_plots(record), sweep_plots(changed(record, points=[*record.points, *into]))
+    labels = [trace["name"] for trace in after.traces]
+    assert len(labels) == 2 * len(before.traces)
+    assert sum("into the GPU" in label for label in labels) == len(before.traces)
+
+
 def test_points_that_sweep_nothing_are_bars(only):
     record = only("storage")
     same = [point for point in record.points if point.params["block_size_bytes"] == 1 << 20]

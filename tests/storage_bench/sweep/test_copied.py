@@ -10,7 +10,7 @@ import torch
 from iobench.loaders.destinations.device import DestinationError
 from iobench.loaders.engines.readers import BufferedReader, ReadError
 from iobench.storage_bench.sweep.block import open_way
-from iobench.storage_bench.sweep.copied import CopiedReads, own_gpu
+from iobench.storage_bench.sweep.copied import CopiedReads, own_gpu, share_gpus
 from iobench.storage_bench.sweep.mapped import MappedReads, populating_refused
 from iobench.storage_bench.sweep.points import PointResult, SweepPoint
 from iobench.storage_bench.sweep.recorded import storage_point
@@ -160,6 +160,16 @@ def test_a_client_without_a_gpu_says_so(file):
     assert caught.value.exit_status == 4
     with pytest.raises(DestinationError):
         own_gpu()
+
+
+@pytest.mark.parametrize(("count", "taken"), [(0, []), (1, [0, 0, 0]), (2, [0, 1, 0])])
+def test_clients_of_one_host_share_its_gpus(monkeypatch, count, taken):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for local_rank in range(3):
+        share_gpus(local_rank)
+    assert chosen == taken
 
 
 def test_writes_do_not_come_from_a_gpu(file, device):
