@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +13,7 @@ from ..loaders.shards import ShardSet
 from ..loaders.traced import MAX_SPANS
 from ..results.record import Metric, Point, new_run_id
 from ..results.verdict import Fed
-from ..storage_bench.accelerators import resolve_accelerator
+from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.choice import choose_engine
 from .fed import fed_by_ranks
 from .hops import Ladder, plan_ladder, tell_hops
@@ -71,16 +71,10 @@ def run_train(
     With `find_max`, an AU, run as many of them as reach it, one less and one more.  With `hops` every rung between
     synthetic and the storage is run beside it, and the local copy where it is the source.
     """
-    if source not in get_args(Source):
-        raise TrainUsageError(f"--source {source}: choose {', '.join(get_args(Source))}")
-    if find_max is not None and source != "direct":
-        raise TrainUsageError(f"--find-max reads the storage in place; it does not go with --source {source}")
-    if hops and (find_max is not None or source == "synthetic"):
-        raise TrainUsageError("--hops goes from synthetic to --source direct or staged, without --find-max")
+    asked = _checked(source, find_max=find_max, hops=hops)
     places = places or Places()
     places.require(num_ranks)
     chosen = resolve_accelerator(accelerator, batch_size=batch_size, model=model)
-    asked: Source = source  # type: ignore[assignment]  # checked above
     shards = ShardSet.open(path)
     if len(shards) < num_ranks:
         raise TrainError(f"{path}: {len(shards)} images do not give work to {num_ranks} ranks; use fewer, or more data")
@@ -108,43 +102,87 @@ def run_train(
         )
         check_time(run)
         result = train(run, on_progress=lambda seen: show("ranks", seen["round"] / seen["rounds"], told(seen)))
-    fed = None if find_max is None else fed_by_ranks(result.points, threshold=find_max)
-    best = find_point(result.points, asked, num_ranks) if fed is None else _best(result, fed)
-    if best is None:
-        raise TrainError("no block was run within the time allowed; raise --seconds")
     workload = {
         "model": model,
-        "accelerator": chosen.name,
-        "accelerator_source": chosen.source,
-        "emulated": chosen.emulated,
-        "scaled": chosen.scaled,
-        "batch_size": chosen.batch_size,
-        "step_time_s": chosen.step_time_s,
+        **_described(chosen),
         "source": asked,
         "engine": used,
         "engine_reason": reason,
         "hosts": [host.name for host in places.of(num_ranks)],
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
     }
-    warnings, told_of = result.warnings, _of_straggler(best)
-    points = list(result.points)
-    if ladder is not None:
-        hops_found = tell_hops(result.points, ladder, num_ranks=num_ranks)
-        points += hops_found.points
-        warnings = (*warnings, *hops_found.warnings)
-        told_of = "\n".join(filter(None, (hops_found.lines, told_of)))
-    metrics = dict(best.metrics)
-    if fed is not None:
-        workload |= {"au_threshold": find_max, "search": list(result.trials)}
-        metrics["gpus_fed_measured"] = fed.as_metric(n=best.metrics["au_mlperf"].n)
+    if find_max is not None:
+        return _found(result, workload, threshold=find_max, label=chosen.label)
+    return _ran(result, workload, source=asked, num_ranks=num_ranks, ladder=ladder)
+
+
+def _checked(source: str, *, find_max: float | None, hops: bool) -> Source:
+    """The source, where it exists and goes with what else is asked for."""
+    if source not in get_args(Source):
+        raise TrainUsageError(f"--source {source}: choose {', '.join(get_args(Source))}")
+    if find_max is not None and source != "direct":
+        raise TrainUsageError(f"--find-max reads the storage in place; it does not go with --source {source}")
+    if hops and (find_max is not None or source == "synthetic"):
+        raise TrainUsageError("--hops goes from synthetic to --source direct or staged, without --find-max")
+    asked: Source = source  # type: ignore[assignment]  # checked above
+    return asked
+
+
+def _described(chosen: Accelerator) -> dict[str, Any]:
+    """What the record says of the accelerator."""
+    return {
+        "accelerator": chosen.name,
+        "accelerator_source": chosen.source,
+        "emulated": chosen.emulated,
+        "scaled": chosen.scaled,
+        "batch_size": chosen.batch_size,
+        "step_time_s": chosen.step_time_s,
+    }
+
+
+def _ran(
+    result: TrainResult, workload: dict[str, Any], *, source: Source, num_ranks: int, ladder: Ladder | None
+) -> TrainOutcome:
+    """What one source showed, and every hop to it where there is a ladder."""
+    best = _there(find_point(result.points, source, num_ranks))
+    lines = _of_straggler(best)
+    outcome = _outcome(result, best, workload, sentence=lines)
+    if ladder is None:
+        return outcome
+    hops = tell_hops(result.points, ladder, num_ranks=num_ranks)
+    return replace(
+        outcome,
+        points=[*outcome.points, *hops.points],
+        warnings=(*outcome.warnings, *hops.warnings),
+        sentence="\n".join(filter(None, (hops.lines, lines))),
+    )
+
+
+def _found(result: TrainResult, workload: dict[str, Any], *, threshold: float, label: str) -> TrainOutcome:
+    """What the search for the largest number of ranks fed came to."""
+    fed = fed_by_ranks(result.points, threshold=threshold)
+    best = _there(_best(result, fed))
+    searched = {**workload, "au_threshold": threshold, "search": list(result.trials)}
+    outcome = _outcome(result, best, searched, sentence=_sentence(result, fed, threshold, label))
+    measured = fed.as_metric(n=best.metrics["au_mlperf"].n)
+    return replace(outcome, metrics={**outcome.metrics, "gpus_fed_measured": measured})
+
+
+def _there(point: Point | None) -> Point:
+    if point is None:
+        raise TrainError("no block was run within the time allowed; raise --seconds")
+    return point
+
+
+def _outcome(result: TrainResult, best: Point, workload: dict[str, Any], *, sentence: str) -> TrainOutcome:
     return TrainOutcome(
-        points=points,
+        points=list(result.points),
         best=best,
         workload=workload,
-        warnings=warnings,
+        warnings=result.warnings,
         invalid=tuple(text for _, text in result.invalid),
-        metrics=metrics,
-        sentence=told_of if fed is None else _sentence(result, fed, find_max or 0.0, chosen.label),
+        metrics=dict(best.metrics),
+        sentence=sentence,
         logs=result.logs,
         block_labels=result.block_labels,
     )
