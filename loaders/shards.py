@@ -297,9 +297,9 @@ def _decoding(
     decoder: DecoderName,
     on_error: OnError,
     require_route: Route | None,
+    there: OnDevice | None,
 ) -> Decoding | None:
     """How the set's images become samples; None where they are no encoded ones."""
-    there: OnDevice | None,
     of_images = transform if isinstance(transform, ImageTransform) else None
     if index.layout.codec is None:
         if of_images is None:
