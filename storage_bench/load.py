@@ -18,7 +18,7 @@ from ..loaders.evidence import RouteEvidence, judge, moved, process_read_bytes
 from ..loaders.page_cache import cache_fraction
 from ..loaders.prefetch import Tally
 from ..loaders.probe import Suggestion
-from ..loaders.route import by_own_counters, copied_on, own_counters
+from ..loaders.route import by_own_counters, copied_on, own_counters, with_registration
 from ..loaders.shards import ShardSet
 from ..loaders.traced import Recorder
 from ..results.record import Metric, Point, not_measured
@@ -139,7 +139,7 @@ def _evidence(loaded: Load, seen: _Seen) -> RouteEvidence:
         beside={name: count for name, count in seen.went.items() if name != counter.name},
     )
     if loaded.device is not None:
-        evidence = _on_device(evidence, seen.own)
+        evidence = with_registration(_on_device(evidence, seen.own), loaded.shards.reader)
     return evidence if loaded.files else _of_objects(evidence, seen.own)
 
 
