@@ -5,7 +5,8 @@
     torch   torch.utils.data.DataLoader with worker processes and pin_memory, then .to(device, non_blocking=True)
     dali    DALI's TFRecord reader, and its transfer to the GPU
 
-On the CPU twin a batch is copied into a buffer instead: there is no device that it could go to.
+On the CPU twin a batch is copied into a buffer instead: there is no device that it could go to.  Where the device
+decodes, the twin plays one (twin.py).
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..loaders.batches import PlannedBatches
 from ..loaders.dataloader import DataLoader
+from ..loaders.images.decoders import DEVICE_DECODERS
 from ..loaders.nearness import standing_on
 from ..loaders.plan import Indices, endless_batches
 from ..loaders.roads.road import IMAGE, LABEL, Records, read_fully
 from ..loaders.shards import ShardSet
 from .device import Device
 from .rounds import Block
+from .twin import TwinDevice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +99,10 @@ class OurRoad:
     def __init__(
         self, folder: Path, device: Device, *, batch_size: int, threads: int, engine: str = "buffered", **options: Any
     ) -> None:
-        self._set = ShardSet.open(folder, engine=engine, device=device.name, **options)  # type: ignore[arg-type]
+        decoded_there = options.get("decoder") in DEVICE_DECODERS
+        to: Any = TwinDevice() if decoded_there and not device.is_cuda else device.name
+        self._there = to != "cpu"
+        self._set = ShardSet.open(folder, engine=engine, device=to, **options)  # type: ignore[arg-type]
         self._loader: Any = DataLoader(
             self._set,
             batch_sampler=EndlessBatches(self._set, batch_size),
@@ -105,9 +111,9 @@ class OurRoad:
             worker_init_fn=standing_on(device.near()),
         )
         self._landing = Landing(device)
-        self._device = device
         self.ahead = threads * AHEAD
-        self.label = f"iobench {self._set.reader.engine}"
+        decoder = f", {self._set.decoding.name}" if self._set.decoding is not None else ""
+        self.label = f"iobench {self._set.reader.engine}{decoder}"
 
     @property
     def slot_bytes(self) -> int:
@@ -123,7 +129,7 @@ class OurRoad:
         """One endless epoch."""
         with closing(iter(self._loader)) as epoch:
             for images, _ in epoch:
-                yield images if self._device.is_cuda else self._landing(images)
+                yield images if self._there else self._landing(images)
                 del images
 
     def evidence(self) -> RouteEvidence:
