@@ -42,7 +42,8 @@ class Tally:
     that a set does not have is 0.  `read_queue_s`, `decode_queue_s` and `ready_s` are how long batches waited to be
     read, to be decoded, and to be asked for, added up over batches: divided by the seconds that went by, how many lay
     there on the average.  An image is augmented by the thread that has just decoded it, and waits for nothing.
-    `skipped` names the first MAX_NAMED images of those that were left out.
+    `num_records` were read; of them `num_skipped` images were left out, of which `skipped` names the first MAX_NAMED.
+    `num_by_host` counts images for a device's decoder that the CPU's had to do.
     """
 
     num_batches: int = 0
@@ -59,8 +60,8 @@ class Tally:
     ready_s: float = 0.0
     num_skipped: int = 0
     skipped: list[SkippedImage] = field(default_factory=list)
-
     num_by_host: int = 0
+
     def hop_seconds(self) -> dict[str, float]:
         """What threads spent in each hop, and batches waiting before it."""
         hops = {"read": self.read_s, "decode": self.decode_s, "augment": self.augment_s}
@@ -132,9 +133,9 @@ class HandOut:
         if transform is None:
             return ImageBatch(decoding, records, samples, (), None, place)
         numbers = uniforms(self._source.seed, self._epoch, records, transform.num_numbers).tolist()
-        room = 0 if self._freight is None else room_bytes(len(records))
         if self._freight is not None and self._freight.decodes:
             return self._freight.images(decoding, batch, samples, numbers, place)
+        room = 0 if self._freight is None else room_bytes(len(records))
         output = self._image_pool.acquire(decoding.output_bytes(len(records)) + room)
         return ImageBatch(decoding, records, samples, numbers, output, place)
 
@@ -214,17 +215,22 @@ class HandOut:
         tally.decode_s += images.decode_ns / 1e9
         tally.augment_s += images.augment_ns / 1e9
         tally.decode_queue_s += images.waited_ns / 1e9
-        kept, records = images.kept, batch.records
         tally.num_by_host += images.num_by_host
+        kept, records = images.kept, batch.records
         if images.broken:
             tally.num_skipped += len(images.broken)
             named = (SkippedImage(int(records[slot]), images.broken[slot]) for slot in sorted(images.broken))
             tally.skipped += list(named)[: MAX_NAMED - len(tally.skipped)]
             records = records[kept]
             if not len(records):
-                raise ImageError(f"{tally.skipped[-1].reason}; nor can any other of its batch, so none is left of it")
-        if batch.landing is not None and images.output is not None:
-            self._image_pool.release(images.output)
+                first = images.broken[min(images.broken)]
+                raise ImageError(
+                    f"{first}; nor can any other of its batch, so none is left of it: take larger batches, or write "
+                    f"these records again"
+                )
+        if batch.landing is not None:
+            if images.output is not None:
+                self._image_pool.release(images.output)
             return self._receive(batch, records)
         if isinstance(batch.buffer, Buffer):
             self._pool.release(batch.buffer)

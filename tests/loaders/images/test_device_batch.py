@@ -234,10 +234,6 @@ def test_without_a_gpu_it_is_refused_when_the_set_is_opened(plain, decoder):
     "test_what_the_device_cannot_decode_the_cpu_does_and_broken_ones_are_left_out",
 )
 @pytest.mark.gpu
-@pytest.mark.twin(
-    "test_batches_are_those_of_the_cpus_road_in_every_epoch",
-    "test_what_the_device_cannot_decode_the_cpu_does_and_broken_ones_are_left_out",
-)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_a_gpu_gives_the_batches_of_the_cpus_road(odd, decoder):
     found = []
