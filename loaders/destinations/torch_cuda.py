@@ -41,7 +41,13 @@ class TorchCuda:
         if alone:
             whole = driver_of(self._device.index).allocate(size_bytes)
             return CudaMemory(torch.as_tensor(whole, device=self._device), size_bytes, stream)
-        block = torch.empty(size_bytes + ALIGNMENT_BYTES, dtype=torch.uint8, device=self._device)
+        try:
+            block = torch.empty(size_bytes + ALIGNMENT_BYTES, dtype=torch.uint8, device=self._device)
+        except torch.OutOfMemoryError as error:
+            raise DestinationError(
+                f"CUDA out of memory. A batch of {size_bytes} bytes finds no room on {self.name}; use smaller batches, "
+                f"a smaller prefetch_factor, or hold fewer batches"
+            ) from error
         block.record_stream(stream)
         return CudaMemory(block, size_bytes, stream)
 

@@ -177,8 +177,9 @@ def _way_to_gpu(point: SweepPoint, device: Device | None, *, cold: bool) -> Way:
     if point.engine == "kvikio":
         from .device import KvikioDeviceReads
 
-        return KvikioDeviceReads(device, evicts=cold, load=point.load)
-    return CopiedReads(_way_to_host(point, cold=cold), own_gpu() if device is None else device)
+        return KvikioDeviceReads(device, evicts=cold, load=point.load, size_bytes=point.block_bytes)
+    device = own_gpu() if device is None else device
+    return CopiedReads(_way_to_host(point, cold=cold), device, size_bytes=point.block_bytes)
 
 
 def _way_to_host(point: SweepPoint, *, cold: bool) -> FileReads | MappedReads:

@@ -78,10 +78,10 @@ class Memories:
 class Places:
     """Memory of one thread, as large as its largest read: a function from a length to a place of it."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, size_bytes: int) -> None:
         self._device = device
         self._stream = device.new_stream()
-        self._memory: Memories | None = None
+        self._memory: Memories | None = Memories(device, self._stream, size_bytes)
 
     def __call__(self, length: int) -> Place:
         """A place of `length` bytes; those that were given before may not be used any more."""
@@ -92,10 +92,11 @@ class Places:
 
 
 class CopiedReads:
-    """Reads of another way, each brought to the device."""
+    """Reads of another way, each brought to the device; of `size_bytes` mostly, for which memory is there before."""
 
-    def __init__(self, reads: FileReads | MappedReads, device: Device) -> None:
+    def __init__(self, reads: FileReads | MappedReads, device: Device, *, size_bytes: int) -> None:
         self._reads = reads
+        self._size_bytes = size_bytes
         self._device = device
         self._read = _through_mapping if isinstance(reads, MappedReads) else _into_memory
         self.after = reads.after
@@ -106,7 +107,7 @@ class CopiedReads:
 
     def targets(self) -> Places:
         """Page-locked and device memory of one thread."""
-        return Places(self._device)
+        return Places(self._device, self._size_bytes)
 
     def do(self, handle: Any, place: Place, offset: int) -> int:
         """One read and its copy, waited for."""

@@ -81,13 +81,14 @@ class KvikioHostReads:
 class KvikioDeviceReads:
     """kvikio's CuFile into memory of `device`, else of the GPU that torch has chosen."""
 
-    def __init__(self, device: Device | None, *, evicts: bool, load: int) -> None:
+    def __init__(self, device: Device | None, *, evicts: bool, load: int, size_bytes: int) -> None:
         import kvikio
 
         if device is None and (refused := gpu_refused()) is not None:
             raise KvikioUnavailableError(refused)
         self._device = own_gpu() if device is None else device
         _use_threads(load)
+        self._size_bytes = size_bytes
         self._kvikio = kvikio
         self._monitor = kvikio.SummaryMonitor()
         self._registered = RegisteredMemory()
@@ -109,7 +110,7 @@ class KvikioDeviceReads:
     def targets(self) -> Any:
         """Device memory of one thread, registered with cuFile: a function from a length to a window on it."""
         device, stream = self._device, self._device.new_stream()
-        memory = DeviceBuffer(device, device.allocate(1 << 20, stream=stream, alone=True))
+        memory = DeviceBuffer(device, device.allocate(self._size_bytes, stream=stream, alone=True))
         self._registered.add(memory, memory.memory)
 
         def target(length: int) -> Any:

@@ -13,7 +13,7 @@ import gc
 import resource
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, perf_counter_ns
@@ -22,7 +22,7 @@ from ..workload import WorkloadError
 from .points import SlowRead
 from .streams import Source
 from .timeline import SlotLog, Timeline, timeline_of
-from .ways import Way
+from .ways import Targets, Way
 
 RAMP_SHARE = 0.2
 MAX_RAMP_S = 0.5
@@ -79,12 +79,14 @@ def drive(slots: Sequence[Slot], way: Way, timing: Timing, *, place: Path) -> Dr
         threading.Thread(target=_work, args=(slot, way, log, errors, stop, woken, gate), daemon=True)
         for slot, log in zip(slots, logs, strict=True)
     ]
+    begin = 0
     with _no_garbage_collection():
         try:
             _start(threads)
-            gate.wait()
-            begin = perf_counter_ns()
-            woken.wait(timing.ramp_s + timing.seconds)  # set early by a thread that failed
+            with suppress(threading.BrokenBarrierError):  # a thread failed before it began
+                gate.wait()
+                begin = perf_counter_ns()
+                woken.wait(timing.ramp_s + timing.seconds)  # set early by a thread that failed
         finally:
             stop.append(True)
             gate.abort()  # lets go of who still waits there, where not all could be started
@@ -113,9 +115,10 @@ def _work(
     gate: threading.Barrier,
 ) -> None:
     try:
+        targets = way.targets()  # what memory costs is not to be measured
         gate.wait()
         before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        _repeat(slot.source, way, log, stop)
+        _repeat(slot.source, way, targets, log, stop)
         log.voluntary_switches = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
     except threading.BrokenBarrierError:
         return  # another one could not be started
@@ -123,11 +126,12 @@ def _work(
         errors.append(error)
         stop.append(True)
         woken.set()
+        gate.abort()
 
 
-def _repeat(source: Source, way: Way, log: SlotLog, stop: list[bool]) -> None:
+def _repeat(source: Source, way: Way, targets: Targets, log: SlotLog, stop: list[bool]) -> None:
     """One read after another until told to stop."""
-    do, after, targets, clock = way.do, way.after, way.targets(), perf_counter_ns
+    do, after, clock = way.do, way.after, perf_counter_ns
     log_start, log_end, log_count, log_need = log.starts.append, log.ends.append, log.counts.append, log.needs.append
     handle = kept = last_path = target = None
     last_length = -1

@@ -8,6 +8,7 @@ import torch
 from iobench.loaders import DataLoader, ShardSet
 from iobench.loaders.destinations.choice import check_choice, open_device
 from iobench.loaders.destinations.device import DestinationError, DestinationUsageError
+from iobench.loaders.destinations.torch_cuda import TorchCuda
 from iobench.loaders.route import RouteRefusedError
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
@@ -27,6 +28,17 @@ def test_what_is_no_device_is_refused_by_name(page_set, device):
     with pytest.raises(DestinationUsageError, match="is not auto, cpu, cuda or cuda:N") as caught:
         ShardSet.open(page_set.folder, device=device)
     assert caught.value.exit_status == 2
+
+
+def test_a_gpu_without_room_is_an_error_that_says_what_to_do(monkeypatch):
+    """The first sentence is torch's own: what looks for a batch size that fits goes by it."""
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(DestinationError, match=r"^CUDA out of memory\. A batch of 1048576 bytes .* on cuda:0; use"):
+        TorchCuda(0).allocate(1 << 20, stream=None)
 
 
 def test_a_process_that_does_not_use_cuda_gets_host_memory():

@@ -198,7 +198,7 @@ def test_kvikio_and_copies_from_the_host_are_held_against_each_other_at_one_poin
     assert (kvikio["observed_route"], kvikio["requested_route"]) == ("bounce", "gds")
     assert kvikio["counters"]["kvikio_posix_bytes"] == kvikio["delivered_bytes"]
     assert kvikio["counters"]["cufile_registered_bytes"] == 0  # compatibility mode
-    assert kvikio["counters"]["cufile_unregistered_bytes"] == 2 * 2 * (1 << 20)  # blocks, threads
+    assert kvikio["counters"]["cufile_unregistered_bytes"] == 2 * 2 * (64 << 10)  # blocks, threads
 
 
 def test_without_a_driver_kvikio_is_refused_and_nothing_hangs(tmp_path):

@@ -45,7 +45,7 @@ def on_device(place):
 @pytest.mark.parametrize(("offset", "length"), [(0, PAGE), (3 * PAGE, 100 * PAGE), (PAGE + 7, 9000)])
 def test_when_a_read_is_over_its_bytes_are_on_the_device(file, new_device, engine, offset, length):
     device = new_device(copy_delay_s=0.02)
-    way = CopiedReads(open_reads(file, engine), device)
+    way = CopiedReads(open_reads(file, engine), device, size_bytes=PAGE)
     handle, _ = way.handle(file)
     place = way.targets()(length)
     assert way.do(handle, place, offset) == length
@@ -56,7 +56,7 @@ def test_when_a_read_is_over_its_bytes_are_on_the_device(file, new_device, engin
 
 def test_reads_of_one_thread_take_turns_in_its_memory(file, new_device):
     device = new_device(copy_delay_s=0.005)
-    way = CopiedReads(FileReads(BufferedReader()), device)
+    way = CopiedReads(FileReads(BufferedReader()), device, size_bytes=PAGE)
     handle, kept = way.handle(file)
     targets = way.targets()
     for offset, length in ((0, PAGE), (PAGE, 16 * PAGE), (50, 100), (0, len(CONTENT))):
@@ -69,7 +69,7 @@ def test_reads_of_one_thread_take_turns_in_its_memory(file, new_device):
 
 
 def test_a_read_that_comes_up_short_is_read_again_and_arrives_whole(file, device):
-    way = CopiedReads(FileReads(BufferedReader()), device)
+    way = CopiedReads(FileReads(BufferedReader()), device, size_bytes=PAGE)
     place = way.targets()(2 * PAGE)
     end = len(CONTENT) - PAGE
     assert way.do(way.handle(file)[0], place, end) == PAGE
@@ -113,7 +113,7 @@ def test_host_and_gpu_are_two_points_of_one_sweep(file, device):
 def test_reads_in_flight_are_so_until_they_have_arrived(file, new_device):
     """Four streams at once: each has memory and a stream of its own, and nobody waits for another's copy."""
     device = new_device(copy_delay_s=0.05)
-    way = CopiedReads(FileReads(BufferedReader()), device)
+    way = CopiedReads(FileReads(BufferedReader()), device, size_bytes=PAGE)
     arrived = []
 
     def read(number):
@@ -130,6 +130,22 @@ def test_reads_in_flight_are_so_until_they_have_arrived(file, new_device):
     assert len(set(device.host_waits)) == 4
     assert len(device.streams) == 1 + 4  # the one that computes, and one for each
     way.close()
+
+
+def test_memory_is_there_before_the_block_begins_and_what_has_none_is_an_error(file, new_device):
+    """Page-locking takes milliseconds for each thread; a GPU may be full."""
+    device = new_device()
+    way = CopiedReads(FileReads(BufferedReader()), device, size_bytes=1 << 16)
+    way.targets()
+    assert [size for _, size, _ in device.pinned] == [1 << 16]
+
+    def allocate(*_, **__):
+        raise DestinationError("the GPU is full")
+
+    device.allocate = allocate
+    settings = {"engine": "buffered", "destination": "gpu", "page_cache": "warm", "blocks": 2}
+    with pytest.raises(DestinationError, match="the GPU is full"):
+        sweep(file, StorageConfig.model_validate(settings), device=device)
 
 
 def test_sleeping_for_a_copy_is_not_waiting_for_the_interpreters_lock():
