@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from ..page_cache import PAGE_BYTES
 from ..remote import ShardPath
-from .readers import Request
+from .readers import OpenFile, Request
 
 UNLOCKED_BYTES = 64 << 10  # from here on numpy copies, without the interpreter's lock; below, letting go costs more
 _MAP_NORESERVE = 0x4000
@@ -90,7 +90,7 @@ class KeptFiles:
             self._handed_out[id(reference)] = reference, file, (offset, stop)
             return memory, file.address + offset
 
-    def copy(self, requests: Iterable[Request], open_fd: Callable[[ShardPath], int]) -> tuple[int, list[Request]]:
+    def copy(self, requests: Iterable[Request], opened: Callable[[ShardPath], OpenFile]) -> tuple[int, list[Request]]:
         """Do reads by copying from the mappings: the bytes copied, and the reads that need another way.
 
         What was copied counts only if no view shows it afterwards and nothing was found written: a user may have
@@ -101,7 +101,7 @@ class KeptFiles:
         for request in requests:
             path, offset, targets, _ = request
             if path is not last:
-                last, file = path, self._file(path, open_fd)
+                last, file = path, self._file(path, opened)
             stop = offset + (len(targets[0]) if len(targets) == 1 else sum(map(len, targets)))
             if file is None or stop > file.size_bytes:
                 others.append(request)
@@ -157,9 +157,12 @@ class KeptFiles:
             self._files[path] = file
         return file
 
-    def _file(self, path: ShardPath, open_fd: Callable[[ShardPath], int]) -> _KeptFile | None:
+    def _file(self, path: ShardPath, opened: Callable[[ShardPath], OpenFile]) -> _KeptFile | None:
         with self._lock:
-            return self._files.get(path) or self._opened(open_fd(path), path)
+            if (found := self._files.get(path)) is not None:
+                return found
+            file = opened(path)  # kept until it is mapped
+            return self._opened(file.fd, path)
 
     def _is_free_now(self, file: _KeptFile, start: int, stop: int) -> bool:
         with self._lock:

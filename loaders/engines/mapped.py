@@ -84,20 +84,19 @@ class MappedReader(BufferedReader):
 
     def map(self, path: ShardPath, offset: int, length: int) -> Mapping:
         """A private mapping of `length` bytes of the file from `offset`; raises ReadError where they are not there."""
-        fd = self._opened(self._here(), path).fd
+        file = self.opened(path)  # kept until it is mapped: others may be opened meanwhile, and this one let go
         kept = self._kept.get(os.getpid())
-        if kept is not None and (found := kept.view(fd, path, offset, length)) is not None:
+        if kept is not None and (found := kept.view(file.fd, path, offset, length)) is not None:
             memory, address = found
             return Mapping(memory, address, path, offset, kept=kept)
-        return _map_range(fd, path, offset, length)
+        return _map_range(file.fd, path, offset, length)
 
     def read_many(self, requests: Iterable[Request]) -> int:
         """Read (path, offset, targets, need) one after the other, from kept pages where there are any."""
         kept = self._kept.get(os.getpid())
         if kept is None or not kept.keeps:
             return super().read_many(requests)
-        mine = self._here()
-        copied, others = kept.copy(requests, lambda path: self._opened(mine, path).fd)
+        copied, others = kept.copy(requests, self.opened)
         self.count(copied)
         return copied + super().read_many(others)
 

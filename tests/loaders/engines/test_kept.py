@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from iobench.loaders import DataLoader, ShardSet
+from iobench.loaders.engines import readers
 from iobench.loaders.engines.kept import KeptFiles
 from iobench.loaders.engines.mapped import MappedReader
 from iobench.loaders.page_cache import PAGE_BYTES
@@ -174,3 +175,14 @@ def test_two_loaders_in_two_threads_share_what_is_kept(page_set):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_file_is_mapped_though_others_are_opened_and_it_is_let_go_meanwhile(sector_set, monkeypatch):
+    """As where other threads open many files between the opening of one and its mapping."""
+    monkeypatch.setattr(readers, "MAX_OPEN_FILES", 0)
+    for keep in (True, False):
+        shards = ShardSet.open(sector_set.folder, engine=MappedReader(keep=keep))
+        for options in ({}, {"shuffle": True}):
+            loader = DataLoader(shards, batch_size=16, num_workers=1, **options)
+            assert sorted(label for _, labels in loader for label in labels.tolist()) == sorted(sector_set.labels)
+        shards.close()
