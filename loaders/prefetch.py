@@ -127,6 +127,11 @@ class Prefetcher:
             self.close()
 
     def _next(self) -> RawBatch:
+        if len(self._threads) and not self._threads.usable:
+            raise RuntimeError(
+                "the reader threads of this epoch are gone: a forked process has none of its parent's, and an error in "
+                "another epoch of the same loader ends those that persist; begin anew with iter(loader)"
+            )
         if not self._window:
             self._top_up()
         if not self._window:

@@ -60,8 +60,12 @@ def starting_workers(
             _arrive(all_done, timeout_s)
 
     with _generators_kept():
-        yield start
-        _arrive(all_done, timeout_s)
+        try:
+            yield start
+            _arrive(all_done, timeout_s)
+        except BaseException:  # Ctrl-C, or a thread that could not be started: the others must not wait for it
+            all_done.abort()
+            raise
 
 
 def _arrive(barrier: threading.Barrier, timeout_s: float) -> None:

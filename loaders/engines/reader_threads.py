@@ -131,14 +131,17 @@ class ReaderThreads:
         self._queue: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         leaving = threading.Event()
-        self._at_exit = partial(_leave, self._process, leaving, self._queue, self._threads)
-        atexit.register(self._at_exit)
+        at_exit = partial(_leave, self._process, leaving, self._queue, self._threads)
+        serving = set(range(num_threads))
+        done = partial(_count_off, serving, leaving, at_exit)
+        if serving:
+            atexit.register(at_exit)
         for number in range(num_threads):
-            arguments = (number, self._queue, leaving, reader, paths, on_start)
+            arguments = (number, self._queue, leaving, reader, paths, on_start, done)
             name = f"iobench-reader-{number}"
             thread = threading.Thread(target=_serve, args=arguments, name=name, daemon=True)
+            self._threads.append(thread)  # before it starts: Ctrl-C may come while it does, and it is to be ended then
             thread.start()
-            self._threads.append(thread)
 
     def __len__(self) -> int:
         return len(self._threads)
@@ -168,9 +171,8 @@ class ReaderThreads:
     def join(self, deadline: float) -> None:
         """Wait until `deadline` (of time.monotonic) for them to end."""
         for thread in self._threads:
-            thread.join(max(0.0, deadline - monotonic()))
-        if not self.alive:
-            atexit.unregister(self._at_exit)
+            if thread.is_alive():  # one may never have started
+                thread.join(max(0.0, deadline - monotonic()))
 
     def __del__(self) -> None:
         if hasattr(self, "_threads"):
@@ -184,6 +186,7 @@ def _serve(
     reader: Reader,
     paths: Sequence[ShardPath],
     on_start: Callable[[int], None] | None,
+    done: Callable[[int], None],
 ) -> None:
     start_error: BaseException | None = None
     try:
@@ -206,6 +209,14 @@ def _serve(
             queue.put((batch, part))
         del task, batch, work, parts
     _give_up(queue)
+    done(number)
+
+
+def _count_off(serving: set[int], leaving: threading.Event, at_exit: Callable[[], None], number: int) -> None:
+    """A thread is done; with the last one nothing is left to be waited for when the program ends."""
+    serving.discard(number)
+    if not serving and not leaving.is_set():
+        atexit.unregister(at_exit)
 
 
 def _leave(
@@ -222,7 +233,8 @@ def _leave(
         queue.put(None)
     deadline = monotonic() + EXIT_TIMEOUT_S
     for thread in threads:
-        thread.join(max(0.0, deadline - monotonic()))
+        if thread.is_alive():  # one may never have started
+            thread.join(max(0.0, deadline - monotonic()))
 
 
 def _give_up(queue: SimpleQueue[_Task | None]) -> None:
@@ -236,7 +248,7 @@ def _give_up(queue: SimpleQueue[_Task | None]) -> None:
         if task is None:
             ends += 1
         else:
-            task[0].finish(0, EpochLeftError())
+            task[0].finish(0, EpochLeftError("an error in another epoch of this loader has ended the reader threads"))
     for _ in range(ends):
         queue.put(None)
 

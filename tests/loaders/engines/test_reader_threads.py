@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import weakref
+from functools import partial
 from time import perf_counter, sleep
 
 import numpy as np
 import pytest
 
 from iobench.loaders import DataLoader, ShardSet, prefetch
+from iobench.loaders.engines import reader_threads as ends
 from iobench.loaders.engines.readers import BufferedReader, ReadError
 
 
@@ -271,3 +273,65 @@ def test_direct_reads_that_are_moved_are_right_after_an_epoch_that_was_left(odd_
         next(iter(loader))
         records = np.concatenate(list(loader._plan._batches(loader.epoch)))
         assert labels_of(loader) == odd_set.labels[records].tolist()
+
+
+def test_an_epoch_whose_threads_another_one_has_ended_says_so(shards):
+    loader = persistent(shards, prefetch_factor=1)
+    one, two = iter(loader), iter(loader)
+    next(one)
+    next(two)
+    shards.reader.act = fail
+    with pytest.raises(ReadError, match="at byte 7 failed"):
+        list(two)
+    shards.reader.act = lambda number: None
+    with pytest.raises(RuntimeError, match=r"the reader threads of this epoch are gone: .*iter\(loader\)"):
+        list(one)
+
+
+@pytest.mark.parametrize("persists", [True, False])
+def test_an_epoch_does_not_go_on_in_a_forked_child_and_says_so(page_set, shards, persists):
+    loader = DataLoader(shards, batch_size=10, num_workers=2, persistent_workers=persists)
+    batches = iter(loader)
+    begun = labels_of([next(batches)])
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            signal.alarm(10)  # where it waits for ever
+            next(batches)
+        except RuntimeError as error:
+            status = 0 if "a forked process has none of its parent's" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert begun + labels_of(batches) == page_set.labels.tolist()
+
+
+def test_an_interrupt_while_worker_init_fn_runs_leaves_no_thread_waiting(page_set, shards):
+    answered, interrupted = threading.Event(), threading.Event()
+
+    def init(number: int) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        answered.wait()
+
+    loader = persistent(shards, worker_init_fn=init)
+    with pytest.raises(KeyboardInterrupt):
+        list(loader)
+    answered.set()
+    del loader
+    wait_for(lambda: not reader_threads())
+
+
+@pytest.mark.parametrize("persists", [True, False])
+def test_loaders_that_are_gone_leave_nothing_to_be_done_at_the_end_of_the_program(shards, persists):
+    def begin() -> None:
+        loader = DataLoader(shards, batch_size=10, num_workers=2, persistent_workers=persists)
+        next(iter(loader))
+
+    for _ in range(3):
+        begin()
+    wait_for(lambda: not reader_threads())
+    gc.collect()
+    assert not [one for one in gc.get_objects() if type(one) is partial and one.func is ends._leave]
