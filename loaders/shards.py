@@ -202,7 +202,9 @@ class ShardSet(_Samples):
             import torch
 
             epoch = int(torch.randint(1 << 62, ()))
-        return next(self.prefetch(iter([records]), batch_size=len(records), num_threads=0, depth=1, epoch=epoch))
+        pool = BufferPool(0, num_free_kept=1)  # it grows to these records, whatever the others of the set take
+        alone = iter([records])
+        return next(self.prefetch(alone, batch_size=len(records), num_threads=0, depth=1, pool=pool, epoch=epoch))
 
     def prefetch(
         self,

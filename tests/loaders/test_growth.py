@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iobench.loaders import ShardSet
+from iobench.loaders.engines.readers import BufferedReader
 from iobench.loaders.formats.fields import Wanted
+from iobench.loaders.formats.ragged import Extents
 from iobench.loaders.formats.records import stamps_of
 from iobench.loaders.index import RecordLayout, ShardIndex, load_index, save_index
 
@@ -66,3 +69,21 @@ def test_an_index_of_a_million_records_takes_less_than_32_mb(large_index):
     assert index.payload_offsets[-1] == (RECORDS // SHARDS - 1) * RECORD_BYTES + 40
     assert now < 32e6
     assert peak < 2 * 32e6
+
+
+def test_one_sample_of_a_million_takes_no_memory_for_the_others(tmp_path):
+    (tmp_path / "part.tfrecord").write_bytes(bytes(range(100)))
+    paths = [tmp_path / "part.tfrecord"]
+    extents = Extents(np.zeros(RECORDS, np.int64), np.full(RECORDS, 100))
+    layout, first = RecordLayout(None, 0, (), "uint8", extents.mean_bytes), np.zeros(1, np.int64)
+    index = ShardIndex(layout, stamps_of(paths), (RECORDS,), first, np.arange(RECORDS), extents=extents)
+    shards = ShardSet(paths, index, BufferedReader())
+    shards[0]
+    tracemalloc.start()
+    try:
+        sample, label = shards[RECORDS - 1]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (sample.tolist(), label) == (list(range(100)), RECORDS - 1)
+    assert peak < 1e6
