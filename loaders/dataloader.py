@@ -97,6 +97,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.meter = StallMeter()
         self.tally = Tally()
         self._num_epochs = 0
+        self._told_epoch: int | None = 0  # what a sampler with a set_epoch was last set to
         self._place: Place
         self._begun = False
         self._pending: State | None = None
@@ -302,9 +303,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         samplers = samplers_of(self)
         self._pending = checked_state(state, settings_of(self), generators=generators_of(samplers))
         self._iterator = None  # worker processes that are kept have gone on
-        self.epoch = state["epoch"]
+        self.epoch, self._told_epoch = state["epoch"], state["sampler_epoch"]
         if state["sampler_epoch"] is not None:
             set_epoch_of(samplers, state["sampler_epoch"])
 
     def _new_state(self) -> State:
-        return new_state(epoch=self.epoch, samplers=samplers_of(self), draws_globally=draws_globally(self))
+        samplers = samplers_of(self)
+        told = sampler_epoch(samplers)
+        if told is not None and told != self._told_epoch:  # samples are drawn by the epoch that the sampler is set to
+            self.epoch = self._told_epoch = told
+        return new_state(epoch=self.epoch, samplers=samplers, draws_globally=draws_globally(self))

@@ -35,16 +35,23 @@ def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
         "drop_last": getattr(batches, "drop_last", loader.drop_last),
         "sampler": type(getattr(batches, "sampler", batches)).__name__,
     }
+    drawn = _seed_of_samples(loader.dataset)
     if plan is None:
-        return found
+        return found if drawn is None else found | {"seed": drawn}
     seeded = plan.mode not in ("off", "generator")
     return found | {
         "mode": plan.mode,
-        "seed": plan.shards.seed if seeded else None,
+        "seed": plan.shards.seed if seeded else drawn,
         "block_records": plan.shards.block_records if plan.mode == "blocks" else None,
         "world_size": plan.world_size,
         "even_batches": plan.even_batches,
     }
+
+
+def _seed_of_samples(dataset: Any) -> int | None:
+    """What the set's own samples are drawn from, whoever gives their order; None where nothing is drawn."""
+    drawn = isinstance(dataset, ShardSet) and dataset.decoding is not None and dataset.decoding.draws
+    return dataset.seed if drawn else None
 
 
 def _name_of(dataset: Any) -> str:

@@ -1,4 +1,6 @@
-"""Tests of kvikio's real code, on machines without a GPU.
+"""Small sets of encoded images in every format, and tests of kvikio's real code on machines without a GPU.
+
+`encoded_set` is each of the formats in turn: the same 130 JPEGs, whose labels are the numbers of their records.
 
 A test marked `stub_libcuda` does not run in this process.  All that were selected run together in one python of their
 own, where LD_LIBRARY_PATH shows it the stand-in of tests/stub_libcuda; here each then passes, fails or skips as it did
@@ -8,15 +10,22 @@ for ever.
 
 import faulthandler
 import importlib.util
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from iobench.loaders.formats.tfrecord import encode_example, frame
 
 STUB = Path(__file__).parents[1] / "stub_libcuda" / "stub_libcuda.c"
 OUTCOMES_FILE = "IOBENCH_TEST_OUTCOMES"  # set in the process that has the stub
@@ -24,6 +33,67 @@ LIMIT_S = 60
 
 Outcomes = dict[str, tuple[str, str]]
 OUTCOMES = pytest.StashKey[Outcomes]()
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """A folder of encoded images; record i is `images[i]`, and its label is i."""
+
+    folder: Path
+    kind: str
+    images: Sequence[bytes]
+
+
+@pytest.fixture(scope="session")
+def jpegs() -> list[bytes]:
+    """130 pictures of several sizes, no two alike."""
+    found = []
+    for number in range(130):
+        random = np.random.default_rng(number)
+        levels = np.kron(random.integers(0, 256, (5 + number % 3, 6, 3)), np.ones((9, 9, 1)))
+        target = io.BytesIO()
+        Image.fromarray(levels.astype(np.uint8)).save(target, "JPEG", quality=90)
+        found.append(target.getvalue())
+    return found
+
+
+@pytest.fixture(scope="session", params=["tfrecord", "tar", "folder"])
+def encoded_set(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, jpegs) -> EncodedSet:
+    """The same images in each format: shards of 40, or a class for each image."""
+    return write_encoded(tmp_path_factory.mktemp(request.param) / "data", request.param, jpegs)
+
+
+@pytest.fixture(scope="session")
+def write_set() -> Callable[[Path, str, Sequence[bytes]], EncodedSet]:
+    """`write_set(folder, kind, images)`: other images in one of the formats."""
+    return write_encoded
+
+
+def write_encoded(folder: Path, kind: str, images: Sequence[bytes]) -> EncodedSet:
+    folder.mkdir(parents=True)
+    if kind == "folder":
+        for number, image in enumerate(images):
+            (folder / f"{number:03d}").mkdir()
+            (folder / f"{number:03d}" / "image.jpg").write_bytes(image)
+        return EncodedSet(folder, kind, images)
+    parts = [range(start, min(len(images), start + 40)) for start in range(0, len(images), 40)]
+    for number, part in enumerate(parts):
+        if kind == "tar":
+            _write_tar(folder / f"part-{number}.tar", {one: images[one] for one in part})
+        else:
+            fields = [{"image/encoded": images[one], "image/class/label": one, "image/format": b"JPEG"} for one in part]
+            records = [frame(encode_example(some, padded_varints=False)) for some in fields]
+            (folder / f"part-{number}.tfrecord").write_bytes(b"".join(records))
+    return EncodedSet(folder, kind, images)
+
+
+def _write_tar(path: Path, images: Mapping[int, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for number, image in images.items():
+            for name, content in ((f"{number:03d}.jpg", image), (f"{number:03d}.cls", b"%d" % number)):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
 
 
 def pytest_configure(config: pytest.Config) -> None:

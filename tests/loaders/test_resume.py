@@ -439,13 +439,21 @@ def test_a_place_means_what_it_means_to_torchdata(place):
 
 @pytest.mark.parametrize("kind", ["planned", "sampler"])
 def test_after_kill_9_in_the_middle_of_an_epoch_the_rest_is_the_same_bit_for_bit(page_set, tmp_path, kind):
+    check_killed(page_set.folder, tmp_path, kind)
+
+
+def test_after_kill_9_encoded_images_are_cut_and_turned_over_as_they_would_have_been(encoded_set, tmp_path):
+    check_killed(encoded_set.folder, tmp_path, "augmented")
+
+
+def check_killed(data: Path, tmp_path: Path, kind: str) -> None:
     spec = importlib.util.spec_from_file_location("killed_epoch", PROGRAM)
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     torch.manual_seed(31)
-    whole = [images.clone() for images, _ in program.new_loader(page_set.folder, kind, num_workers=0)]
+    whole = [images.clone() for images, _ in program.new_loader(data, kind, num_workers=0)]
 
-    words = [sys.executable, str(PROGRAM), str(page_set.folder), str(tmp_path), kind, "31"]
+    words = [sys.executable, str(PROGRAM), str(data), str(tmp_path), kind, "31"]
     running = subprocess.Popen(words)
     try:
         deadline = time.monotonic() + 60
@@ -458,7 +466,7 @@ def test_after_kill_9_in_the_middle_of_an_epoch_the_rest_is_the_same_bit_for_bit
     last = max(tmp_path.glob("state-*.pt"), key=lambda path: int(path.stem.partition("-")[2]))
     state = torch.load(last, weights_only=True)
     assert 7 <= state["num_yielded"] < len(whole)
-    resumed = program.new_loader(page_set.folder, kind, num_workers=3)
+    resumed = program.new_loader(data, kind, num_workers=3)
     resumed.load_state_dict(state)
     rest = [images.clone() for images, _ in resumed]
     assert len(rest) == len(whole) - state["num_yielded"]

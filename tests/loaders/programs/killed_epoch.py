@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from torch.utils.data import RandomSampler
 
-from iobench.loaders import DataLoader, ShardSet
+from iobench.loaders import DataLoader, ShardSet, transforms
 
 
 def new_loader(data: Path, kind: str, *, num_workers: int) -> DataLoader[Any]:
-    """`planned`: the set's own order; `sampler`: an order that torch's global generator seeds."""
-    shards = ShardSet.open(data, shuffle_mode="records", seed=6)
-    if kind == "planned":
+    """`planned`: the set's own order; `sampler`: an order that torch's global generator seeds.
+
+    `augmented`: encoded images in the set's order, each cut and turned over by numbers of its own.
+    """
+    transform = transforms.ImageNetTrain(24) if kind == "augmented" else None
+    shards = ShardSet.open(data, shuffle_mode="records", seed=6, transform=transform)
+    if kind != "sampler":
         return DataLoader(shards, batch_size=4, shuffle=True, num_workers=num_workers)
     return DataLoader(shards, batch_size=4, sampler=RandomSampler(shards), num_workers=num_workers)
 
