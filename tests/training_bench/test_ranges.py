@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 import torch
 
+from iobench.loaders.traced import Recorder
 from iobench.storage_bench.launching.ranks import SingleRank
-from iobench.training_bench.feed import open_feed
+from iobench.training_bench.feed import ShardFeed, open_feed
 from iobench.training_bench.peers import Alone
 from iobench.training_bench.ranges import ShownMarks, shown
 from iobench.training_bench.real.plan import RealPlan
@@ -33,19 +34,24 @@ class Told:
         self.open.pop()
 
 
-def trained(num_steps=STEPS):
-    """A training of a few steps, and its clock."""
-    plan = RealPlan(
-        model="resnet18",
-        device="cpu",
-        num_ranks=1,
-        batch_size=2,
-        steps=num_steps,
-        source="synthetic",
-        image_shape=(8, 8, 3),
-        threads=1,
-        num_classes=10,
-    )
+def new_plan(**changes):
+    told = {
+        "model": "resnet18",
+        "device": "cpu",
+        "num_ranks": 1,
+        "batch_size": 2,
+        "steps": STEPS,
+        "source": "synthetic",
+        "image_shape": (8, 8, 3),
+        "threads": 1,
+        "num_classes": 10,
+    }
+    return RealPlan(**{**told, **changes})
+
+
+def trained():
+    """The clock of a training of a few steps."""
+    plan = new_plan()
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
     feed = open_feed(plan, rank=0, device=CPU)
     training = Training(model, feed, plan=plan, ranks=SingleRank(), peers=Alone(), device=CPU)
@@ -68,6 +74,20 @@ def test_torchs_profiler_shows_the_names_that_the_trace_has():
     in_trace = names_in_trace(clock)
     in_trace.pop("training, round 0")
     assert seen == in_trace == {**dict.fromkeys(PARTS, STEPS), **{f"step {number}": 1 for number in range(STEPS)}}
+
+
+def test_what_goes_to_a_device_is_in_the_trace_of_a_training_as_in_a_profiler(page_set, device):
+    plan = new_plan(data=str(page_set.folder), source="direct", image_shape=(35, 35, 3), reader_threads=1)
+    feed, recorder = ShardFeed(plan, 0, device), Recorder()
+    feed.trace(recorder)
+    batches = feed.batches()
+    for _ in range(3):
+        next(batches)
+    batches.close()
+    device.settle()
+    noted = Counter((span.thread, span.what) for span in recorder.spans)
+    assert noted["iobench-reader-0", "batch to device"] >= 3
+    assert ("iobench-reader-0", "batch to device") in device.ranges
 
 
 def test_a_step_holds_its_parts_and_they_follow_each_other():

@@ -159,6 +159,29 @@ def test_sleeping_for_a_copy_is_not_waiting_for_the_interpreters_lock():
         assert PointResult(point, "asked for", blocks=[Block()]).harness_limited == limited
 
 
+@pytest.mark.twin("test_when_a_read_is_over_its_bytes_are_on_the_device")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("engine", ["buffered", "mmap"])
+def test_on_a_gpu_the_bytes_of_a_read_are_there_when_it_is_over(file, engine):
+    way = CopiedReads(open_reads(file, engine), own_gpu(), size_bytes=PAGE)
+    place = way.targets()(100 * PAGE)
+    for offset in (0, 3 * PAGE, PAGE + 7):
+        assert way.do(way.handle(file)[0], place, offset) == 100 * PAGE
+        arrived = place._memory.piece.bytes[: 100 * PAGE].cpu().numpy()
+        assert arrived.tobytes() == CONTENT[offset : offset + 100 * PAGE]
+    way.close()
+
+
+@pytest.mark.twin("test_a_sweep_into_a_gpu_copies_all_that_it_reads")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_on_a_gpu_a_sweep_reads_into_it(file):
+    settings = {"engine": "buffered", "destination": "gpu,host", "page_cache": "warm", "block_size": "64K", "blocks": 2}
+    for result in sweep(file, StorageConfig.model_validate({**settings, "seconds": 0.05})):
+        assert all(block.gbps > 0 for block in result.blocks)
+
+
 @without_gpu
 @pytest.mark.parametrize("engine", ["auto", "buffered", "direct", "mmap"])
 def test_without_a_gpu_nothing_is_read_into_one(file, engine):
