@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .listing import CommandList
+
 if TYPE_CHECKING:
     from ..storage_bench.launching.hosts import HostSlots
 
 DONE, MISSED, USAGE, INVALID, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 app = typer.Typer(
+    cls=CommandList,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
