@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from .results.legible import legible
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -27,6 +29,7 @@ class Screen:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
+        self._ended: set[str] = set()
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -65,15 +68,31 @@ class Screen:
 
     def _line(self, part: str, share: float, detail: str) -> None:
         now = time.monotonic()
-        if share < 1.0 and now - self._last_line.get(part, 0.0) < QUIET_INTERVAL_S:
+        ends = share >= 1.0 and part not in self._ended  # what comes once more is told now and then
+        if not ends and now - self._last_line.get(part, 0.0) < QUIET_INTERVAL_S:
             return
         self._last_line[part] = now
+        if ends:
+            self._ended.add(part)
         print(detail if part == "plan" else f"{part:<12} {share:>4.0%}  {detail}", file=sys.stderr, flush=True)
 
 
 def say(text: str = "") -> None:
     """One line on stderr."""
-    print(text, file=sys.stderr)
+    print(legible(text), file=sys.stderr)
+
+
+def amount(num_bytes: float) -> str:
+    """`12.4 MB`: bytes in the unit that leaves one to three digits before the point; decimal, as rates are."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.{2 if num_bytes < 10 * size else 1}f} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:

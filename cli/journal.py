@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..results.legible import legible_values
 from ..terminal import say
 from .options import ENVIRONMENT, INVALID
 from .points import show_points
@@ -122,7 +123,7 @@ class Journal:
         from ..results.record import write_record
         from ..results.report import write_report
 
-        record = record.model_copy(update={"run_id": self._run_id})
+        record = self._named(record)
         path = write_record(record, self._folder)
         write_report([record], self._folder / "report.html")
         say(f"record of what was measured until then: {path}")
@@ -132,7 +133,7 @@ class Journal:
         from ..results.record import write_record
         from ..results.report import write_report
 
-        record = record.model_copy(update={"run_id": self._run_id})  # the folder's name
+        record = self._named(record)
         path = write_record(record, self._folder)
         write_report([record], self._folder / "report.html")
         show_points(record.points)
@@ -141,6 +142,17 @@ class Journal:
         say(f"report: {self._folder / 'report.html'}")
         if self._json:
             print_json(record.model_dump(mode="json"))
+
+    def _named(self, record: RunRecord) -> RunRecord:
+        """The record under the folder's name, and every text in it one that can be written: paths may be any bytes."""
+        from pydantic_core import PydanticSerializationError
+
+        record = record.model_copy(update={"run_id": self._run_id})
+        try:
+            record.model_dump_json()
+        except PydanticSerializationError:
+            return type(record).model_validate(legible_values(record.model_dump()))
+        return record
 
 
 def require_writable(path: Path | None) -> None:
@@ -173,4 +185,4 @@ def _public(word: str) -> str:
 
 def print_json(document: object) -> None:
     """The one document of --json."""
-    print(json_format.dumps(document))
+    print(json_format.dumps(legible_values(document)))

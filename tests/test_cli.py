@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,17 @@ def test_a_full_disk_under_out_is_exit_4_and_keeps_nothing(iobench, page_set, sm
     assert "No space left" in done.message
     assert "--out" in done.message
     assert sorted(small_disk.iterdir()) == before
+
+
+def test_a_set_whose_name_is_no_text_is_measured_and_the_record_spells_it(iobench, small_set):
+    odd = Path(os.fsdecode(b"na\xefve"))
+    shutil.copytree(small_set, odd)
+    for command in ("storage", "load"):
+        done = iobench(*short(command, odd), "--out", command)
+        assert done.status == 0, done.err
+        assert done.document["workload"]["path"] == r"na\xefve"
+        assert r"na\xefve" in Path(command, "report.html").read_text(encoding="utf-8")
+    assert r"na\xefve.gone: no such file" in iobench("index", f"{odd}.gone").message
 
 
 def test_a_report_that_cannot_be_written_names_the_page_and_not_a_temporary_file(iobench, page_set, small_disk):
