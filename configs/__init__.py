@@ -118,6 +118,9 @@ def _explain(model: type[BaseModel], error: ValidationError, layers: Sequence[tu
     if first["type"] == "missing":
         return f"key {key!r} is not given; set it with --set {key}=..."
     rule = EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if not path:  # each is right by itself
+        together = ", ".join(name for name, layer in layers if layer)
+        return f"{together}: settings that do not go together: {rule}"
     return f"{origin}: key {key!r} is {first['input']!r}: {rule}"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from iobench.configs import ConfigError, load, presets
 from iobench.qualify import QualifyConfig
@@ -113,6 +113,21 @@ def test_a_wrong_value_names_place_key_value_and_what_is_expected(layers, place,
     said = explanation(**layers)
     assert said.startswith(place)
     assert value in said
+
+
+def test_settings_that_do_not_go_together_are_told_where_they_come_from_and_what_is_wrong_with_them():
+    class Pair(BaseModel):
+        low: int = 0
+        high: int = 9
+
+        @model_validator(mode="after")
+        def _in_order(self):
+            if self.low > self.high:
+                raise ValueError(f"low is {self.low}, above high, which is {self.high}")
+            return self
+
+    words = "--set low=5, --high: settings that do not go together: low is 5, above high, which is 3"
+    assert explanation(model=Pair, sets=["low=5"], flags={"high": 3}) == words
 
 
 def test_the_place_named_is_the_one_whose_value_counts(file):
