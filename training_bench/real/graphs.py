@@ -66,13 +66,16 @@ class CudaCapture:
 
 
 class StaticInput:
-    """Where every batch of a graph lies: images uint8 (B, C, H, W), densely as (B, H, W, C), and labels (B)."""
+    """Where every batch of a graph lies, on `device`: images (B, C, H, W), densely as (B, H, W, C), and labels (B).
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    Batches may come from there, or from page-locked memory.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, device: torch.device) -> None:
         batch, channels, height, width = images.shape
-        dense = torch.empty((batch, height, width, channels), dtype=images.dtype, device=images.device)
+        dense = torch.empty((batch, height, width, channels), dtype=images.dtype, device=device)
         self.images = dense.permute(0, 3, 1, 2)
-        self.labels = torch.empty_like(labels)
+        self.labels = torch.empty_like(labels, device=device)
 
     def fill(self, images: Tensor, labels: Tensor) -> None:
         """Copy a batch here, on the current stream: behind the step before, which read it, and before the next."""
@@ -86,13 +89,14 @@ class StaticInput:
 
 
 class GraphedSteps:
-    """`compute(images, labels) -> outcome` of batches of one shape, by a graph from the third one on.
+    """`compute(images, labels) -> outcome` of batches of one shape on `device`, by a graph from the third one on.
 
     Until it is `captured` gradients have to be None before each call; from then on they may not be touched.
     """
 
-    def __init__(self, compute: Callable[[Tensor, Tensor], Tensor], capture: Capture) -> None:
+    def __init__(self, compute: Callable[[Tensor, Tensor], Tensor], capture: Capture, *, device: torch.device) -> None:
         self._compute = compute
+        self._device = device
         self._capture = capture
         self._input: StaticInput | None = None
         self._outcome: Tensor | None = None
@@ -107,7 +111,7 @@ class GraphedSteps:
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """The outcome of one batch, valid until the next call; the batch itself is not needed any more."""
         if self._input is None:
-            self._input = StaticInput(images, labels)
+            self._input = StaticInput(images, labels, self._device)
         self._input.fill(images, labels)
         if self._launch is None and self._num_warm == WARM_STEPS:
             self._launch = self._capture.record(self._body)

@@ -133,7 +133,7 @@ class Training:
         peers.broadcast(self.model, self.optimizer)
         self.feed = feed
         self.prepare = Pixels(plan, device)
-        self._graph = GraphedSteps(self.compute, capture or CudaCapture()) if plan.cuda_graphs else None
+        self._graph = GraphedSteps(self.compute, capture or CudaCapture(), device=device) if plan.cuda_graphs else None
         self.first_step = 0
         self.losses = torch.zeros(plan.steps, 2, device=device)  # loss and share of right answers, on the device
         self._agreed = 0

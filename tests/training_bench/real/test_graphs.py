@@ -135,7 +135,8 @@ def test_a_batch_is_let_go_of_behind_its_copy_into_the_graphs_input(page_set, ne
 
 def test_what_a_graph_reads_lies_densely_and_at_one_place(page_set):
     (images, labels), (others, _), *_ = DataLoader(ShardSet.open(page_set.folder, device="cpu"), batch_size=8)
-    static = StaticInput(images, labels)
+    assert StaticInput(images, labels, torch.device("meta")).images.is_meta  # wherever the first batch is
+    static = StaticInput(images, labels, CPU)
     place = static.images.data_ptr()
     for batch in (images, others):
         static.fill(batch, labels)
@@ -146,7 +147,7 @@ def test_what_a_graph_reads_lies_densely_and_at_one_place(page_set):
 
 
 def test_a_batch_of_another_shape_is_refused_and_told_the_way_out(page_set):
-    steps = GraphedSteps(lambda images, labels: images.float().mean() + labels.sum(), PlayedCapture([]))
+    steps = GraphedSteps(lambda images, labels: images.float().mean() + labels.sum(), PlayedCapture([]), device=CPU)
     *whole, last = DataLoader(ShardSet.open(page_set.folder, device="cpu"), batch_size=8)
     for images, labels in whole:
         steps(images, labels)
