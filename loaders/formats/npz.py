@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import re
 import struct
 import warnings
@@ -31,6 +32,8 @@ from .fields import DTYPES, NO_LABEL, Fields
 NPZ_SUFFIX = ".npz"
 
 _LOCAL = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, sizes, name, extra
+_END = struct.Struct("<4s4H2IH")  # signature, disks (2), entries here, entries, directory's size and place, comment
+_UNTOLD = 0xFFFF  # the number of entries stands in a zip64 record
 _NAME_FLAGS, _ENCRYPTED, _SIZES_LATER = 0x0800, 0x0001, 0x0008
 _ELSEWHERE = 0xFFFFFFFF
 _ZIP64 = 1
@@ -114,9 +117,13 @@ def verify_npz(fd: int, *, sample: int, path: ShardPath) -> int:
 def _members(fd: int, path: ShardPath) -> list[_Member]:
     try:
         with open(fd, "rb", closefd=False) as file, zipfile.ZipFile(file) as archive:
-            entries, directory_at = archive.infolist(), archive.start_dir
+            entries, directory_at, comment_bytes = archive.infolist(), archive.start_dir, len(archive.comment)
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError) as error:
         raise NpzError(f"{path}: no whole .npz file ({error}): truncated or something else; {_AGAIN}") from error
+    end = pread(fd, _END.size, os.fstat(fd).st_size - comment_bytes - _END.size)
+    said = _END.unpack(end)[4]
+    if said not in (len(entries), _UNTOLD):  # an entry with a wrong length swallows the next one
+        raise NpzError(f"{path}: its directory lists {len(entries)} members, and says that they are {said}; {_AGAIN}")
     names = [entry.filename for entry in entries]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise NpzError(f"{path}: holds {twice!r} twice; {_AGAIN}")

@@ -332,6 +332,14 @@ def test_a_byte_changed_anywhere_is_an_error_or_leaves_array_and_label_as_they_w
         assert shards[0][1] == 1
 
 
+def test_a_member_that_is_lost_from_the_directory_is_missed(tmp_path):
+    content = bytearray(saved(x=X, y=[1]))
+    content[content.index(b"PK\1\2") + 33] = 1  # the first entry's comment would be 256 bytes, the second entry in them
+    path = write(tmp_path / "a.npz", bytes(content))
+    with pytest.raises(NpzError, match="its directory lists 1 members, and says that they are 2"):
+        ShardSet.open(path)
+
+
 @pytest.mark.parametrize(
     ("was", "becomes"), [(b"<i8", b"<f8"), (b"(1,)", b"(2,)"), (b"\1" + bytes(7), b"\2" + bytes(7))]
 )
