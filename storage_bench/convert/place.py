@@ -9,6 +9,7 @@ from pathlib import Path
 from ...loaders.discovery import ShardSource
 from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...loaders.remote import is_remote
+from ...results.quantities import amount
 from .plan import Plan
 from .settings import ConvertError, ConvertUsageError
 
@@ -49,8 +50,9 @@ def require_room(folder: Path, plan: Plan, *, num_images: int) -> None:
     disk = shutil.disk_usage(folder)
     if num_images and disk.total and disk.free < needed:  # a total of 0 means that the file system does not tell
         raise ConvertError(
-            f"{folder}: {num_images} images take about {expected} bytes, with a reserve {needed} bytes are needed and "
-            f"{disk.free} bytes are free; free some or name a folder on another disk"
+            f"{folder}: {num_images:,} images take about {amount(expected, 'bytes')}, with a reserve "
+            f"{amount(needed, 'bytes')} are needed and {amount(disk.free, 'bytes')} are free; free some or name a "
+            f"folder on another disk"
         )
     names = os.statvfs(folder)
     if plan.classes and names.f_files and names.f_favail < num_images:

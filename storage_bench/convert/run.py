@@ -57,11 +57,11 @@ def convert(
     require_apart(source, target)
     with closing(Source(source, options)) as opened:
         plan = plan_of(opened, config)
-        with prepared(target), ExitStack() as stack:
-            try:
+        try:
+            with prepared(target), ExitStack() as stack:
                 return _Conversion(opened, target, plan, progress, stack).run()
-            except OSError as error:
-                raise _failed(error, target) from error
+        except OSError as error:
+            raise _failed(error, target) from error
 
 
 def _failed(error: OSError, target: Path) -> ConvertError:
@@ -70,7 +70,7 @@ def _failed(error: OSError, target: Path) -> ConvertError:
     if error.errno in _NO_SPACE:
         return ConvertError(f"{target}: no space left ({error.strerror}); make room: {go_on}")
     place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else target
-    if place.is_relative_to(target):
+    if place.is_relative_to(target) or target.is_relative_to(place):
         return ConvertError(f"{target}: cannot be written ({error.strerror}); give a folder that can: {go_on}")
     return ConvertError(f"{place}: cannot be read ({error.strerror}); see the storage: {go_on}")
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ...results.quantities import amount
 from ...results.record import write_whole
 from .dataset import DESCRIPTION, Dataset, GenerateError, GenerateUsageError
 
@@ -28,6 +29,11 @@ def prepared(folder: Path) -> Iterator[None]:
     """Make the folder, hold it against a second writer, sweep up after a killed one; unmake it if the body fails."""
     if folder.exists() and not folder.is_dir():
         raise GenerateUsageError(f"{folder}: is a file; give a folder")
+    if (folder.absolute().parent / DESCRIPTION).is_file():
+        raise GenerateUsageError(
+            f"{folder}: would lie among the data in {folder.absolute().parent}, which may hold nothing but data; give "
+            f"another folder"
+        )
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +83,9 @@ def check_space(folder: Path, *, num_images: int, total_bytes: int) -> None:
     disk = shutil.disk_usage(folder)
     if disk.total and disk.free < needed:  # a total of 0 means that the file system does not tell
         raise GenerateError(
-            f"{folder}: {num_images} images take {total_bytes} bytes, with a reserve {needed} bytes are needed and "
-            f"{disk.free} bytes are free; free some or ask for fewer images"
+            f"{folder}: {num_images:,} images take {amount(total_bytes, 'bytes')}, with a reserve "
+            f"{amount(needed, 'bytes')} are needed and {amount(disk.free, 'bytes')} are free; free some or ask for "
+            f"fewer images"
         )
 
 

@@ -354,7 +354,7 @@ def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path) 
     free = shutil.disk_usage(tmp_path).free
     num_images = free // 270_336
     needed = num_images * 270_336 + num_images * 270_336 // 50
-    with pytest.raises(GenerateError, match=rf"a reserve {needed} bytes are needed and \d+ bytes are free") as raised:
+    with pytest.raises(GenerateError, match=rf"a reserve {needed / 1e9:.3g} GB are needed and .* are free") as raised:
         generate(tmp_path / "new" / "folder", Generate(num_images=num_images))
     assert raised.value.exit_status == 4
     assert names(tmp_path) == []
@@ -473,11 +473,17 @@ def test_a_disk_that_fills_up_meanwhile_is_an_error_and_leaves_nothing(new_disk:
     assert names(disk) == ["lost+found", "somebody-else"]
 
 
+def test_a_set_is_not_made_among_the_data_of_another(tmp_path: Path) -> None:
+    generate(tmp_path / "set", SMALL)
+    before = names(tmp_path / "set")
+    with pytest.raises(GenerateUsageError, match=r"more: would lie among the data in .*set, which may hold nothing"):
+        generate(tmp_path / "set" / "more", SMALL)
+    assert names(tmp_path / "set") == before
+
+
 def test_a_disk_that_is_too_small_is_refused(new_disk: Callable[[int], Path]) -> None:
     disk = new_disk(200 << 20)
-    with pytest.raises(
-        GenerateError, match=r"800 images take 216268800 bytes, with a reserve 283377664 bytes are needed"
-    ):
+    with pytest.raises(GenerateError, match=r"800 images take 216 MB, with a reserve 283 MB are needed"):
         generate(disk / "data", Generate(num_images=800))
     assert names(disk) == ["lost+found"]
 
