@@ -82,19 +82,6 @@ def say(text: str = "") -> None:
     print(legible(text), file=sys.stderr)
 
 
-def amount(num_bytes: float) -> str:
-    """`12.4 MB`: bytes in the unit that leaves one to three digits before the point; decimal, as rates are."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.{2 if num_bytes < 10 * size else 1}f} {unit}"
-    return f"{num_bytes:.0f} bytes"
-
-
-def counted(number: int, thing: str) -> str:
-    """`1 shard`, `2 shards`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """An aligned table; columns that hold only figures and dashes stand to the right."""
     if title:

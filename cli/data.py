@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
 from shutil import get_terminal_size
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..results.quantities import amount, counted
 from ..terminal import Screen, say, table
 from .journal import print_json
 from .options import DataSource, Dtype, ImageField, Json, LabelField, Shape, app, data_source
@@ -109,7 +111,7 @@ def generate(
             folder,
             wanted,
             progress=lambda done, total: screen.show(
-                "generate", done / total, f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"
+                "generate", done / total, f"{amount(done, 'bytes')} of {amount(total, 'bytes')}"
             ),
             force=force,
         )
@@ -117,7 +119,9 @@ def generate(
         print_json(dataset.model_dump(mode="json"))
     total = sum(shard.bytes for shard in dataset.shards)
     what = "images" if dataset.workload is None else f"samples of {dataset.workload.label}"
-    say(f"{folder}: {dataset.num_images} {what} in {len(dataset.shards)} shards, {total / 1e9:.2f} GB")
+    say(f"{folder}: {dataset.num_images} {what} in {counted(len(dataset.shards), 'shard')}, {amount(total, 'bytes')}")
+    there = quote(str(folder))
+    say(f"next: iobench storage {there}, iobench load {there}, or for a verdict iobench qualify {there}")
 
 
 def _refuse_beside(option: str | None, others: Mapping[str, object]) -> None:
@@ -223,7 +227,7 @@ def index(
         verified = None
         if verify:
             verified = verify_shards(
-                paths, found, progress=lambda done, total: screen.show("verify", done / total, f"{done / 1e9:.2f} GB")
+                paths, found, progress=lambda done, total: screen.show("verify", done / total, amount(done, "bytes"))
             )
     layout = found.layout
     if json:
@@ -245,10 +249,10 @@ def index(
             }
         )
     shape = f"{found.extents.said} of" if found.extents is not None else " x ".join(map(str, layout.shape))
-    where, kind = shown_address(source), "folders" if found.classes else "shards"
-    lie = f"in {len(found.stamps)} {kind}"
+    where, kind = shown_address(source), "folder" if found.classes else "shard"
+    lie = f"in {counted(len(found.stamps), kind)}"
     say(f"{where}: {found.num_records} records of {shape} {layout.dtype} {lie}; index {found.status}")
     say(found.layout_reason)
     if verified is not None:
         proof = "digest" if paths[0].suffix == ".tensors" else "crc"
-        say(f"every {proof} is right ({verified / 1e9:.2f} GB read)")
+        say(f"every {proof} is right ({amount(verified, 'bytes')} read)")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..results.quantities import amount, counted
 from ..terminal import Screen
 from .journal import Journal
 from .options import ConfigFile, Json, Out, Sets, app
@@ -84,8 +85,9 @@ def stage(
 
 def _summary(chain: ChainResult) -> str:
     first = chain.hops[0]
-    size = f"{first.num_files} shards, {first.total_bytes / 1e9:.2f} GB"
-    return f"{size} are whole in {chain.target}: read back and held against {first.verified_by}."
+    what = f"{counted(first.num_files, 'shard')} of {amount(first.total_bytes, 'bytes')}"
+    whole = "is whole" if first.num_files == 1 else "are whole"
+    return f"{what} {whole} in {chain.target}: read back and held against {first.verified_by}."
 
 
 class _Pace:
@@ -101,5 +103,5 @@ class _Pace:
         now = perf_counter()
         passed = now - self._begun.setdefault(part, now)
         rate = done / passed if passed else 0.0
-        left = f", {rate / 1e9:.2f} GB/s, {(total - done) / rate:.0f} s left" if rate else ""
-        return part, done / total, f"{done / 1e9:.2f} of {total / 1e9:.2f} GB{left}"
+        left = f", {amount(rate / 1e9, 'GB/s')}, {(total - done) / rate:.0f} s left" if rate else ""
+        return part, done / total, f"{amount(done, 'bytes')} of {amount(total, 'bytes')}{left}"

@@ -122,7 +122,8 @@ def verify_shards(paths: Sequence[ShardPath], index: ShardIndex, *, progress: Pr
         raise ShardFormatError(
             f"{paths[0]}: there is nothing to verify against: {what}; leave --verify out (reading decodes every image)"
         )
-    done, total = 0, sum(stamp.size_bytes for stamp in index.stamps)
+    done = looked_at = 0
+    total = sum(stamp.size_bytes for stamp in index.stamps)
     digests = _digests_of(paths, index) if paths[0].suffix == SUFFIX else {}
     for number, (path, mark) in enumerate(zip(paths, index.stamps, strict=True)):
         with opened(path, mark) as fd:
@@ -133,8 +134,9 @@ def verify_shards(paths: Sequence[ShardPath], index: ShardIndex, *, progress: Pr
             else:
                 verify_payload_crc(fd, *walk_frames(fd, mark.size_bytes, path=path), path=path)
                 done += mark.size_bytes
+        looked_at += mark.size_bytes
         if progress is not None:
-            progress(done, total)
+            progress(looked_at, total)
     return done
 
 

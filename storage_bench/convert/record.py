@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...results.environment import mount_of, public_path, public_text
+from ...results.quantities import amount, counted
 from ...results.record import Metric, Point, not_measured
 from .outcome import Converted
 
@@ -78,12 +79,14 @@ def convert_warnings(found: Converted) -> list[str]:
 
 def convert_sentence(found: Converted) -> str:
     """What there is now, and what this run did about it."""
-    what = f"{found.num_images} images in {sum(row.num_images > 0 for row in found.rows)} shards"
+    parts = counted(sum(row.num_images > 0 for row in found.rows), "shard")
     if found.plan.classes:
-        what = f"{found.num_images} images in {len(found.plan.classes)} folders"
-    there = f"{found.target}: {what}, {found.num_bytes / 1e9:.2f} GB, are whole"
+        parts = counted(len(found.plan.classes), "folder")
+    images = counted(found.num_images, "image")
+    whole = "is whole" if found.num_images == 1 else "are whole"
+    there = f"{found.target}: {images} in {parts}, {amount(found.num_bytes, 'bytes')}, {whole}"
     if not found.made:
         return f"{there}; all was there already, and was held against its digests."
     made = sum(row.num_images for row in found.made_rows)
-    rate = f"{made} images in {found.seconds:.1f} s, {made / found.seconds:.0f} images/s"
+    rate = f"{counted(made, 'image')} in {found.seconds:.1f} s, {made / found.seconds:.0f} images/s"
     return f"{there}: {rate}, each read back and compared before its file got its name."
