@@ -6,7 +6,9 @@ plain as can be; all others must give the same, whoever orders the records and w
 
 import itertools
 import random
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from iobench.loaders.resume import ResumeError
 from iobench.loaders.route import RouteRefusedError
 
 NUM, SIZE = 130, 24
+CONTRACT = Path(__file__).parents[2] / "loaders" / "CONTRACT.md"
 TorchLoader = torch.utils.data.DataLoader
 
 
@@ -57,6 +60,13 @@ def second(encoded_set, first) -> dict[int, bytes]:
     found = drawn(encoded_set, 1)
     assert not set(found.values()) & set(first.values())
     return found
+
+
+def test_every_row_of_the_contract_is_held_by_a_test_that_exists():
+    section = CONTRACT.read_text().split("\n## Encoded images\n", 1)[1].split("\n## ", 1)[0]
+    named = re.findall(r"\| `(test_\w+)` \|$", section, re.MULTILINE)
+    assert len(named) == sum(line.startswith("| ") for line in section.splitlines()) - 1
+    assert all(callable(globals()[name]) for name in named)
 
 
 # --- torch's arguments

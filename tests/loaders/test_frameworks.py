@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from iobench.loaders import DataLoader, PlannedBatches, ShardSet, prepare
+from iobench.loaders import DataLoader, PlannedBatches, ShardSet, prepare, transforms
 from iobench.loaders.frameworks import PrepareError
 from iobench.storage_bench.launching.launch import horovod_available, launch_ranks
 
@@ -84,12 +84,20 @@ def reports(folder: Path) -> list[dict[str, Any]]:
 
 def check_example(known, ranks: list[dict[str, Any]], *, loader: str, sampler: str) -> None:
     """Two epochs of 65 records a rank in batches of 8, by the fast road; every record once, in another order then."""
-    numbers = {blake2b(image.tobytes(), digest_size=16).hexdigest(): n for n, image in enumerate(known.images)}
+    check_epochs([{digest(image): number for number, image in enumerate(known.images)}] * 2, ranks, loader, sampler)
+
+
+def digest(image: np.ndarray) -> str:
+    return blake2b(image.tobytes(), digest_size=16).hexdigest()
+
+
+def check_epochs(numbers: list[dict[str, int]], ranks: list[dict[str, Any]], loader: str, sampler: str) -> None:
+    """The same, of images that each epoch has by these digests."""
     epochs = []
     for number in range(2):
         steps = [rank["steps"][9 * number : 9 * number + 9] for rank in ranks]
         assert [[len(step) for step in part] for part in steps] == [[8] * 8 + [1]] * 2
-        epochs.append([numbers[digest] for part in steps for step in part for digest in step])
+        epochs.append([numbers[number][one] for part in steps for step in part for one in step])
         assert sorted(epochs[-1]) == list(range(130))
     assert epochs[0] != epochs[1]
     for rank in ranks:
@@ -125,6 +133,38 @@ def test_under_horovod_every_record_comes_once_on_two_ranks(page_set, folder, mo
     config = {"folder": str(folder)}
     ranks = launch_ranks("horovod_example", config, num_ranks=2, folder=folder / "run", timeout_s=LIMIT_S)
     check_example(page_set, ranks, loader=FAST, sampler="DistributedSampler")
+
+
+# --- the same over encoded images, each cut and turned over by numbers of its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "loader", "sampler"),
+    [
+        pytest.param("Lightning", FAST, "DistributedSampler", marks=needs("lightning")),
+        pytest.param(
+            "accelerate", "iobench.loaders.frameworks.PreparedLoader", "SequentialSampler", marks=needs("accelerate")
+        ),
+        ("torch.distributed", FAST, "SequentialSampler"),
+    ],
+)
+def test_encoded_images_come_once_on_two_ranks_drawn_as_on_one(encoded_set, tmp_path, name, loader, sampler):
+    (tmp_path / "data").symlink_to(encoded_set.folder)
+    if name == "Lightning":  # starts its other rank itself
+        finish([start(tmp_path, str(PROGRAMS / "example.py"), name, str(tmp_path), "encoded")])
+        ranks = reports(tmp_path)
+    else:
+        ranks = on_two_ranks(tmp_path, "example.py", name, str(tmp_path), "encoded")
+    shards = ShardSet.open(encoded_set.folder, transform=transforms.ImageNetTrain(24, dtype=torch.uint8))
+    alone = DataLoader(shards, 130)
+    wanted = []
+    for _ in range(2):
+        images, labels = next(iter(alone))
+        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        wanted.append({digest(image): int(label) for image, label in zip(pixels, labels, strict=True)})
+    assert not wanted[0].keys() & wanted[1].keys()
+    check_epochs(wanted, ranks, loader, sampler)
 
 
 # --- Lightning

@@ -34,6 +34,15 @@ def test_twenty_epochs_move_memory_by_less_than_a_percent(epochs, what):
     assert epochs[-1][what] < 1.01 * epochs[0][what]
 
 
+@pytest.mark.slow
+def test_twenty_epochs_of_jpegs_that_are_cut_move_peak_memory_by_less_than_a_percent(encoded_set):
+    command = [sys.executable, EPOCHS, str(encoded_set.folder), "buffered", "records", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    epochs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(epochs) == 20
+    assert epochs[-1]["peak_bytes"] < 1.01 * epochs[0]["peak_bytes"]
+
+
 def test_pythons_allocations_do_not_grow_from_epoch_to_epoch(epochs):
     third, last = epochs[2]["python_blocks"], epochs[-1]["python_blocks"]
     assert last - third < len(epochs) - 3, f"a block in each epoch: {third} became {last}"

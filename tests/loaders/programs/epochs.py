@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from iobench.loaders import DataLoader, ShardSet
+from iobench.loaders import DataLoader, ShardSet, transforms
 
 empty_caches = sys._clear_internal_caches if hasattr(sys, "_clear_internal_caches") else sys._clear_type_cache
 
@@ -23,6 +23,8 @@ def status(name: str) -> int:
 
 def main(folder: str, engine: str, shuffle: str, num_epochs: str) -> None:
     shards = ShardSet.open(folder, engine=engine, shuffle_mode=shuffle)
+    if shards.index.layout.codec is not None:
+        shards = ShardSet.open(folder, engine=engine, shuffle_mode=shuffle, transform=transforms.ImageNetTrain(64))
     loader = DataLoader(shards, batch_size=64, shuffle=True, num_workers=2)
     for _ in range(int(num_epochs)):
         for _batch in loader:

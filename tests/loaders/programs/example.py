@@ -1,6 +1,8 @@
 """Runs one example of loaders/CONTRACT.md as one rank, and writes down what its `step` was given.
 
-    python example.py NAME FOLDER        in a folder where the data set is `data`
+    python example.py NAME FOLDER [encoded]        in a folder where the data set is `data`
+
+With `encoded` the set is opened with a transform that cuts its images at random, and else as in the example.
 
 FOLDER/rank-R.json: {"steps": [digests of the step's images, ...], "loader": class, "sampler": class, ...}
 """
@@ -23,7 +25,15 @@ def code_of(name: str) -> str:
     return found[1]
 
 
-def run(name: str) -> dict[str, Any]:
+def with_transform(code: str) -> str:
+    """The example over encoded images, with a class for each."""
+    opened, transform = 'ShardSet.open("data"', "transforms.ImageNetTrain(24, dtype=__import__('torch').uint8)"
+    assert opened in code
+    code = code.replace(opened, f"{opened}, transform={transform}").replace("Linear(3, 10)", "Linear(3, 130)")
+    return f"from iobench.loaders import transforms\n{code}"
+
+
+def run(name: str, *, encoded: bool) -> dict[str, Any]:
     """What the example's loader gave."""
     steps: list[list[str]] = []
 
@@ -33,7 +43,8 @@ def run(name: str) -> dict[str, Any]:
         steps.append([hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in pixels])
 
     names: dict[str, Any] = {"step": step, "__name__": "example"}
-    exec(compile(code_of(name), f"{CONTRACT.name}: {name}", "exec"), names)
+    code = with_transform(code_of(name)) if encoded else code_of(name)
+    exec(compile(code, f"{CONTRACT.name}: {name}", "exec"), names)
     loader = names["trainer"].train_dataloader if "trainer" in names else names["loader"]
     tally = getattr(loader, "tally", None)
     return {
@@ -48,5 +59,5 @@ def run(name: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
-    result = run(sys.argv[1])
+    result = run(sys.argv[1], encoded="encoded" in sys.argv[3:])
     (Path(sys.argv[2]) / f"rank-{rank}.json").write_text(json.dumps(result))
