@@ -147,7 +147,8 @@ class HandOut:
         tally.num_reads += len(placement.reads)
         tally.delivered_bytes += batch.delivered
         tally.payload_bytes += placement.payload_bytes
-        tally.copied_bytes += sum(move.length for move in placement.moves)
+        if placement.moves:
+            tally.copied_bytes += sum(move.length for move in placement.moves)
         tally.read_s += batch.read_ns / 1e9
         tally.read_queue_s += batch.read_waited_ns / batch.num_reads / 1e9
         tally.ready_s += (perf_counter_ns() - batch.ready_ns) / 1e9

@@ -81,7 +81,8 @@ class Prefetcher:
         if threads is None:
             threads = ReaderThreads(num_threads, source.reader, source.paths, on_start=on_thread_start)
         self._threads = threads
-        self._depth = max(1, depth) if len(self._threads) else 1
+        self._num_threads = len(threads)
+        self._depth = max(1, depth) if self._num_threads else 1
 
     def __iter__(self) -> Self:
         return self
@@ -127,7 +128,7 @@ class Prefetcher:
             self.close()
 
     def _next(self) -> RawBatch:
-        if len(self._threads) and not self._threads.usable:
+        if self._num_threads and not self._threads.usable:
             raise RuntimeError(
                 "the reader threads of this epoch are gone: a forked process has none of its parent's, and an error in "
                 "another epoch of the same loader ends those that persist; begin anew with iter(loader)"
@@ -140,7 +141,7 @@ class Prefetcher:
         batch = self._window.popleft()
         if batch.error is not None:
             raise batch.error
-        if len(self._threads):
+        if self._num_threads:
             self._top_up()  # before handing out, so that reading goes on while the loop computes
         return self._hand_out(batch)
 
@@ -169,14 +170,14 @@ class Prefetcher:
             buffer, mapping = self._room_for(placement, records)
         else:
             buffer = self._acquire(buffer_bytes(index.layout, batch_size=len(records), alignment=alignment), records)
-        tasks = _tasks(placement.reads) if len(self._threads) else [placement.reads]
+        tasks = _tasks(placement.reads) if self._num_threads else [placement.reads]
         batch = PendingBatch(records, buffer, mapping, placement, len(tasks), self._left)
         if self._source.decoding is not None:
             batch.images = self._hand_out.images_of(self._source.decoding, batch)
         if self._freight is not None:
             batch.landing = self._freight.expect(batch)
         batch.gate.acquire()
-        if len(self._threads):
+        if self._num_threads:
             self._threads.submit(batch, tasks)
         return batch
 
@@ -194,7 +195,7 @@ class Prefetcher:
         return None, self._mapped.map(self._source.paths[first.shard], first.file_offset, length)
 
     def _wait(self, batch: PendingBatch) -> None:
-        if not len(self._threads):
+        if not self._num_threads:
             reader, paths = self._source.reader, self._source.paths
             for part in work_off(reader, paths, batch, batch.placement.reads, own_thread=False):
                 work_off(reader, paths, batch, part, own_thread=False)
