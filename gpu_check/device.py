@@ -68,12 +68,9 @@ class Device:
 
     def near(self) -> Near:
         """The cores that reader threads for it should stand on; nothing is chosen for the CPU."""
-        from ..loaders.nearness import Near, address_of_gpu, cores_near
+        from ..loaders.nearness import near_device
 
-        address = address_of_gpu(0) if self.is_cuda else None
-        if address is None:
-            return Near(frozenset(), None, "there is no GPU" if not self.is_cuda else "torch tells no PCI address")
-        return cores_near(address)
+        return near_device(self.name)
 
     def empty(self, num_bytes: int) -> Tensor:
         """Bytes of the device's memory."""

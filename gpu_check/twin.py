@@ -24,9 +24,9 @@ class TwinMemory:
     """Memory of the host that stands for a device's."""
 
     def __init__(self, size_bytes: int) -> None:
-        self._buffer = Buffer(size_bytes)
-        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._buffer.memory, np.uint8)
-        self.address, self.size_bytes = self._buffer.address, self._buffer.size_bytes
+        buffer = Buffer(size_bytes)
+        self.memory, self.address, self.size_bytes = buffer.memory, buffer.address, buffer.size_bytes
+        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self.memory, np.uint8)
 
 
 class TwinEvent:
@@ -104,7 +104,7 @@ class TwinDevice:
 
     def window(self, memory: TwinMemory) -> memoryview:
         """See Device."""
-        return memoryview(memory.bytes)
+        return memory.memory
 
     def show(self, memory: TwinMemory, *, stream: Any) -> tuple[torch.Tensor, Any]:  # noqa: ARG002
         """See Device: a fresh array over the memory lives as long as any view of it."""

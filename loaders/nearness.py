@@ -113,12 +113,34 @@ def address_of_gpu(number: int) -> str | None:
     return "{:04x}:{:02x}:{:02x}.0".format(*numbers) if len(numbers) == len(parts) else None
 
 
-def standing_on(near: Near) -> Callable[[int], None]:
-    """What a reader thread calls as it starts (`worker_init_fn`, `on_thread_start`): it stands on these cores alone."""
+def near_device(name: str, *, wanted: bool = True) -> Near:
+    """The cores for readers that feed the device which torch names so (cuda:1); none but for a GPU, and if `wanted`.
+
+    Ranks whose GPUs are at one node share all of its cores: the kernel moves threads between these as it sees fit.
+    """
+    if not name.startswith("cuda"):
+        return Near(frozenset(), None, f"batches go to {name}, which is near all cores")
+    if not wanted:
+        return Near(frozenset(), None, "left to the kernel, as was asked for")
+    import torch
+
+    number: int | None = torch.device(name).index
+    address = address_of_gpu(torch.cuda.current_device() if number is None else number)
+    if address is None:
+        return Near(frozenset(), None, f"torch tells no PCI address of {name}")
+    return cores_near(address)
+
+
+def standing_on(near: Near) -> Callable[[int], None] | None:
+    """What a reader thread calls as it starts (`worker_init_fn`, `on_thread_start`): it stands on these cores alone.
+
+    None where there is nothing to choose: threads are then left as they are.
+    """
+    if not near.cores:
+        return None
 
     def stand(_number: int) -> None:
-        if near.cores:
-            os.sched_setaffinity(0, near.cores)  # 0 is the thread that calls
+        os.sched_setaffinity(0, near.cores)  # 0 is the thread that calls
 
     return stand
 

@@ -4,6 +4,7 @@ shards with raw pixels     -> as they are
 shards of encoded images   -> decoded -> cut, resized (train, validation) -> bytes of one size
                                       -> none: whole images, each of its own size
                               decoder none: the encoded bytes themselves
+                              decoder nvimgcodec, dali: decoded on the GPU that batches go to
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class EncodedImages(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    decoder: Literal["auto", "simplejpeg", "none"] = "auto"
+    decoder: Literal["auto", "simplejpeg", "nvimgcodec", "dali", "none"] = "auto"
     transform: Literal["train", "validation", "none"] = "train"
     image_size: Annotated[int, Field(ge=8, le=4096)] = 224
     on_error: Literal["raise", "skip"] = "raise"

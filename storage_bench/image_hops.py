@@ -35,7 +35,8 @@ class ImageConfig(SampleFormat, EncodedImages):
 class ImageHops:
     """How many threads were in each hop on the average, of how many, and the share of time that the loop waited.
 
-    `waiting` are the batches that lay in each of QUEUES on the average.
+    `waiting` are the batches that lay in each of QUEUES on the average.  Where samples are `made_there`, on the GPU
+    that decodes, no thread is in augment.
     """
 
     threads_in: dict[str, float]
@@ -45,6 +46,7 @@ class ImageHops:
     decoder: str
     reason: str
     num_skipped: int
+    made_there: bool = False
 
     @property
     def limit(self) -> str:
@@ -58,7 +60,8 @@ class ImageHops:
     @property
     def sentence(self) -> str:
         """Which hop limits, in words."""
-        told = ", ".join(f"{self.threads_in[hop]:.2f} {hop}" for hop in HOPS)
+        hops = [hop for hop in HOPS if hop != "augment" or not self.made_there]
+        told = ", ".join(f"{self.threads_in[hop]:.2f} {hop}" for hop in hops)
         threads = f"of {self.num_threads} threads there are on the average {told}" if self.num_threads else told
         queues = ", ".join(f"{self.waiting[queue]:.1f} {words}" for queue, words in QUEUES.items())
         waited = f"the loop waits {self.waited:.0%} of its time"
@@ -76,9 +79,11 @@ class ImageHops:
 
     def metrics(self) -> dict[str, Metric]:
         """Threads at work in each hop, and batches that wait before it."""
-        host = "batches stay in host memory"
+        host = "the decoder takes what it decodes to the GPU" if self.made_there else "batches stay in host memory"
+        augment = not_measured("threads", "the GPU makes samples of what it has decoded")
         return {
             **{f"{hop}_threads": Metric(value=self.threads_in[hop], unit="threads", n=1) for hop in HOPS},
+            **({"augment_threads": augment} if self.made_there else {}),
             "transfer_threads": not_measured("threads", host),
             **{f"{queue}_batches": Metric(value=self.waiting[queue], unit="batches", n=1) for queue in QUEUES},
             "augment_queue_batches": not_measured("batches", "an image is augmented by the thread that decoded it"),
@@ -103,14 +108,20 @@ def hops_of(decoding: Decoding, tally: Tally, *, num_threads: int, wall_s: float
         {queue: seconds[queue] / wall_s for queue in QUEUES},
         num_threads,
         waited,
-        decoding.decoder.name,
+        decoding.name,
         decoding.reason,
         tally.num_skipped,
+        made_there=decoding.there is not None,
     )
 
 
 def warnings_of(tally: Tally) -> list[str]:
-    """What must be said of images that were left out."""
+    """What must be said of images that were left out, or decoded by another decoder than the one that was asked for."""
+    by_host = f"{tally.num_by_host} of {tally.num_records} images were decoded by the CPU: the GPU's decoder cannot"
+    return [*([by_host] if tally.num_by_host else []), *_left_out(tally)]
+
+
+def _left_out(tally: Tally) -> list[str]:
     if not tally.num_skipped:
         return []
     told = list(dict.fromkeys(skipped.reason for skipped in tally.skipped))

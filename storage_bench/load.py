@@ -97,7 +97,7 @@ def measure_load(
         loaded.engine_reason,
         shards.index.status,
         shards.index.layout_reason,
-        asdict(loaded.chosen),
+        asdict(loaded.chosen) | ({} if loaded.device is None else {"placement": loaded.near.reason}),
         images.described() if images else None,
     )
 

@@ -16,6 +16,7 @@ from ..loaders.engines.choice import EngineName, open_reader, refuse_engine
 from ..loaders.engines.readers import BufferedReader, DirectReader, Reader
 from ..loaders.evidence import background_rate
 from ..loaders.formats.image_files import ImageFiles
+from ..loaders.nearness import Near, near_device, standing_on
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
 from ..loaders.probe import Suggestion, suggest
@@ -37,7 +38,10 @@ Prepared = Callable[[str, int, int], None]  # which part of the preparation, fil
 
 
 class LoadConfig(ImageConfig):
-    """What the loader reads, how, and for how long.  Threads and depth that are not given come from a probe."""
+    """What the loader reads, how, and for how long.  Threads and depth that are not given come from a probe.
+
+    With `near_gpu` threads that read for a GPU stand on the cores of its NUMA node.
+    """
 
     engine: EngineName = "auto"
     destination: Literal["host", "gpu"] = "host"
@@ -49,6 +53,7 @@ class LoadConfig(ImageConfig):
     seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     blocks: Annotated[int, Field(ge=2, le=1000)] = 8
     seed: Annotated[int, Field(ge=0)] = 0
+    near_gpu: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class Load:
     """All that is there once the set is open, its files are cold or warm as asked, and threads and depth are chosen.
 
     `files` are those of this machine, none for objects on a server; `looked_at` are those whose residency is asked.
-    `background` is what others read meanwhile, in bytes/s.
+    `background` is what others read meanwhile, in bytes/s; `near` is where reader threads stand.
     """
 
     config: LoadConfig
@@ -70,6 +75,7 @@ class Load:
     resident: float | None
     batch_size: int
     chosen: Suggestion
+    near: Near
     loader: DataLoader[Any]
 
     @property
@@ -97,10 +103,10 @@ def open_load(
     looked_at = files.spread() if isinstance(files, ImageFiles) else files
     resident = cache_fraction(looked_at)
     _require_batches(shards, chosen, batch_size)
-    loader = _new_loader(shards, config, chosen, batch_size)
-    return Load(
-        config, device, shards, reason, files, looked_at, counter, background, resident, batch_size, chosen, loader
-    )
+    near = near_device("the host" if device is None else device.name, wanted=config.near_gpu)
+    loader = _new_loader(shards, config, chosen, batch_size, near)
+    measured = config, device, shards, reason, files, looked_at, counter, background, resident, batch_size
+    return Load(*measured, chosen, near, loader)
 
 
 def _device_of(config: LoadConfig) -> Device | None:
@@ -178,7 +184,9 @@ def _open_reader(config: LoadConfig, sample: ShardPath, *, encoded: bool, into_d
     return (DirectReader() if engine == "direct" else BufferedReader(evict_behind=cold)), reason
 
 
-def _new_loader(shards: ShardSet, config: LoadConfig, chosen: Suggestion, batch_size: int) -> DataLoader[Any]:
+def _new_loader(
+    shards: ShardSet, config: LoadConfig, chosen: Suggestion, batch_size: int, near: Near
+) -> DataLoader[Any]:
     from ..loaders.dataloader import DataLoader
 
     return DataLoader(
@@ -188,4 +196,5 @@ def _new_loader(shards: ShardSet, config: LoadConfig, chosen: Suggestion, batch_
         num_workers=chosen.num_workers,
         prefetch_factor=chosen.prefetch_factor,
         drop_last=True,
+        worker_init_fn=standing_on(near),
     )

@@ -13,6 +13,7 @@ import numpy as np
 from ..loaders.batches import PlannedBatches
 from ..loaders.destinations.choice import DeviceChoice
 from ..loaders.evidence import counter_for
+from ..loaders.nearness import near_device, standing_on
 from ..loaders.plan import Indices, Share
 from ..loaders.shards import ShardSet
 from ..loaders.traced import Recorder, trace_set
@@ -95,6 +96,7 @@ class ShardFeed:
             batch_sampler=sampler,
             num_workers=plan.reader_threads,
             prefetch_factor=plan.prefetch_factor if plan.reader_threads else None,
+            worker_init_fn=standing_on(near_device(str(device), wanted=plan.near_gpu)),
         )
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:

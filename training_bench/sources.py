@@ -171,9 +171,11 @@ class Shards(ShardFiles[Images]):
         *,
         page_cache: CacheState = "cold",
         device: DeviceChoice = "cpu",
+        on_thread_start: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__(folder, engine, page_cache=page_cache, images=plan.images, shuffle=plan.shuffle, device=device)
         self._plan = plan
+        self._on_thread_start = on_thread_start
         depth, there = plan.prefetch_depth, open_device(device)
         self._destination = None if there is None else Destination(there, num_free_kept=depth + 2)
         self._pool: BufferPool = self._shards.new_pool(plan.batch_size, depth=depth, destination=self._destination)
@@ -205,6 +207,7 @@ class Shards(ShardFiles[Images]):
             pool=self._pool,
             tally=self._tally,
             destination=self._destination,
+            on_thread_start=self._on_thread_start,
         )
         try:
             yield prefetcher

@@ -281,7 +281,7 @@ class ImageIobenchRoad:
     def decoder(self) -> tuple[str, str]:
         """What decodes, and why that."""
         assert self._set.decoding is not None  # its images are encoded
-        return self._set.decoding.decoder.name, self._set.decoding.reason
+        return self._set.decoding.name, self._set.decoding.reason
 
     def close(self) -> None:
         """End the threads, close the files."""

@@ -16,6 +16,7 @@ from iobench.loaders.nearness import (
     NearnessError,
     address_of_gpu,
     cores_near,
+    near_device,
     node_of,
     node_of_nic,
     parse_cores,
@@ -110,6 +111,14 @@ def test_reader_threads_stand_where_they_are_told_and_nobody_else(page_set):
     assert len(images) == len(page_set)
     assert list(stood.values()) == [{core}, {core}]
     assert os.sched_getaffinity(0) == before
+
+
+def test_threads_that_feed_no_gpu_or_are_left_alone_stay_as_they_are():
+    for near in (near_device("cpu"), near_device("cuda:0", wanted=False)):
+        assert not near.cores
+        assert standing_on(near) is None
+    assert near_device("cpu").reason == "batches go to cpu, which is near all cores"
+    assert near_device("cuda:0", wanted=False).reason == "left to the kernel, as was asked for"
 
 
 @pytest.mark.parametrize(

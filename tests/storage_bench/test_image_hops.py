@@ -2,9 +2,12 @@
 
 import pytest
 
+from iobench.loaders.images.decoders import DecoderError
+from iobench.loaders.images.device_decoders import why_not
 from iobench.loaders.index import load_index
+from iobench.loaders.prefetch import Tally
 from iobench.storage_bench.generate import GenerateJpeg, generate
-from iobench.storage_bench.image_hops import ImageHops
+from iobench.storage_bench.image_hops import ImageHops, warnings_of
 from iobench.storage_bench.load import measure_load
 from iobench.storage_bench.load_setup import LoadConfig
 
@@ -69,6 +72,30 @@ def test_a_load_of_jpegs_tells_its_hops(folder, transform):
     assert all(value >= 0 for value in lying)
     assert 0 < sum(lying) <= 2 * 1.1  # no more than are read ahead
     assert metrics["augment_queue_batches"].value is None
+
+
+@pytest.mark.parametrize("decoder", ["nvimgcodec", "dali"])
+def test_a_load_of_jpegs_that_the_device_decodes_tells_its_hops(folder, device, decoder):
+    if why_not(decoder, "cpu"):
+        pytest.skip(f"{decoder} is not installed (`make setup-test` installs it)")
+    settings = {"batch_size": 8, "seconds": 0.05, "blocks": 2, "num_workers": 1, "image_size": 32, "decoder": decoder}
+    result = measure_load(folder, LoadConfig.model_validate(settings), device=device)
+    assert result.images["decoder"].startswith(f"{decoder} ")
+    assert "augment" not in result.images["sentence"]
+    metrics = result.point.metrics
+    assert metrics["decode_threads"].value > 0
+    assert metrics["augment_threads"].value is None
+    assert metrics["augment_threads"].reason == "the GPU makes samples of what it has decoded"
+    assert result.chosen["placement"] == "batches go to fake:0, which is near all cores"
+    assert not [text for text in result.warnings if "decoded by the CPU" in text]
+    with pytest.raises(DecoderError, match="device='cpu' is host memory"):
+        measure_load(folder, LoadConfig.model_validate(settings))
+
+
+def test_images_that_the_device_could_not_decode_are_told():
+    assert warnings_of(Tally(num_records=20, num_by_host=3)) == [
+        "3 of 20 images were decoded by the CPU: the GPU's decoder cannot"
+    ]
 
 
 def test_without_a_decoder_samples_are_bytes(folder):

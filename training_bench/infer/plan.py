@@ -41,7 +41,8 @@ class InferConfig(EncodedImages):
     `accelerator` is cpu or cuda, which compute `models` and are measured, or an emulated one: seconds per batch, or a
     published name.  `batches` are counted of each source in all rounds together.  `latency_bound_s` asks for the
     highest rate of arrivals whose 99th percentile stays under it; `trial_batches` arrive at each rate that is tried.
-    `agreement_batches` are answered in fp32 as well where `precision` is another.
+    `agreement_batches` are answered in fp32 as well where `precision` is another.  With `near_gpu` threads that read
+    for a GPU stand on the cores of its NUMA node.
     """
 
     about: str = ""
@@ -69,6 +70,7 @@ class InferConfig(EncodedImages):
     channels_last: bool = False
     shuffle: ShuffleMode = "off"
     engine: str = "auto"
+    near_gpu: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @model_validator(mode="after")
@@ -106,6 +108,7 @@ class Network(BaseModel):
     channels_last: bool
     threads: int
     seed: int
+    near_gpu: bool = True
     weights: str | None = None
     agreement_batches: int = 0
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...loaders.evidence import moved, process_read_bytes
+from ...loaders.nearness import Near, near_device, standing_on
 from ...loaders.prefetch import RawBatch
 from ...storage_bench.accelerators import Accelerator, Images
 from ...storage_bench.launching.launch import rank_main
@@ -49,6 +50,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "agreement": agreement,
         "peak_rss_bytes": peak,
         "wall_s": run.elapsed_s,
+        "placement": run.placement,
     }
 
 
@@ -72,7 +74,13 @@ class _Run:
 
             self._network = NetworkStep(plan.network, ranks.local_rank)
             self._device = str(self._network.device)
+        self._near = near_device(self._device, wanted=plan.network is None or plan.network.near_gpu)
         self._begin = perf_counter()
+
+    @property
+    def placement(self) -> str:
+        """Where this rank's reader threads stand."""
+        return self._near.reason
 
     @property
     def elapsed_s(self) -> float:
@@ -137,7 +145,7 @@ class _Run:
             return []
         plan = self._plan.sizes[0]
         read = [block for block in plan.blocks if block.source != "synthetic"]
-        opened = _open(plan, (read or plan.blocks)[0], device=self._device)
+        opened = _open(plan, (read or plan.blocks)[0], device=self._device, near=self._near)
         with opened.batches(rank=self._ranks.rank, num_ranks=self._ranks.size, seed=plan.seed) as batches:
             return [self._network.agreeing(next(batches)) for _ in range(network.agreement_batches)]
 
@@ -150,7 +158,7 @@ class _Run:
     def _block(self, size: int, which: int, number: int) -> dict[str, Any]:
         plan, ranks = self._plan.sizes[size], self._ranks
         block = plan.blocks[which]
-        source = _open(plan, block, device=self._device)
+        source = _open(plan, block, device=self._device, near=self._near)
         leads = ranks.local_rank == 0  # the counters are of its host
         resident, before = source.prepare() if leads else (None, {})
         own = process_read_bytes()
@@ -192,7 +200,7 @@ class _Run:
         """Arrivals at `rate` on every rank; what all ranks' latencies together say."""
         plan, ranks = self._plan.sizes[size], self._ranks
         block = next(block for block in plan.blocks if block.source == bound.source)
-        source = _open(plan, block, device=self._device)
+        source = _open(plan, block, device=self._device, near=self._near)
         due = arrival_times(bound, rate, seed=(plan.seed, ranks.rank, seed, int(proof)))
         misses = allowed_misses(len(due) * ranks.size)
         if ranks.local_rank == 0:
@@ -230,11 +238,12 @@ def open_loop(
     return np.array(found)
 
 
-def _open(plan: RankPlan, block: Block, *, device: str) -> BatchSource[Images]:
+def _open(plan: RankPlan, block: Block, *, device: str, near: Near) -> BatchSource[Images]:
     if block.source == "synthetic":
         return Synthetic(plan)
     assert block.source in ("staged", "direct")  # the only ones that inference plans
-    return Shards(plan, Path(plan.folders[block.source]), plan.engines[block.source], device=device)
+    folder, engine = Path(plan.folders[block.source]), plan.engines[block.source]
+    return Shards(plan, folder, engine, device=device, on_thread_start=standing_on(near))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from ...loaders.dataloader import DataLoader
+from ...loaders.nearness import near_device, standing_on
 from ...loaders.plan import Indices, endless_batches
 from ...loaders.shards import ShardSet
 from ...results.record import CacheState
@@ -55,7 +56,13 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         launch = Launch(plan, sources, steps.measure, ranks, energy=energy_meter(ranks, device))
         launch.run_rounds(range(len(plan.blocks)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"blocks": launch.logs, "peak_rss_bytes": peak, "wall_s": launch.elapsed_s}
+    near = near_device(str(device), wanted=training.near_gpu)
+    return {
+        "blocks": launch.logs,
+        "peak_rss_bytes": peak,
+        "wall_s": launch.elapsed_s,
+        "placement": near.reason,
+    }
 
 
 class Steps:
@@ -105,6 +112,7 @@ class TensorShards(ShardFiles[TensorBatch]):
             batch_sampler=cast("Any", self._order),  # whose batches are arrays, not lists
             num_workers=plan.reader_threads,
             prefetch_factor=plan.prefetch_factor if plan.reader_threads else None,
+            worker_init_fn=standing_on(near_device(device, wanted=plan.near_gpu)),
         )
         self._tally = self._loader.tally
 

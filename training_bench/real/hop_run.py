@@ -62,7 +62,7 @@ def run_real_hops(run: RealRun, *, seconds: float, show: Show) -> TrainOutcome:
     return TrainOutcome(
         points=[*points, *hops.points],
         best=best,
-        workload=_workload(run, told, reason),
+        workload=_workload(run, told, reason) | {"placement": [result["placement"] for result in results]},
         warnings=(*_fewer_rounds(results, told), *hops.warnings),
         invalid=invalid,
         metrics=dict(best.metrics),

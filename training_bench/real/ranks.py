@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...loaders.evidence import moved, process_read_bytes
+from ...loaders.nearness import near_device
 from ...loaders.traced import Recorder
 from ...storage_bench.launching.launch import rank_main
 from ...storage_bench.launching.ranks import Ranks, machine_id
@@ -74,6 +75,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "machine": machine_id(),
         "process_bytes": None if own is None or own_after is None else own_after - own,
         "peak_rss_bytes": peak,
+        "placement": near_device(str(device), wanted=plan.near_gpu).reason,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         **recorded(recorder),
     }
