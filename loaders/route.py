@@ -93,12 +93,12 @@ def device_for(route: Route | None, device: DeviceChoice) -> DeviceChoice:
 
 
 def refuse_encoded(route: Route | None, *, codec: str, name: str) -> None:
-    """Raise RouteRefusedError where `route` ends in GPU memory: encoded images are parsed by the host."""
-    if route in DEVICE_ROUTES:
+    """Raise RouteRefusedError where `route` leads past host memory: there encoded images are parsed."""
+    if route in DEVICE_ROUTES and route != "bounce":
         raise RouteRefusedError(
             f"require_route={route!r} is not possible: {name} holds encoded images ({codec}), which decoders parse in "
-            f"host memory; write the images raw with `iobench convert SRC DST --format tensors`, or leave "
-            f"require_route out"
+            f"host memory; write the images raw with `iobench convert SRC DST --format tensors`, or ask for 'bounce' "
+            f"or no route"
         )
 
 

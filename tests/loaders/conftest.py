@@ -45,7 +45,7 @@ class EncodedSet:
 
 
 @pytest.fixture(scope="session")
-def jpegs() -> list[bytes]:
+def encoded_images() -> list[bytes]:
     """130 pictures of several sizes, no two alike."""
     found = []
     for number in range(130):
@@ -58,9 +58,9 @@ def jpegs() -> list[bytes]:
 
 
 @pytest.fixture(scope="session", params=["tfrecord", "tar", "folder"])
-def encoded_set(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, jpegs) -> EncodedSet:
+def encoded_set(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, encoded_images) -> EncodedSet:
     """The same images in each format: shards of 40, or a class for each image."""
-    return write_encoded(tmp_path_factory.mktemp(request.param) / "data", request.param, jpegs)
+    return write_encoded(tmp_path_factory.mktemp(request.param) / "data", request.param, encoded_images)
 
 
 @pytest.fixture(scope="session")

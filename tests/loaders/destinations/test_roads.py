@@ -128,6 +128,21 @@ def test_a_transform_of_batches_works_on_what_is_on_the_device(page_set, device)
     assert len(batches(DataLoader(shards, batch_size=8))) == len(places) > 1
 
 
+def test_the_route_of_images_that_are_decoded_and_copied_may_be_required_to_be_bounce(encoded_set, device):
+    class Counting(BufferedReader):
+        def counters(self):
+            return {"kvikio_posix_bytes": self.delivered_bytes}
+
+    options = {"device": device, "transform": transforms.ImageNetTrain(24)}
+    shards = ShardSet.open(encoded_set.folder, engine=Counting(), require_route="bounce", **options)
+    loader = DataLoader(shards, 50, num_workers=2)
+    assert [len(labels) for _, labels in batches(loader)] == [50, 50, 30]
+    assert (loader.evidence().requested_route, loader.evidence().observed_route) == ("bounce", "bounce")
+    for route in ("gds", "p2pdma"):
+        with pytest.raises(RouteError, match=f"require_route='{route}' is not possible"):
+            ShardSet.open(encoded_set.folder, require_route=route, **options)
+
+
 def test_the_route_of_copied_batches_is_bounce_by_the_counters(page_set, device):
     shards = ShardSet.open(page_set.folder, device=device)
     loader = DataLoader(shards, batch_size=8)
