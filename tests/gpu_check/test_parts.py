@@ -10,6 +10,7 @@ import torch
 from iobench.gpu_check.machine import what_is_missing
 from iobench.gpu_check.part import Bench, PartSkippedError, parts_named
 from iobench.gpu_check.parts import PARTS, run_of
+from iobench.gpu_check.parts.storage import extra_of
 from iobench.gpu_check.parts.tests import marked_files
 from iobench.storage_bench.generate import GenerateJpeg, generate
 
@@ -59,8 +60,15 @@ def test_the_part_of_storage_holds_our_loader_against_the_bare_loop(bench):
     assert bare.params["road"] == "bare"
     assert "of_bare_loop" not in bare.metrics
     assert ours.metrics["of_bare_loop"].value > 0
+    assert ours.metrics["extra_per_batch_s"].n == ours.metrics["of_bare_loop"].n
     assert ours.read_path.delivered_bytes > 0
     assert ours.read_path.observed_route in ("host", "unknown")
+
+
+def test_what_a_batch_costs_beyond_the_bare_loop_is_the_difference_of_their_times():
+    """Batches of 20 MB: 4 ms at 5 GB/s, 2 ms at 10; and 5 ms at 4 GB/s, 4 ms at 5."""
+    extra = extra_of([5e9, 4e9], [10e9, 5e9], 20_000_000)
+    assert extra.samples == pytest.approx([0.002, 0.001])
 
 
 def test_past_the_page_cache_the_counters_show_this_engines_reads_alone(bench, direct_io):
