@@ -146,6 +146,8 @@ def show_inference(points: Sequence[Point]) -> None:
 
 
 def _row(point: Point, more: Sequence[str]) -> tuple[str, ...]:
+    from ..results.wording import flag_text
+
     metrics = point.metrics
     return (
         str(point.params["model"]),
@@ -160,7 +162,7 @@ def _row(point: Point, more: Sequence[str]) -> tuple[str, ...]:
         figure(metrics["queue_batches"], digits=1),
         figure(metrics["queue_empty_fraction"], digits=2),
         *(figure(metrics.get(name), digits=3) for name in more),
-        ", ".join(point.flags),
+        flag_text(point.flags),
     )
 
 

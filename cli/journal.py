@@ -91,7 +91,10 @@ class Journal:
         invalid: Sequence[str] = (),
         sentence: str = "",
     ) -> None:
-        """Write the record of a run without a requirement, and say what it means; exit 3 where it is not valid."""
+        """Write the record of a run without a requirement, and say what it means; exit 3 where it is not valid.
+
+        Of the lines of `sentence` those that are sentences stand in the record; rows of figures are its points.
+        """
         from ..results.environment import collect, public_text
         from ..results.record import INVALID_MARK, RunRecord, utc_now
 
@@ -108,7 +111,7 @@ class Journal:
             ranks=best.ranks,
             points=tuple(points),
             warnings=(*warnings, *(f"{INVALID_MARK}{text}" for text in invalid)),
-            summary=tuple(public_text(line) for line in sentence.splitlines()),
+            summary=tuple(public_text(line) for line in sentence.splitlines() if line.endswith(".")),
         )
         self.write(record)
         if sentence:

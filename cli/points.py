@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..terminal import figure, table
 from .copy_points import show_conversions, show_copies, show_readings
 from .folder_points import show_checkpoints, show_names
+from .rank_points import show_flags, show_ranks, show_trainings
 
 if TYPE_CHECKING:
     from ..results.record import Point
@@ -30,8 +31,11 @@ def show_points(points: Sequence[Point]) -> None:
         show_names(point)
     if checkpoints := _of(points, "checkpoint"):
         show_checkpoints(checkpoints)
-    _trains(points)
-    _trained(points)
+    if ranks := _of(points, "train"):
+        show_ranks(ranks)
+    if trainings := _of(points, "real"):
+        show_trainings(trainings)
+    show_flags(points)
 
 
 def _of(points: Sequence[Point], stage: str) -> list[Point]:
@@ -60,37 +64,9 @@ def _roads(points: Sequence[Point]) -> None:
 def _loads(points: Sequence[Point]) -> None:
     if found := [point for point in _of(points, "load") if not {"road", "source"} & set(point.params)]:
         table(
-            ("engine", "batch", "shuffle", "threads", "cache", "images/s", "GB/s", "CPU s/GB", "route"),
+            ("engine", "batch", "shuffle", "threads", "cache", "images/s", "GB/s", "CPU s/GB", "route", ""),
             [_load_row(point) for point in found],
             title="Loader",
-        )
-
-
-def _trains(points: Sequence[Point]) -> None:
-    if found := _of(points, "train"):
-        heads = (
-            "source",
-            "ranks",
-            "step ms",
-            "compute",
-            "data wait",
-            "sync wait",
-            "other",
-            "images/s",
-            "AU",
-            "predicted",
-        )
-        title = f"Ranks on {found[0].params['accelerator']}" + (" (emulated)" if found[0].params["emulated"] else "")
-        table((*heads, ""), [_train_row(point) for point in found], title=title)
-
-
-def _trained(points: Sequence[Point]) -> None:
-    if found := _of(points, "real"):
-        table(
-            ("network", "ranks", "source", "step ms", "compute", "data wait", "allreduce", "images/s", "right", "seen"),
-            [_trained_row(point) for point in found],
-            title=f"Training on {found[0].params['accelerator']} ({SPREAD}; of 100 images so many are right, at the "
-            "end and of the validation data)",
         )
 
 
@@ -129,6 +105,7 @@ def _load_row(point: Point) -> tuple[str, ...]:
         figure(point.metrics["read_gbps"]),
         figure(point.metrics["cpu_seconds_per_gb"]),
         "-" if path is None else f"{path.observed_route} ({path.counter_class})",
+        " ".join(point.flags),
     )
 
 
@@ -148,43 +125,4 @@ def _road_row(point: Point) -> tuple[str, ...]:
         "-" if peak is None else f"{peak / 1e6:.0f}",
         figure(metrics.get("images_per_s_ratio"), digits=2),
         "not installed" if missing else " ".join(point.flags),
-    )
-
-
-def _train_row(point: Point) -> tuple[str, ...]:
-    metrics = point.metrics
-
-    def milliseconds(name: str) -> str:
-        value = metrics[name].value
-        return "-" if value is None else f"{value * 1e3:.1f}"
-
-    return (
-        str(point.params["source"]),
-        str(point.params["num_ranks"]),
-        milliseconds("step_time_s"),
-        milliseconds("compute_s"),
-        milliseconds("data_wait_s"),
-        milliseconds("sync_wait_s"),
-        milliseconds("overhead_s"),
-        figure(metrics["images_per_s"], digits=0),
-        figure(metrics["au_mlperf"]),
-        figure(metrics.get("au_predicted")),
-        " ".join(point.flags),
-    )
-
-
-def _trained_row(point: Point) -> tuple[str, ...]:
-    params, metrics = point.params, point.metrics
-
-    def share(name: str, scale: float, digits: int) -> str:
-        value = metrics[name].value
-        return "-" if value is None else f"{value * scale:.{digits}f}"
-
-    return (
-        f"{params['model']} {params['precision']}",
-        str(params["num_ranks"]),
-        str(params["source"]),
-        *(share(name, 1e3, 1) for name in ("step_time_s", "compute_s", "data_wait_s", "sync_wait_s")),
-        figure(metrics["images_per_s"], digits=0),
-        *(share(name, 100, 1) for name in ("train_accuracy", "validation_accuracy")),
     )

@@ -135,6 +135,8 @@ def show_grid(points: Sequence[Point]) -> None:
 
 
 def _row(point: Point) -> tuple[str, ...]:
+    from ..results.wording import flag_text
+
     metrics = point.metrics
     return (
         str(point.params["nodes"]),
@@ -147,7 +149,7 @@ def _row(point: Point) -> tuple[str, ...]:
         figure(metrics["read_gbps"], digits=3),
         _range(metrics["images_per_s_predicted"]),
         "-" if (error := metrics["prediction_error"].value) is None else f"{error:+.1%}",
-        ", ".join(point.flags),
+        flag_text(point.flags),
     )
 
 

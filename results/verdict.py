@@ -157,8 +157,7 @@ def decide_fed(utilisation: Mapping[int, Metric], *, threshold: float, unusable:
     """
     usable = {count: rate for count, rate in utilisation.items() if count not in unusable and rate.value is not None}
     if not usable:
-        reasons = "; ".join(f"{count} ranks: {why}" for count, why in sorted(unusable.items()))
-        return Fed(None, reason=reasons or "no ranks were run")
+        return Fed(None, reason=_told_together(unusable) or "no ranks were run")
 
     def largest(bound: int | None) -> int:
         return max((count for count, rate in usable.items() if _bound(rate, bound) >= threshold), default=0)
@@ -342,6 +341,15 @@ def compose_verdict(
         measured_seconds=measured_seconds,
         measured_bytes=measured_bytes,
     )
+
+
+def _told_together(unusable: Mapping[int, str]) -> str:
+    """Numbers of ranks with their reason, those of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for count, why in sorted(unusable.items()):
+        reasons.setdefault(why, []).append(str(count))
+    found = ((" and ".join(filter(None, (", ".join(rest), last))), why) for why, (*rest, last) in reasons.items())
+    return "; ".join(f"{counts} rank{'s' if counts != '1' else ''}: {why}" for counts, why in found)
 
 
 def _span(counts: Sequence[int]) -> str:

@@ -357,6 +357,7 @@ def test_train_of_one_rank_needs_no_horovod_and_leaves_no_copy(iobench, small_se
     record = check_record(done, "train")
     assert {point["params"]["source"] for point in record["points"]} == {source, "synthetic"}
     assert record["metrics"]["au_mlperf"]["value"] > 0
+    assert record["summary"][0].startswith(f"1 rank on emulated 0.02 s/step, {source}: ")
     (rank,) = record["ranks"]
     assert rank["pid"] not in (0, os.getpid())
     assert not list((tmp_path / "local").glob("*"))

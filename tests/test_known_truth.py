@@ -188,7 +188,7 @@ def test_as_many_a100_are_fed_as_the_throttle_allows_and_as_much_as_predicted(th
     metrics = record["metrics"]
     assert metrics["gpus_fed_predicted"]["value"] == truth
     undecided = record["verdict"]["outcome"] == "insufficient"
-    if undecided and "harness_limited" in (metrics["gpus_fed_measured"]["reason"] or ""):
+    if undecided and "the harness itself was the limit" in (metrics["gpus_fed_measured"]["reason"] or ""):
         pytest.skip(f"this machine is too busy for {truth + 1} ranks: {metrics['gpus_fed_measured']['reason']}")
     assert metrics["gpus_fed_measured"]["value"] == truth
     assert status == 0

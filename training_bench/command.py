@@ -11,8 +11,10 @@ from typing import Any, get_args
 from ..loaders.discovery import find_shards
 from ..loaders.shards import ShardSet
 from ..loaders.traced import MAX_SPANS
+from ..results.quantities import counted
 from ..results.record import Metric, Point, new_run_id
 from ..results.verdict import Fed
+from ..results.wording import accelerator_name
 from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.choice import choose_engine
 from .fed import fed_by_ranks
@@ -145,7 +147,7 @@ def _ran(
 ) -> TrainOutcome:
     """What one source showed, and every hop to it where there is a ladder."""
     best = _there(find_point(result.points, source, num_ranks))
-    lines = _of_straggler(best)
+    lines = "\n".join(filter(None, (_rate_sentence(best), _of_straggler(best))))
     outcome = _outcome(result, best, workload, sentence=lines)
     if ladder is None:
         return outcome
@@ -194,6 +196,16 @@ def _cells(asked: Source, ladder: Ladder | None, num_ranks: int) -> tuple[Cell, 
     return tuple((rung, num_ranks) for rung in rungs)
 
 
+def _rate_sentence(point: Point) -> str:
+    """`2 ranks on emulated H100, direct: 3,571 images/s at AU 0.987, 0.2% of the time waiting for data.`"""
+    rate, used, stall = (point.metrics[name].value for name in ("images_per_s", "au_mlperf", "data_stall_fraction"))
+    ranks = counted(int(point.params["num_ranks"] or 1), "rank")
+    where = f"{ranks} on {accelerator_name(point.params)}, {point.params['source']}"
+    if rate is None or used is None or stall is None:
+        return f"{where}: no step was counted."
+    return f"{where}: {rate:,.0f} images/s at AU {used:.3f}, {stall:.1%} of the time waiting for data."
+
+
 def _of_straggler(point: Point) -> str:
     """Which rank the others waited for most, and how long; nothing for one rank."""
     late = find_straggler(point)
@@ -232,5 +244,5 @@ def _sentence(result: TrainResult, fed: Fed, threshold: float, label: str) -> st
     if fed.value is None:
         return f"How many {label} are fed at AU {threshold:.2f} is not known ({fed.reason}); ranks: {seen}."
     least = "at least " if fed.is_at_least else ""
-    note = f" ({fed.reason})" if fed.reason else ""
+    note = f" ({fed.reason.replace('at least: ', '')})" if fed.reason else ""
     return f"Fed at AU {threshold:.2f}: {least}{fed.value} {label}{note}; ranks: {seen}."

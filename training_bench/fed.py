@@ -8,6 +8,9 @@ from ..results.record import Point
 from ..results.verdict import Fed, decide_fed, missed_in_spite_of_few_steps, settles
 from .summary import find_point
 
+FEW_STEPS = "too few steps were counted within the time; allow more (--measure-seconds; of train --seconds)"
+HARNESS = "the harness itself was the limit; run fewer ranks on this host, or longer steps"
+
 
 def fed_by_ranks(points: Sequence[Point], *, threshold: float) -> Fed:
     """The largest number of ranks on the direct source whose AU reached `threshold`, beside its synthetic control."""
@@ -26,9 +29,9 @@ def why_unusable(points: Sequence[Point], num_ranks: int, *, threshold: float) -
     if rate.value is None:
         return rate.reason or "no AU"
     if "insufficient" in point.flags and not missed_in_spite_of_few_steps(rate, threshold=threshold):
-        return "insufficient"
+        return FEW_STEPS
     if "harness_limited" in point.flags:
         reached = control.metrics["au_mlperf"].value if control else None
         if settles(rate.value, control=reached, threshold=threshold) is None:
-            return "harness_limited"
+            return HARNESS
     return None

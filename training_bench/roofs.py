@@ -76,7 +76,7 @@ def _real(workload: Mapping[str, Any]) -> list[Roof]:
     bus = (
         Roof("host_to_device", "GB/s", _copy_gbps(device, to_device=True), image_bytes / 1e9, source=host)
         if device == "cuda"
-        else no_roof("host_to_device", "GB/s", "training on the CPU: batches stay in host memory")
+        else no_roof("host_to_device", "GB/s", "computed on the CPU: batches stay in host memory")
     )
     return [
         Roof("compute", "GFLOP/s", _product_gflops(device, precision), work.flops / 1e9, source=host),

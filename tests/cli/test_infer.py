@@ -45,7 +45,10 @@ def test_the_record_tells_of_every_source_and_of_what_is_less_than_in_the_study(
     assert {point["params"]["source"] for point in record["points"]} == {"direct", "synthetic"}
     assert record["workload"]["emulated"] is True
     assert record["workload"]["scaled_down"]["batches"] == [8, 400]
-    assert "scaled down from the study" in done.stderr
+    first, last = record["summary"]
+    assert first.startswith("ResNet-50, 1 x emulated 0.01 s/step, batch 4: direct ")
+    assert "batches 8 instead of 400" in last
+    assert last in done.stderr
     assert (tmp_path / "run" / "report.html").stat().st_size > 0
 
 

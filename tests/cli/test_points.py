@@ -15,7 +15,7 @@ REFERENCE = Path(__file__).parents[2] / "results" / "reference"
     [
         ("fio-2-cores", ("Storage rate", "block KiB", "p99 us", "host (exact)")),
         ("loaders-2-cores", ("Loaders side by side", "images/s", "ours/it")),
-        ("learning-2-cores", ("Training on cpu", "right", "100.0")),
+        ("learning-2-cores", ("Training on cpu", "right %", "optimiser", "100.0")),
     ],
 )
 def test_the_points_of_a_reference_run_are_a_table(name, words, capsys):
@@ -42,10 +42,27 @@ def test_ranks_are_a_table_and_what_was_not_measured_is_a_dash(capsys):
     }
     params = {"stage": "train", "source": "direct", "num_ranks": 2, "accelerator": "h100", "emulated": True}
     show_points([Point(params=params, metrics=metrics, flags=("noisy",))])
-    title, heads, _, row = capsys.readouterr().err.splitlines()
+    title, heads, _, row, flag = capsys.readouterr().err.splitlines()
     assert title == "Ranks on h100 (emulated)"
-    assert heads.split()[-3:] == ["images/s", "AU", "predicted"]
-    assert row.split() == ["direct", "2", *["250.0"] * 5, "1600", "-", "-", "noisy"]
+    assert heads.split()[-2:] == ["images/s", "AU"]  # nothing was predicted
+    assert row.split() == ["direct", "2", *["250.0"] * 5, "1600", "-", "noisy"]
+    assert flag == "  noisy: the interval stayed wider than ±3 %"
+
+
+def test_flags_are_words_that_are_explained_once(capsys):
+    names = ("step_time_s", "compute_s", "data_wait_s", "sync_wait_s", "overhead_s")
+    metrics = {name: Metric(value=0.25, unit="s") for name in names} | {
+        "images_per_s": Metric(value=1600.0, unit="images/s"),
+        "au_mlperf": Metric(value=0.9, unit="fraction"),
+        "au_predicted": Metric(value=0.95, unit="fraction"),
+    }
+    params = {"stage": "train", "source": "direct", "num_ranks": 2, "accelerator": "h100", "emulated": True}
+    flagged = Point(params=params, metrics=metrics, flags=("harness_limited", "insufficient"))
+    show_points([flagged, flagged])
+    _, heads, _, row, _, *flags = capsys.readouterr().err.splitlines()
+    assert heads.split()[-2:] == ["AU", "predicted"]
+    assert row.endswith("0.950  harness limited, insufficient")
+    assert [line.split(":")[0].strip() for line in flags] == ["harness limited", "insufficient"]
 
 
 def test_a_conversion_is_a_row_of_what_it_made_and_one_that_made_nothing_of_dashes(capsys):

@@ -63,6 +63,8 @@ def test_an_interrupted_grid_says_how_to_go_on_and_does(tmp_path, page_set):
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert record["kind"] == "scale"
+    assert record["summary"][0].startswith("train, direct, 1 rank (1x1) on emulated accelerators of 0.02 s/step: ")
+    assert "100% of the line through 1x1" in record["summary"][0]
     assert [point["metrics"]["images_per_s"]["n"] for point in record["points"]] == [4, 4]
     assert journal.read_text().splitlines()[: len(kept)] == kept
     assert json.loads((tmp_path / "run" / "record.json").read_text()) == record

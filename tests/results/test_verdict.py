@@ -222,7 +222,7 @@ def test_ranks_without_any_verdict_give_null_with_every_reason():
     fed = decide({1: au(0.5), 2: au(0.4)}, {1: "harness_limited", 2: "insufficient"})
     metric = fed.as_metric(n=8)
     assert metric.value is None
-    assert metric.reason == "1 ranks: harness_limited; 2 ranks: insufficient"
+    assert metric.reason == "1 rank: harness_limited; 2 ranks: insufficient"
     assert decide({}).as_metric(n=0).reason == "no ranks were run"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...results.record import Point
 from ...storage_bench.encoded import images_of
+from ..models import model_info
 from ..roofline import Roof, roofline_lines, roofline_points, standing
 from ..roofs import data_roofs, device_roofs
 from .run import InferOutcome
@@ -37,7 +38,7 @@ def with_infer_roofline(outcome: InferOutcome, run: InferRun, *, show: Show) -> 
         }
         points += (found := roofline_points(roofs, best, about=about))
         where = standing(roofs, best.metrics["images_per_s"].value or 0.0)
-        lines += [f"{name}:", roofline_lines(found), where.text if where else ""]
+        lines += [f"{name}:", roofline_lines(found), f"{model_info(name).title}, {where.text}" if where else ""]
     return replace(outcome, points=points, sentence="\n".join(filter(None, lines)))
 
 

@@ -18,12 +18,13 @@ from ...results.record import Metric, Point, new_run_id
 from ...storage_bench.choice import choose_engine
 from ...storage_bench.launching.launch import launch_ranks
 from .. import saved
-from ..models import ModelName, model_info
+from ..models import ModelName
 from ..plan import Source
 from ..train import START_S, check_memory
 from .plan import InferConfig, InferError, InferPlan, InferUsageError
 from .points import infer_points
 from .search import agreement_metric, rate_metrics
+from .sentences import infer_sentences
 from .setup import InferRun, check_run, make_plan, resolve
 
 RANK_MODULE = "iobench.training_bench.infer.ranks"
@@ -216,7 +217,7 @@ def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> InferOutcom
         warnings=tuple(_warnings(run, found)),
         invalid=tuple(text for each in found for text in each.invalid),
         metrics={**best.metrics, "peak_rss_bytes": Metric(value=float(peak), unit="bytes", n=1)},
-        sentence=_sentence(config, best, scaled_down=bool(workload["scaled_down"])),
+        sentence="\n".join([*infer_sentences(config, asked), *_smaller(workload["scaled_down"])]),
     )
 
 
@@ -241,20 +242,9 @@ def _warnings(run: InferRun, found: Sequence[_Found]) -> list[str]:
     return warnings
 
 
-def _sentence(config: InferConfig, best: Point, *, scaled_down: bool) -> str:
-    """`ResNet-50 on emulated H100 (scaled), direct: 1,780 images/s, 3 % of the time waiting for data.`"""
-    params, metrics = best.params, best.metrics
-    stall = metrics["data_stall_fraction"].value or 0.0
-    kind = "emulated " if params["emulated"] else ""
-    smaller = ", scaled down from the study" if scaled_down else ""
-    text = (
-        f"{model_info(str(params['model'])).title}, {params['num_ranks']} x {kind}{params['accelerator']}, batch "
-        f"{params['batch_size']}, {params['source']}: {metrics['images_per_s'].value:,.1f} images/s, {stall:.1%} of "
-        f"the time waiting for data{smaller}."
-    )
-    rate = metrics.get("rate_within_bound_images_per_s")
-    if rate is None or config.latency_bound_s is None:
-        return text
-    if rate.value is None:
-        return f"{text} No rate keeps p99 under {config.latency_bound_s:g} s: {rate.reason}."
-    return f"{text} Up to {rate.value:,.1f} images/s arrive with p99 under {config.latency_bound_s:g} s."
+def _smaller(less: Mapping[str, tuple[int, int]]) -> list[str]:
+    """What is less than in the study whose settings are the defaults, figure by figure."""
+    if not less:
+        return []
+    told = (f"{name.replace('_', ' ')} {here} instead of {there}" for name, (here, there) in less.items())
+    return [f"Scaled down from the study whose settings are the defaults: {', '.join(told)}."]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...results.quantities import counted
 from ...results.record import Metric, Point, not_measured
 from ...results.scaling import (
     Layout,
@@ -76,7 +77,7 @@ def grid_outcome(grid: Grid) -> GridOutcome:
         if grid.run.places.hosts
         else ("nodes are simulated: all ranks ran on this host, and share its cores",),
         invalid=(*failed, *_invalid(grid)),
-        sentence=_sentence(grid, cells, limits),
+        sentence="\n".join(_sentences(grid, cells, best, limits)),
     )
 
 
@@ -235,13 +236,17 @@ def _invalid(grid: Grid) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _sentence(grid: Grid, cells: Cells, limits: Sequence[Limited]) -> str:
-    """What limits which source first; and the largest cell's efficiency where nothing does."""
-    said = [str(limit) for limit in limits]
-    for source in grid.run.sources:
-        if source not in {limit.source for limit in limits}:
-            largest = max((key[0] for key in cells if key[1] == source), key=lambda each: each.num_ranks)
-            share = _efficiency(cells, largest, source).value
-            said.append(f"{source}: no cell is shown to be limited; {largest} has {share:.0%} of the linear line")
-    label = grid.run.accelerator.label
-    return f"{grid.run.workload} on {label}: {'; '.join(said)}."
+def _sentences(grid: Grid, cells: Cells, lead: Point, limits: Sequence[Limited]) -> list[str]:
+    """What the leading cell reached, and which cell of which source is limited first."""
+    rate, share, stall = (
+        lead.metrics[name].value for name in ("images_per_s", "scaling_efficiency", "data_stall_fraction")
+    )
+    ranks = counted(int(lead.params["num_ranks"] or 1), "rank")
+    where = f"{ranks} ({lead.params['nodes']}x{lead.params['gpus_per_node']}) on {grid.run.accelerator.label}"
+    base = base_layout([key[0] for key in cells if key[1] == lead.params["source"]])
+    line = "" if share is None else f", {share:.0%} of the line through {base}"
+    free = [source for source in grid.run.sources if source not in {limit.source for limit in limits}]
+    none = [f"No cell is shown to be limited with {' or '.join(free)} batches."] if free else []
+    reached = f"{rate or 0:,.0f} images/s{line}, {stall or 0:.1%} of the time waiting for data"
+    found = f"{grid.run.workload}, {lead.params['source']}, {where}: {reached}."
+    return [found, *(f"{limit}." for limit in limits), *none]
