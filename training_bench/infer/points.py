@@ -82,7 +82,7 @@ def _as_inference(point: Point, plan: RankPlan, results: Sequence[Mapping[str, A
             "metrics": {
                 **_kept(point.metrics),
                 **_latencies(rounds),
-                **_occupancy(rounds, queued=source != "synthetic"),
+                **_occupancy(rounds, depth=None if source == "synthetic" else plan.prefetch_depth),
             },
         }
     )
@@ -132,14 +132,14 @@ def _latencies(rounds: Sequence[Sequence[tuple[Times, Times]]]) -> dict[str, Met
     return found
 
 
-def _occupancy(rounds: Sequence[Sequence[tuple[Times, Times]]], *, queued: bool) -> dict[str, Metric]:
+def _occupancy(rounds: Sequence[Sequence[tuple[Times, Times]]], *, depth: int | None) -> dict[str, Metric]:
     """Batches that lay ready, as a mean over time; and the share of batches that were asked for before they were."""
-    if not queued:
+    if depth is None:
         return {
             "queue_batches": not_measured("batches", NO_QUEUE),
             "queue_empty_fraction": not_measured("fraction", NO_QUEUE),
         }
-    means = [float(np.mean([mean_queue(times, ready) for times, ready in logs])) for logs in rounds]
+    means = [float(np.mean([mean_queue(times, ready, depth=depth) for times, ready in logs])) for logs in rounds]
     empty = [float(np.mean([np.mean(ready > times[:, 0]) for times, ready in logs])) for logs in rounds]
     return {
         "queue_batches": summarise(means, unit="batches", reason=NO_STEP),
@@ -147,12 +147,13 @@ def _occupancy(rounds: Sequence[Sequence[tuple[Times, Times]]], *, queued: bool)
     }
 
 
-def mean_queue(times: Times, ready: Times) -> float:
+def mean_queue(times: Times, ready: Times, *, depth: int) -> float:
     """The time-weighted mean number of batches that lay ready while these steps were made: the rate at which batches
     were taken, times how long one lay there on average, from `ready` to the mark `got` (Little 1961).
 
-    Those that lay there when the first step began stand for those that the last one left behind.
+    Those that lay there when the first step began stand for those that the last one left behind.  Of few steps that is
+    rough, and a slow one before them would fill the queue beyond its `depth`: it never holds more.
     """
     wall = int(times[-1, 2] - times[0, 0])
     lain = np.maximum(times[:, 1] - ready, 0)
-    return float(lain.sum()) / wall if wall > 0 else 0.0
+    return min(float(lain.sum()) / wall, float(depth)) if wall > 0 else 0.0

@@ -12,6 +12,7 @@ from ...storage_bench.launching.ranks import Ranks
 from ..peers import Alone
 from .plan import RealPlan
 
+REPORTS = 20
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's red, green and blue
 
 
@@ -56,7 +57,10 @@ def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks,
     loader: DataLoader[Any] = DataLoader(shards, batch_size=plan.batch_size, num_workers=plan.reader_threads)
     sums = torch.zeros(3, dtype=torch.float64)
     model.eval()
-    for images, labels in loader:
+    report_each = max(1, len(loader) // REPORTS)
+    for number, (images, labels) in enumerate(loader, 1):
+        if number % report_each == 0:
+            ranks.report({"validated": number, "batches": len(loader)})
         logits, labels = model(prepare.pixels(images)).double().cpu(), labels.cpu()  # noqa: PLW2901
         sums[0] += cross_entropy(logits, labels, reduction="sum")
         sums[1] += (logits.argmax(1) == labels).sum()

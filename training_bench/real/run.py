@@ -253,7 +253,10 @@ def _check_checkpoint(plan: RealPlan, folder: Path) -> None:
 
 def _launch(plan: RealPlan, places: Places, show: Callable[[str, float, str], None]) -> list[dict[str, Any]]:
     def on_progress(seen: dict[str, Any]) -> None:
-        show("steps", seen["step"] / seen["steps"], f"step {seen['step']} of {seen['steps']}")
+        if "validated" in seen:
+            show("validation", seen["validated"] / seen["batches"], f"batch {seen['validated']} of {seen['batches']}")
+        else:
+            show("steps", seen["step"] / seen["steps"], f"step {seen['step']} of {seen['steps']}")
 
     with TemporaryDirectory(prefix="iobench-ranks-") as folder:
         return launch_ranks(
