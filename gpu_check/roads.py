@@ -11,8 +11,7 @@ decodes, the twin plays one (twin.py).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +23,8 @@ from ..loaders.dataloader import DataLoader
 from ..loaders.images.decoders import DEVICE_DECODERS
 from ..loaders.nearness import standing_on
 from ..loaders.plan import Indices, endless_batches
-from ..loaders.roads.road import IMAGE, LABEL, Records, read_fully
+from ..loaders.roads.peers import PreadSamples
+from ..loaders.roads.road import IMAGE, LABEL, Records
 from ..loaders.shards import ShardSet
 from .device import Device
 from .rounds import Block
@@ -148,7 +148,7 @@ class TorchRoad:
     def __init__(self, folder: Path, device: Device, *, batch_size: int, workers: int) -> None:
         from torch.utils.data import DataLoader as TorchLoader
 
-        self._samples = PreadSamples(ShardSet.open(folder).files)
+        self._samples = PreadSamples(Records(ShardSet.open(folder).files))
         data: Any = self._samples  # a map-style data set by what it can do
         self._loader: Any = TorchLoader(
             data,
@@ -174,31 +174,6 @@ class TorchRoad:
         if (iterator := self._loader._iterator) is not None:
             iterator._shutdown_workers()
         self._samples.close()
-
-
-class PreadSamples:
-    """A map-style data set: one read per image, straight into a new tensor; the labels are in memory."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._records = Records(paths)
-        self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in self._records.paths]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        import torch
-
-        records = self._records
-        image = torch.empty(records.shape, dtype=torch.uint8)
-        file = self._files[records.shards[position]]
-        read_fully(file, image.numpy().data.cast("B"), int(records.offsets[position]))
-        return image, int(records.labels[position])
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            os.close(file)
 
 
 class DaliRoad:

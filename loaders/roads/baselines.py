@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -29,79 +28,36 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ... import __version__
-from ..engines.readers import BufferedReader
 from ..formats.tensors import SUFFIX
 from ..plan import ShuffleMode
-from ..traced import Recorder, trace_set
 from .bare_loop import PreadvRoad
 from .image_roads import ROADS as IMAGE_ROADS
 from .image_roads import image_candidates
-from .road import IMAGE, LABEL, MemoryFile, Records, Road, RoadBatch, RoadError, RoadOptions, read_fully
+from .ours import IobenchRoad
+from .peers import PipelineRoad, PreadSamples, WorkerRoad
+from .road import IMAGE, LABEL, MemoryFile, Records, Road, RoadBatch, RoadError, RoadOptions
 
 
-class TorchRoad:
+class TorchRoad(WorkerRoad):
     """torch.utils.data.DataLoader with `threads` worker processes over a map-style or an iterable data set."""
 
     def __init__(self, records: Records, options: RoadOptions) -> None:
         import torch
-        from torch.utils.data import DataLoader
 
-        workers = options.threads
         self.version = str(torch.__version__)
         self.engine = options.variant or "map"
-        self._index_files = records.index_files(with_end=True) if self.engine == "iterable" and workers else []
-        self._samples = _Samples(records) if self.engine == "map" else None
-        dataset: Any = self._samples or _chain(records, self._index_files)
-        self._loader: Any = DataLoader(
-            dataset,
-            options.batch_size,
-            num_workers=workers,
-            prefetch_factor=options.prefetch_factor if workers else None,
-            persistent_workers=workers > 0,
-            multiprocessing_context="fork" if workers else None,
-        )
-
-    def batches(self) -> Iterator[RoadBatch]:
-        """One epoch after another; the workers stay."""
-        while True:
-            for images, labels in self._loader:
-                yield RoadBatch(images.numpy(), labels.numpy())
+        by_worker = self.engine == "iterable" and options.threads > 0
+        self._index_files = records.index_files(with_end=True) if by_worker else []
+        self._samples = PreadSamples(records) if self.engine == "map" else None
+        super().__init__(self._samples or _chain(records, self._index_files), options)
 
     def close(self) -> None:
         """End the workers, close the files."""
-        if (iterator := self._loader._iterator) is not None:
-            iterator._shutdown_workers()
+        super().close()
         for file in self._index_files:
             file.close()
         if self._samples is not None:
             self._samples.close()
-
-
-class _Samples:
-    """A map-style data set: one read per image, straight into a new tensor; the labels are in memory."""
-
-    def __init__(self, records: Records) -> None:
-        self._records = records
-        # pread needs no file position: forked workers may share these
-        self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in records.paths]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, position: int) -> tuple[Any, int]:
-        import torch
-
-        records = self._records
-        image = torch.empty(records.shape, dtype=torch.uint8)
-        file = self._files[records.shards[position]]
-        read_fully(file, image.numpy().data.cast("B"), int(records.offsets[position]))
-        return image, int(records.labels[position])
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            os.close(file)
 
 
 def _chain(records: Records, index_files: Sequence[MemoryFile]) -> Any:
@@ -154,87 +110,16 @@ class TFRecordRoad:
             yield from tfrecord_loader(str(path), None, {IMAGE: "byte", LABEL: "int"})
 
 
-class DaliRoad:
-    """DALI's TFRecord reader and a reshape in a CPU pipeline: `mmap` (its default), `read`, or `direct` (O_DIRECT)."""
+class DaliRoad(PipelineRoad):
+    """DALI's TFRecord reader and a reshape."""
 
     def __init__(self, records: Records, options: RoadOptions) -> None:
-        dali: Any = import_module("nvidia.dali")
         fn: Any = import_module("nvidia.dali.fn")
-        self.version = str(dali.__version__)
-        self.engine = options.variant or ("direct" if options.cold else "mmap")
-        self._index_files = records.index_files()
-        feature = dali.tfrecord
-        self._pipeline: Any = dali.Pipeline(
-            options.batch_size, options.threads, device_id=None, prefetch_queue_depth=options.prefetch_factor
-        )
+        super().__init__(records.paths, records.index_files(), options)
         with self._pipeline:
-            found = fn.readers.tfrecord(
-                path=[str(path) for path in records.paths],
-                index_path=[file.path for file in self._index_files],
-                features={
-                    IMAGE: feature.FixedLenFeature((), feature.string, ""),
-                    LABEL: feature.FixedLenFeature([1], feature.int64, -1),
-                },
-                dont_use_mmap=self.engine != "mmap",
-                use_o_direct=self.engine == "direct",
-            )
-            self._pipeline.set_outputs(fn.reshape(found[IMAGE], shape=list(records.shape)), found[LABEL])
+            image, label = self._read()
+            self._pipeline.set_outputs(fn.reshape(image, shape=list(records.shape)), label)
         self._pipeline.build()
-
-    def batches(self) -> Iterator[RoadBatch]:
-        """Views over the pipeline's outputs, which lie in one piece."""
-        while True:
-            images, labels = self._pipeline.run()
-            yield RoadBatch(np.asarray(images.as_tensor()), np.asarray(labels.as_tensor()).reshape(-1))
-            del images, labels
-
-    def close(self) -> None:
-        """End the pipeline's threads."""
-        del self._pipeline
-        for file in self._index_files:
-            file.close()
-
-
-class IobenchRoad:
-    """Ours: DataLoader over a ShardSet; `engine` decides how it reads."""
-
-    def __init__(self, records: Records, options: RoadOptions) -> None:
-        from ..dataloader import DataLoader
-        from ..shards import ShardSet
-
-        evicting = options.cold and options.engine == "buffered"
-        self._set = ShardSet.open(
-            records.paths,
-            engine=BufferedReader(evict_behind=True) if evicting else options.engine,
-            device="cpu",
-            shuffle_mode=options.shuffle,
-            seed=options.seed,
-        )
-        self.version = __version__
-        self.engine = self._set.reader.engine
-        self._loader: Any = DataLoader(
-            self._set,
-            batch_size=options.batch_size,
-            shuffle=options.shuffle != "off",
-            num_workers=options.threads,
-            prefetch_factor=options.prefetch_factor if options.threads else None,
-        )
-
-    def trace(self, recorder: Recorder) -> None:
-        """Have reads and decodes noted from now on."""
-        trace_set(self._set, recorder)
-
-    def batches(self) -> Iterator[RoadBatch]:
-        """One epoch after another."""
-        while True:
-            with closing(iter(self._loader)) as epoch:
-                for images, labels in epoch:
-                    yield RoadBatch(images.permute(0, 2, 3, 1).numpy(), labels.numpy())
-                    del images, labels
-
-    def close(self) -> None:
-        """Close the files."""
-        self._set.close()
 
 
 class _Kind(NamedTuple):
@@ -247,7 +132,9 @@ class _Kind(NamedTuple):
 
 
 _KINDS: dict[str, _Kind] = {
-    "iobench": _Kind(IobenchRoad, ("torch",), ("off", "shards", "blocks", "records")),
+    "iobench": _Kind(
+        lambda records, options: IobenchRoad(records.paths, options), ("torch",), ("off", "shards", "blocks", "records")
+    ),
     "preadv": _Kind(PreadvRoad, (), ("off", "records")),
     "torch": _Kind(TorchRoad, ("torch",)),
     "tfrecord": _Kind(TFRecordRoad, ("tfrecord",), reads_tensors=False),

@@ -15,8 +15,7 @@ from __future__ import annotations
 import io
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -24,25 +23,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ... import __version__
-from ..engines.readers import BufferedReader
 from ..formats.webdataset import TAR_SUFFIX
 from ..images.augment import CROP_NUMBERS, centre, random_resized_crop, shorter_side
 from ..remote import local_files
 from ..shards import open_index
-from ..traced import Recorder, trace_set
 from ..transforms import (
     FLIP,
     IMAGENET_MEAN,
     IMAGENET_STD,
     RATIO,
     SCALE,
-    ImageNetTrain,
-    ImageNetValidation,
-    ImageTransform,
     resize_of,
 )
-from .road import IMAGE, LABEL, MemoryFile, Road, RoadBatch, RoadError, RoadOptions, index_file, read_fully
+from .ours import ImageIobenchRoad
+from .peers import PipelineRoad, WorkerRoad
+from .road import MemoryFile, Road, RoadError, RoadOptions, index_file, read_fully
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,7 +66,7 @@ class EncodedRecords:
         return [index_file(path) for path in self.paths]
 
 
-class ImageTorchRoad:
+class ImageTorchRoad(WorkerRoad):
     """torch.utils.data.DataLoader with `threads` worker processes; Pillow decodes and resizes."""
 
     engine = "pillow"
@@ -79,31 +74,14 @@ class ImageTorchRoad:
     def __init__(self, paths: Sequence[Path], options: RoadOptions) -> None:
         import PIL
         import torch
-        from torch.utils.data import DataLoader
 
         self.version = f"{torch.__version__} with Pillow {PIL.__version__}"
         self._samples = PillowSamples(EncodedRecords(paths), options)
-        workers = options.threads
-        self._loader: Any = DataLoader(
-            self._samples,  # type: ignore[arg-type]  # torch asks for these two methods only
-            options.batch_size,
-            shuffle=options.shuffle != "off",
-            num_workers=workers,
-            prefetch_factor=options.prefetch_factor if workers else None,
-            persistent_workers=workers > 0,
-            multiprocessing_context="fork" if workers else None,
-        )
-
-    def batches(self) -> Iterator[RoadBatch]:
-        """One epoch after another; the workers stay."""
-        while True:
-            for images, labels in self._loader:
-                yield RoadBatch(images.numpy(), labels.numpy())
+        super().__init__(self._samples, options, shuffle=options.shuffle != "off")
 
     def close(self) -> None:
         """End the workers, close the files."""
-        if (iterator := self._loader._iterator) is not None:
-            iterator._shutdown_workers()
+        super().close()
         self._samples.close()
 
 
@@ -159,53 +137,18 @@ class PillowSamples:
             os.close(file)
 
 
-class ImageDaliRoad:
-    """DALI's CPU pipeline with `threads` threads; reads by `mmap` (its default), `read`, or `direct` (O_DIRECT)."""
+class ImageDaliRoad(PipelineRoad):
+    """DALI's TFRecord reader, its decoder, and the operators of the transform."""
 
     def __init__(self, paths: Sequence[Path], options: RoadOptions) -> None:
-        dali: Any = import_module("nvidia.dali")
-        fn: Any = import_module("nvidia.dali.fn")
-        self.version = str(dali.__version__)
-        self.engine = options.variant or ("direct" if options.cold else "mmap")
         records = EncodedRecords(paths)
         if records.paths[0].suffix == TAR_SUFFIX:
             raise RoadError(f"{records.paths[0].name} is a tar, and DALI is compared over TFRecords only")
-        self._index_files = records.index_files()
-        feature = dali.tfrecord
-        self._pipeline: Any = dali.Pipeline(
-            options.batch_size,
-            options.threads,
-            device_id=None,
-            prefetch_queue_depth=options.prefetch_factor,
-            seed=options.seed,
-        )
+        super().__init__(records.paths, records.index_files(), options)
         with self._pipeline:
-            found = fn.readers.tfrecord(
-                path=[str(path) for path in records.paths],
-                index_path=[file.path for file in self._index_files],
-                features={
-                    IMAGE: feature.FixedLenFeature((), feature.string, ""),
-                    LABEL: feature.FixedLenFeature([1], feature.int64, -1),
-                },
-                random_shuffle=options.shuffle != "off",
-                dont_use_mmap=self.engine != "mmap",
-                use_o_direct=self.engine == "direct",
-            )
-            self._pipeline.set_outputs(_dali_samples(found[IMAGE], options), found[LABEL])
+            encoded, label = self._read(random_shuffle=options.shuffle != "off")
+            self._pipeline.set_outputs(_dali_samples(encoded, options), label)
         self._pipeline.build()
-
-    def batches(self) -> Iterator[RoadBatch]:
-        """Views over the pipeline's outputs, which lie in one piece."""
-        while True:
-            images, labels = self._pipeline.run()
-            yield RoadBatch(np.asarray(images.as_tensor()), np.asarray(labels.as_tensor()).reshape(-1))
-            del images, labels
-
-    def close(self) -> None:
-        """End the pipeline's threads."""
-        del self._pipeline
-        for file in self._index_files:
-            file.close()
 
 
 def _dali_samples(encoded: Any, options: RoadOptions) -> Any:
@@ -232,66 +175,6 @@ def _dali_samples(encoded: Any, options: RoadOptions) -> Any:
         mean=[255 * value for value in IMAGENET_MEAN],
         std=[255 * value for value in IMAGENET_STD],
     )
-
-
-class ImageIobenchRoad:
-    """Ours: DataLoader over a ShardSet with a transform; `engine` decides how it reads."""
-
-    def __init__(self, paths: Sequence[Path], options: RoadOptions) -> None:
-        from ..dataloader import DataLoader
-        from ..shards import ShardSet
-
-        evicting = options.cold and options.engine == "buffered"
-        self._set = ShardSet.open(
-            paths,
-            engine=BufferedReader(evict_behind=True) if evicting else options.engine,
-            device="cpu",
-            shuffle_mode=options.shuffle,
-            seed=options.seed,
-            transform=_transform_of(options),
-        )
-        self.version = __version__
-        self.engine = self._set.reader.engine
-        self._loader: Any = DataLoader(
-            self._set,
-            batch_size=options.batch_size,
-            shuffle=options.shuffle != "off",
-            num_workers=options.threads,
-            prefetch_factor=options.prefetch_factor if options.threads else None,
-            persistent_workers=options.threads > 0,
-        )
-
-    def trace(self, recorder: Recorder) -> None:
-        """Have reads and decodes noted from now on."""
-        trace_set(self._set, recorder)
-
-    def batches(self) -> Iterator[RoadBatch]:
-        """One epoch after another."""
-        while True:
-            with closing(iter(self._loader)) as epoch:
-                for images, labels in epoch:
-                    yield RoadBatch(images.permute(0, 2, 3, 1).numpy(), labels.numpy())
-                    del images, labels
-
-    def hop_seconds(self) -> dict[str, float]:
-        """See TimedRoad."""
-        found: dict[str, float] = self._loader.tally.hop_seconds()
-        return found
-
-    def decoder(self) -> tuple[str, str]:
-        """What decodes, and why that."""
-        assert self._set.decoding is not None  # its images are encoded
-        return self._set.decoding.name, self._set.decoding.reason
-
-    def close(self) -> None:
-        """End the threads, close the files."""
-        del self._loader
-        self._set.close()
-
-
-def _transform_of(options: RoadOptions) -> ImageTransform:
-    size = options.image_size
-    return ImageNetTrain(size) if options.transform == "train" else ImageNetValidation(size, resize=resize_of(size))
 
 
 ROADS: dict[str, Callable[[Sequence[Path], RoadOptions], Road]] = {
