@@ -51,13 +51,17 @@ def report(
     """One self-contained page from one or several records, or their figures in another format."""
     from ..results.record import read_record
 
-    chosen = format or _named(output, Format) or Format.HTML
+    chosen = format or _named(output, Format)
+    if chosen is None and output is not None and output != STDOUT and output.suffix:
+        raise typer.BadParameter(f"-o {output}: add --format {', '.join(Format)}, or end the name so")
+    chosen = chosen or Format.HTML
     target = output or Path(f"report.{chosen}")
     _refuse_two_documents(target, json=json)
     _write([read_record(path) for path in runs], chosen, target)
     if json:
         print_json({"report": str(target)})
-    say(f"report: {target}")
+    if target != STDOUT:
+        say(f"report: {target}")
 
 
 @app.command()

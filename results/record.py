@@ -14,6 +14,7 @@ Promised keys are always there.  What was not measured has value null, ci95 null
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -248,6 +249,8 @@ def write_record(record: RunRecord, folder: Path) -> Path:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` through a temporary name, fsync and rename; raises WriteError with `path`."""
+    if path.is_dir():
+        raise _unwritable(path, IsADirectoryError(errno.EISDIR, "it is a folder"))
     try:
         _replace(path, content)
     except OSError as error:
@@ -274,6 +277,8 @@ def _replace(path: Path, content: str | bytes) -> None:
 
 def read_record(path: Path) -> RunRecord:
     """Read one record; an error names the file and the field."""
+    if path.is_dir() and not (path / "record.json").exists() and (runs := len(list(path.glob("*/record.json")))):
+        raise RecordError(f"{path}: no record, but {runs} run{'s' * (runs > 1)} in folders of its own; name {path}/*/")
     path = path / "record.json" if path.is_dir() else path
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -174,6 +174,32 @@ def test_a_report_is_written_in_the_format_asked_for(iobench, format_, start):
     assert Path(f"named.{format_}").read_bytes().startswith(start)
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (("one", "-o", "it.pdf"), 2, "add --format html, md, csv"),
+        (("one", "-o", "folder"), 4, "folder: it is a folder; name another place"),
+        (("one", "-o", "missing/it.html"), 4, "name another place to write to"),
+        ((".",), 4, "no record, but 1 run in folders of its own; name ./*/"),
+        (("folder",), 4, "give a run's folder or its record.json"),
+    ],
+)
+def test_a_report_that_cannot_be_written_as_asked_says_what_to_ask_for(iobench, words, status, told):
+    keep("one")
+    Path("folder").mkdir()
+    done = iobench("report", *words, "--json")
+    assert done[0] == status
+    assert told in json.loads(done[1])["error"]["message"]
+    assert sorted(path.name for path in Path().iterdir()) == ["folder", "one"]
+
+
+def test_a_report_on_stdout_is_nothing_but_itself(iobench):
+    keep("one")
+    status, out, err = iobench("report", "one", "--format", "csv", "-o", "-")
+    assert (status, err) == (0, "")
+    assert out.startswith("run_id,")
+
+
 def test_parquet_without_its_library_names_it(tmp_path):
     (tmp_path / "pyarrow.py").write_text("raise ImportError('not here')\n")
     code = (
