@@ -21,7 +21,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from ..transforms import Cut, ImageTransform, NormalisedTransform
-from .decoders import BrokenImageError, Bytes, DecoderError, DecoderMissingError
+from .decoders import BrokenImageError, Bytes, DecoderError, DecoderMissingError, Header
 from .decoding import ImageBatch, Part, broken_image
 from .device_decoders import DeviceDecoder, open_device_decoder, why_not
 from .device_images import write_samples
@@ -82,7 +82,7 @@ def require_decodable(name: str, *, codec: str | None, transform: ImageTransform
 
 @dataclass(slots=True)
 class DeviceImageBatch(ImageBatch):
-    """One batch that the device decodes: `pixels` and `cuts` by slot, until `write` has made samples of them.
+    """One batch that the device decodes: `headers`, `cuts` and `pixels` by slot; `write` makes samples of the last.
 
     `working` is a context in which the thread's work on the device goes to the stream that copies.
     """
@@ -92,6 +92,7 @@ class DeviceImageBatch(ImageBatch):
     working: Callable[[], AbstractContextManager[Any]] | None = None
     pixels: dict[int, Tensor] = field(default_factory=dict)
     cuts: dict[int, Cut] = field(default_factory=dict)
+    headers: dict[int, Header] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:
@@ -108,9 +109,9 @@ class DeviceImageBatch(ImageBatch):
         with self.working():
             found = self.there.decode([self.samples[slot] for slot in whole], device=self.device) if whole else []
         for slot, image in zip(whole, found, strict=True):
-            if image is not None:
+            if image is not None and tuple(image.shape[:2]) == self.headers[slot][:2]:
                 self.pixels[slot] = image
-        for slot in self.cuts.keys() - self.pixels.keys():
+        for slot in sorted(self.cuts.keys() - self.pixels.keys()):
             self._by_host(slot)
         self.decode_ns = perf_counter_ns() - begun
         if self.decoding.note is not None:
@@ -129,7 +130,7 @@ class DeviceImageBatch(ImageBatch):
         transform, data = self.decoding.transform, self.samples[slot]
         assert transform is not None
         try:
-            header = self.decoding.decoder.header(data)
+            header = self.headers[slot] = self.decoding.decoder.header(data)
             self.cuts[slot] = transform.cut(header.height, header.width, self.numbers[slot])
         except BrokenImageError as error:
             self._leave_out(slot, error)
@@ -139,9 +140,10 @@ class DeviceImageBatch(ImageBatch):
     def _by_host(self, slot: int) -> None:
         import torch
 
-        decoder, data = self.decoding.decoder, self.samples[slot]
+        decoder = self.decoding.decoder
         try:
-            self.pixels[slot] = torch.from_numpy(decoder.decode(data, decoder.header(data), scratch=None))
+            pixels = decoder.decode(self.samples[slot], self.headers[slot], scratch=None)
+            self.pixels[slot] = torch.from_numpy(pixels)
         except BrokenImageError as error:
             self._leave_out(slot, error)
         else:

@@ -115,19 +115,24 @@ class DaliDecoder:
         dali: Any = import_module("nvidia.dali")
         self._device, self._threads, self._room = device, num_threads, 0
         self._pipeline: Any = None
+        self._taken: Any = None  # passed once what the last batch was is copied out of DALI's memory
         self.name = f"dali {dali.__version__} ({'CPU' if device == 'cpu' else 'mixed'})"
 
     def decode(self, samples: Sequence[Bytes]) -> list[Tensor | None]:
         """See DeviceDecoder; of a batch that DALI fails it does not tell by which image, nor decode any other."""
         if len(samples) > self._room:
             self._build(len(samples))
+        if self._taken is not None:
+            self._taken.synchronize()  # DALI's stream knows nothing of ours, and a run may write where the last one did
         self._pipeline.feed_input("encoded", [np.ascontiguousarray(sample) for sample in samples])
         try:
             (images,) = self._pipeline.run()
         except RuntimeError:
             self._room = 0  # a pipeline that failed is not used again
             return [None] * len(samples)
-        return [_tensor_of(images[place], self._device).clone() for place in range(len(samples))]
+        found: list[Tensor | None] = [_tensor_of(images[place], self._device).clone() for place in range(len(samples))]
+        self._taken = _mark(self._device)
+        return found
 
     def close(self) -> None:
         """See DeviceDecoder."""
@@ -169,6 +174,15 @@ def _current_stream(device: str) -> int:
     import torch
 
     return int(torch.cuda.current_stream(torch.device(device)).cuda_stream)
+
+
+def _mark(device: str) -> Any:
+    """An event here in the device's current stream; None on the CPU, which has done all."""
+    if device == "cpu":
+        return None
+    import torch
+
+    return torch.cuda.current_stream(torch.device(device)).record_event()
 
 
 def _tensor_of(image: Any, device: str) -> Tensor:

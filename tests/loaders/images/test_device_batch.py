@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from iobench.loaders import DataLoader, ShardSet, transforms
+from iobench.loaders.engines.readers import direct_refused
 from iobench.loaders.formats.tfrecord import encode_example, frame
 from iobench.loaders.images.decoders import DecoderError, DecoderMissingError
 from iobench.loaders.images.decoding import ImageError
@@ -102,6 +103,15 @@ def test_batches_are_those_of_the_cpus_road_in_every_epoch(plain, new_device, de
     assert len(device.copies) == 8  # the labels of each batch: no pixels are copied
 
 
+@pytest.mark.parametrize("engine", ["buffered", "direct", "mmap"])
+def test_every_engine_reads_for_the_device(plain, device, decoder, engine):
+    if engine == "direct" and (reason := direct_refused(plain / "a.tfrecord")):
+        pytest.skip(reason)
+    _, pairs = both(plain, device, decoder, train(dtype=torch.uint8), engine=engine)
+    for (images, _), (right, _) in pairs:
+        assert (images.int() - right.int()).abs().max() <= 2
+
+
 def test_validation_cuts_the_same_middle(plain, device, decoder):
     transform = transforms.ImageNetValidation(32, resize=40, dtype=torch.uint8, scaled_decoding=False)
     _, pairs = both(plain, device, decoder, transform)
@@ -140,6 +150,19 @@ def test_an_image_that_the_library_alone_gives_back_is_decoded_by_the_cpu(plain,
     assert loader.tally.num_by_host == 3
     for (images, _), (right, _) in zip(found, here, strict=True):
         assert (images.int() - right.int()).abs().max() <= 2
+
+
+def test_pixels_of_another_size_than_the_header_says_are_not_taken(plain, device, decoder, monkeypatch):
+    shards = ShardSet.open(plain, device=device, decoder=decoder, transform=train(dtype=torch.uint8))
+    own = shards.decoding.there
+    decode = own.decode
+    monkeypatch.setattr(own, "decode", lambda samples, *, device: [each[1:] for each in decode(samples, device=device)])
+    loader = DataLoader(shards, batch_size=10)
+    here = DataLoader(ShardSet.open(plain, device="cpu", transform=train(dtype=torch.uint8)), batch_size=10)
+    found = list(loader)
+    device.settle()
+    assert loader.tally.num_by_host == 30
+    assert all((one.int() - two.int()).abs().max() <= 2 for (one, _), (two, _) in zip(found, here, strict=True))
 
 
 def test_bytes_are_read_into_page_locked_memory_that_waits_for_the_decoder(plain, device, decoder, fake_gpu):
