@@ -64,8 +64,8 @@ def encoded_set(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def write_set() -> Callable[[Path, str, Sequence[bytes]], EncodedSet]:
-    """`write_set(folder, kind, images)`: other images in one of the formats."""
+def write_encoded_set() -> Callable[[Path, str, Sequence[bytes]], EncodedSet]:
+    """`write_encoded_set(folder, kind, images)`: other images in one of the formats."""
     return write_encoded
 
 

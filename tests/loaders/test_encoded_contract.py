@@ -257,12 +257,12 @@ BROKEN = (3, 40, 41, 129)
 
 
 @pytest.fixture(scope="module")
-def broken_set(encoded_set, write_set, tmp_path_factory):
+def broken_set(encoded_set, write_encoded_set, tmp_path_factory):
     """The same images, of which some are cut, one is none and one says that it is larger than it can be."""
     images = list(encoded_set.images)
     images[3], images[40] = images[3][: len(images[3]) // 2], b"\xff\xd8\xff no image"
     images[41], images[129] = images[41][:-200], b"nothing"
-    return write_set(tmp_path_factory.mktemp("broken") / "data", encoded_set.kind, images)
+    return write_encoded_set(tmp_path_factory.mktemp("broken") / "data", encoded_set.kind, images)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
