@@ -19,8 +19,9 @@ import typer
 from .. import __version__
 from ..terminal import say
 from . import convert, data, gpu, infer, jobs, reports, scale, staging, storage
+from .failures import status_of
 from .journal import print_json
-from .options import DONE, ENVIRONMENT, INTERRUPTED, USAGE, app
+from .options import DONE, ENVIRONMENT, INTERRUPTED, app
 from .patience import GRACE_S, watch
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Exception as error:
-        known, message = _status_of(error)
+        known, message = status_of(error)
         if known is None:  # a mistake of this program: never 1, which says that a requirement was missed
             traceback.print_exc()
             known, message = ENVIRONMENT, f"internal error: {message or type(error).__name__}; please report it"
@@ -81,17 +82,6 @@ def _fail(message: str, kind: str, status: int, *, as_json: bool) -> int:
         print_json({"error": {"type": kind, "message": message, "exit_status": status}})
     say(f"iobench: {message}")
     return status
-
-
-def _status_of(error: Exception) -> tuple[int | None, str]:
-    """The exit status an error carries, and its message with the file it is about."""
-    if hasattr(error, "format_message"):  # what typer raises for wrong usage
-        return USAGE, f"{error.format_message()} (iobench --help)"
-    status = getattr(error, "exit_status", None)
-    if isinstance(error, OSError):
-        named = error.filename is not None and error.strerror is not None
-        return status or ENVIRONMENT, f"{error.filename}: {error.strerror}" if named else str(error)
-    return status, str(error)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
