@@ -24,7 +24,7 @@ from ...results.record import ColdScope, Metric, Point, WriteError, not_measured
 from ..evidence import read_path
 from .copying import copy_shard, digest_of
 from .ledger import Ledger
-from .place import StagingError, on_same_device, only_copier, remove_temporaries, require_room
+from .place import StagingError, StagingUsageError, on_same_device, only_copier, remove_temporaries, require_room
 from .source import Source, SourceShard, open_source, promised_digests
 from .streams import Progress, Streams
 
@@ -123,7 +123,7 @@ def check_target(source: Source, target: Path) -> None:
     shards = source.shards
     folders = {shard.place.resolve().parent for shard in shards if isinstance(shard.place, Path)}
     if inside := sorted(folders & {target.resolve(), *target.resolve().parents}):
-        raise StagingError(f"{target}: the target lies in the source {inside[0]}; name another folder")
+        raise StagingUsageError(f"{target}: the target lies in the source {inside[0]}; name another folder")
     names = [shard.name for shard in shards]
     if hidden := [name for name in names if "/" in name or name.startswith(".")]:
         raise StagingError(f"{hidden[0]}: no name for a file of a data set; give the shard another one")

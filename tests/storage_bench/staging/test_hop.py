@@ -13,6 +13,7 @@ from iobench.loaders.shards import ShardSet
 from iobench.storage_bench.generate import Generate, generate, sample_pixels
 from iobench.storage_bench.staging import (
     StagingError,
+    StagingUsageError,
     copying,
     on_same_device,
     place,
@@ -297,7 +298,7 @@ def test_what_a_killed_copy_left_is_removed_by_the_next(source, target):
 @pytest.mark.parametrize("inside", [".", "copy", "a/b"])
 def test_a_target_inside_the_source_is_refused(source, inside):
     before = names(source)
-    with pytest.raises(StagingError, match="lies in the source"):
+    with pytest.raises(StagingUsageError, match="lies in the source"):
         stage(source, source / inside)
     with pytest.raises(StagingError, match="lies in the source"):
         stage(sorted(source.glob("*.tfrecord"))[0], source / inside)
