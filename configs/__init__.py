@@ -61,7 +61,7 @@ def load(
     try:
         return model.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_explain(model, error, layers)) from None
+        raise ConfigError(_explain(model, error, layers, flags or {})) from None
 
 
 def _read_preset(name: str, folder: str) -> dict[str, Any]:
@@ -106,7 +106,12 @@ def _merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
             base[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _explain(model: type[BaseModel], error: ValidationError, layers: Sequence[tuple[str, dict[str, Any]]]) -> str:
+def _explain(
+    model: type[BaseModel],
+    error: ValidationError,
+    layers: Sequence[tuple[str, dict[str, Any]]],
+    flags: Mapping[str, Any],
+) -> str:
     first = error.errors()[0]
     path = [part for part in first["loc"] if isinstance(part, str)]
     key = ".".join(path)
@@ -116,7 +121,9 @@ def _explain(model: type[BaseModel], error: ValidationError, layers: Sequence[tu
         hint = f"the nearest known key is {near[0]!r}" if near else f"known keys: {', '.join(_keys(model))}"
         return f"{origin}: key {key!r} is not known; {hint}"
     if first["type"] == "missing":
-        return f"key {key!r} is not given; set it with --set {key}=..."
+        way = f"--{key.replace('_', '-')}" if key in flags else f"--set {key}=..."
+        choices = get_args(model.model_fields[key].annotation) if key in model.model_fields else ()
+        return f"key {key!r} is not given; give {way}" + (f": {', '.join(map(str, choices))}" if choices else "")
     rule = EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
     if not path:  # each is right by itself
         together = ", ".join(name for name, layer in layers if layer)

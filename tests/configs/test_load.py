@@ -1,7 +1,7 @@
 """Configs: precedence, and one message that names place, key, what is expected and the nearest known key."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -113,6 +113,19 @@ def test_a_wrong_value_names_place_key_value_and_what_is_expected(layers, place,
     said = explanation(**layers)
     assert said.startswith(place)
     assert value in said
+
+
+def test_what_is_not_given_is_told_with_the_option_that_gives_it_and_what_it_may_be():
+    class Wanted(BaseModel):
+        format: Literal["tfrecord", "tensors"]
+        images_per_shard: int
+
+    assert explanation(model=Wanted, flags={"format": None}) == (
+        "key 'format' is not given; give --format: tfrecord, tensors"
+    )
+    assert explanation(model=Wanted, flags={"format": "tensors"}) == (
+        "key 'images_per_shard' is not given; give --set images_per_shard=..."
+    )
 
 
 def test_settings_that_do_not_go_together_are_told_where_they_come_from_and_what_is_wrong_with_them():
