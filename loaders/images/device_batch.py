@@ -71,7 +71,7 @@ def require_decodable(name: str, *, codec: str | None, transform: ImageTransform
     if to_host:
         raise DecoderError(
             f"decoder {name!r} decodes onto the device that batches go to, and device='cpu' is host memory; use "
-            f"device='cuda', or decoder auto or simplejpeg"
+            f"device='cuda' (in commands --destination gpu, --accelerator cuda), or decoder auto or simplejpeg"
         )
     if not isinstance(transform, NormalisedTransform) or not transform.made_there:
         raise DecoderError(

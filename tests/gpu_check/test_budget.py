@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iobench.gpu_check.budget import fit, share
+from iobench.gpu_check.job import END_S, START_S
 from iobench.gpu_check.part import Part
+from iobench.gpu_check.parts import PARTS as OF_THE_CHECK
 
 
 def part(name, seconds, least_s):
@@ -41,6 +43,14 @@ def test_the_last_parts_are_left_out_where_not_even_the_least_of_all_fits():
 def test_where_nothing_fits_nobody_gets_anything():
     assert share([part("a", 30, 10)], 9.9) is None
     assert fit([part("a", 30, 10)], -3.0) == []
+
+
+@pytest.mark.parametrize("writing_data_s", [0, 60])
+def test_all_parts_of_the_check_fit_into_nine_minutes_and_most_have_what_they_would_like(writing_data_s):
+    parts = [part(each.name, START_S + each.seconds, START_S + each.least_s) for each in OF_THE_CHECK]
+    given_s = spent(parts, 9 * 60 - END_S - writing_data_s)
+    assert None not in given_s
+    assert all(seconds >= 0.8 * each.seconds for seconds, each in zip(given_s, parts, strict=True))
 
 
 PARTS = st.lists(
