@@ -211,8 +211,8 @@ def index(
     """Index the shards, prove their layout, and with --verify check every record."""
     from ..configs import load as load_config
     from ..loaders.index import verify_shards
+    from ..loaders.opening import open_index
     from ..loaders.remote import shown_address
-    from ..loaders.shards import open_index
     from ..storage_bench.sample_format import SampleFormat
 
     flags = {"shape": shape, "dtype": dtype, "image_field": image_field, "label_field": label_field}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -16,23 +15,23 @@ import numpy as np
 from .buffers import BufferPool
 from .decode import buffer_bytes
 from .destinations.choice import DeviceChoice, check_choice, reads_into_device
-from .discovery import ShardSource, find_image_folder, find_shards
+from .discovery import ShardSource
 from .engines.choice import EngineName, open_reader, refuse_engine
 from .engines.readers import Reader
 from .evidence import Route
-from .formats.compressed import plain_shards
 from .formats.fields import Fields, Shape
 from .formats.image_files import ImageFiles
-from .formats.image_index import open_image_folder
 from .formats.ragged import pool_bytes
-from .images.decoders import DEVICE_DECODERS, DecoderName, RawPixels, open_decoder
-from .images.decoding import Decoding, OnError
-from .index import Progress, ShardIndex, load_index
+from .images.choice import choose_decoding, device_decoder
+from .images.decoders import DecoderName
+from .images.decoding import OnError
+from .index import ShardIndex
+from .opening import open_index
 from .plan import SHUFFLE_MODES, Indices, ShuffleMode
 from .prefetch import Prefetcher, RawBatch, Tally
 from .remote import ShardPath, local_files
-from .route import device_for, refuse_encoded, refuse_route
-from .transforms import ImageTransform, TransformError
+from .route import device_for, refuse_route
+from .transforms import ImageTransform
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
     from .destinations.destination import Destination
     from .destinations.freight import Freight
-    from .images.device_batch import OnDevice
 
     _Samples = Dataset[tuple[torch.Tensor, int]]
 else:
@@ -82,10 +80,10 @@ class ShardSet(_Samples):
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
         device = device_for(require_route, device)
         refuse_route(require_route, engine=reader.engine, device=device)
-        there = _device_decoder(decoder, index, transform, device)
+        there = device_decoder(decoder, index, transform, device)
         device = "cuda" if there is not None and device == "auto" else device
         check_choice(device)
-        self.decoding = _decoding(index, transform, decoder, on_error, require_route, there)
+        self.decoding = choose_decoding(index, transform, decoder, on_error, require_route=require_route, there=there)
         refuse_engine(reader.engine, index)
         self.paths: Sequence[ShardPath] = paths if isinstance(paths, ImageFiles) else tuple(paths)
         self.index = index
@@ -291,71 +289,3 @@ class ShardSet(_Samples):
     def close(self) -> None:
         """Close the files."""
         self.reader.close()
-
-
-def _decoding(
-    index: ShardIndex,
-    transform: Callable[[Any], Any] | ImageTransform | None,
-    decoder: DecoderName,
-    on_error: OnError,
-    require_route: Route | None,
-    there: OnDevice | None,
-) -> Decoding | None:
-    """How the set's images become samples; None where they are no encoded ones."""
-    of_images = transform if isinstance(transform, ImageTransform) else None
-    if index.layout.codec is None:
-        if of_images is None:
-            return None
-        if not _is_rgb(index):
-            raise TransformError(
-                f"transform {type(transform).__name__} takes encoded images or pixels of uint8 (H, W, 3), and "
-                f"{index.stamps[0].name} holds others ({index.layout_reason}); give a function of a batch (B, C, H, W)"
-            )
-        return Decoding(RawPixels(), "pixels are stored as they are", of_images, on_error)
-    refuse_encoded(require_route, codec=index.layout.codec, name=index.stamps[0].name)
-    found, reason = open_decoder("auto" if there is not None else decoder)
-    return Decoding(found, reason if there is None else "asked for", of_images, on_error, there)
-
-
-def _device_decoder(
-    name: str, index: ShardIndex, transform: Callable[[Any], Any] | ImageTransform | None, device: DeviceChoice
-) -> OnDevice | None:
-    """What decodes on the device that batches go to; None where nothing was asked to."""
-    if name not in DEVICE_DECODERS:
-        return None
-    from .images.device_batch import OnDevice, require_decodable
-
-    of_images = transform if isinstance(transform, ImageTransform) else None
-    require_decodable(name, codec=index.layout.codec, transform=of_images, to_host=device == "cpu")
-    return OnDevice(name, device="cuda" if isinstance(device, str) else device.name)
-
-
-def _is_rgb(index: ShardIndex) -> bool:
-    """Whether samples are pixels of uint8 (H, W, 3), of one size or each of its own."""
-    layout, extents = index.layout, index.extents
-    if layout.dtype != "uint8":
-        return False
-    if extents is None:
-        return len(layout.shape) == 3 and layout.shape[2] == 3
-    shapes = extents.shapes
-    return shapes is not None and shapes.shape[1] == 3 and bool((shapes[:, 2] == 3).all())
-
-
-def open_index(
-    source: ShardSource,
-    *,
-    fields: Fields | None = None,
-    shape: Shape | None = None,
-    dtype: str | None = None,
-    progress: Progress | None = None,
-    anew: bool = False,
-) -> tuple[Sequence[ShardPath], ShardIndex]:
-    """The files to read and their index; of compressed shards these are plain copies, which the status says.
-
-    With `anew` an image folder's tree is walked again, whatever its kept index says.
-    """
-    if (root := find_image_folder(source)) is not None:
-        return open_image_folder(root, fields=fields, shape=shape, dtype=dtype, anew=anew, progress=progress)
-    paths, said = plain_shards(find_shards(source), progress=progress)
-    index = load_index(paths, fields=fields, shape=shape, dtype=dtype, progress=progress)
-    return paths, replace(index, status=f"{index.status}; {said}") if said else index

@@ -23,11 +23,11 @@ import numpy as np
 from ..loaders.evidence import CounterSet, RouteEvidence, background_rate, counter_for, judge, moved, total
 from ..loaders.formats.image_files import ImageFiles
 from ..loaders.index import ShardIndex
+from ..loaders.opening import open_index
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.remote import local_files
 from ..loaders.roads.baselines import candidates
 from ..loaders.roads.road import RoadOptions
-from ..loaders.shards import open_index
 from ..results.record import Metric
 from ..results.stats import ratio_interval
 from .limits import require_room_to_warm

@@ -19,8 +19,9 @@ from ..loaders.destinations.choice import DeviceChoice, check_choice, reads_into
 from ..loaders.discovery import ShardSource
 from ..loaders.engines.choice import open_reader
 from ..loaders.index import RecordLayout, ShardIndex
+from ..loaders.opening import open_index
 from ..loaders.plan import ShuffleMode
-from ..loaders.shards import ShardSet, open_index
+from ..loaders.shards import ShardSet
 from ..loaders.transforms import ImageNetTrain, ImageNetValidation, ImageTransform
 
 if TYPE_CHECKING:

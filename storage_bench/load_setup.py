@@ -17,12 +17,13 @@ from ..loaders.engines.readers import BufferedReader, DirectReader, Reader
 from ..loaders.evidence import background_rate
 from ..loaders.formats.image_files import ImageFiles
 from ..loaders.nearness import Near, near_device, standing_on
+from ..loaders.opening import open_index
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
 from ..loaders.probe import Suggestion, suggest
 from ..loaders.remote import RemotePath, ShardPath
 from ..loaders.route import counter_of, files_of
-from ..loaders.shards import ShardSet, open_index
+from ..loaders.shards import ShardSet
 from ..loaders.traced import Recorder, trace_set
 from .choice import choose_engine
 from .image_hops import ImageConfig

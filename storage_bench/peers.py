@@ -16,9 +16,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ..loaders.engines.choice import EngineName
 from ..loaders.evidence import RouteEvidence
+from ..loaders.opening import open_index
 from ..loaders.roads.baselines import IMAGE_PEERS, OURS, PEERS, missing
 from ..loaders.roads.road import RoadOptions
-from ..loaders.shards import open_index
 from ..loaders.traced import MAX_SPANS
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import rate_flags, summarise

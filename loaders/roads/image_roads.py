@@ -25,8 +25,8 @@ import numpy as np
 
 from ..formats.webdataset import TAR_SUFFIX
 from ..images.augment import CROP_NUMBERS, centre, random_resized_crop, shorter_side
+from ..opening import open_index
 from ..remote import local_files
-from ..shards import open_index
 from ..transforms import (
     FLIP,
     IMAGENET_MEAN,

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from ..engines.choice import EngineName
 from ..formats.tfrecord import FRAMING_BYTES, walk_frames
+from ..opening import open_index
 from ..plan import Indices, ShuffleMode
 from ..remote import local_files
-from ..shards import open_index
 from ..traced import Recorder
 
 IMAGE, LABEL = "image/encoded", "image/class/label"

@@ -16,8 +16,8 @@ from ...loaders import ShardSet
 from ...loaders.buffers import BufferPool
 from ...loaders.discovery import ShardSource
 from ...loaders.formats.records import ShardIndex
+from ...loaders.opening import open_index
 from ...loaders.plan import Indices
-from ...loaders.shards import open_index
 from ..sample_format import SampleOptions
 from .samples import Array
 from .settings import ConvertError, ConvertUsageError

@@ -21,7 +21,7 @@ from iobench.loaders.formats.compressed import CompressedShardError
 from iobench.loaders.formats.fields import LayoutError
 from iobench.loaders.formats.tfrecord import TFRecordError, frame
 from iobench.loaders.index import verify_shards
-from iobench.loaders.shards import open_index
+from iobench.loaders.opening import open_index
 
 SHAPE = (19, 23, 3)
 SIZES = (41, 1, 58)
@@ -40,8 +40,8 @@ def labels() -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    return tmp_path / ".cache"
 
 
 def features_of(image: np.ndarray, label: int, number: int) -> dict[str, example_pb2.Feature]:
@@ -247,7 +247,7 @@ def test_features_that_are_missing_are_named_with_those_that_are_there(tmp_path,
         ShardSet.open(tmp_path, fields=Fields(image="image", label="label"))
     with pytest.raises(LayoutError, match="was given no feature for its height"):
         ShardSet.open(tmp_path, fields=Fields(image="image", label="label", height=None))
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".iobench*"))
 
 
 def test_encoded_images_are_told_from_raw_ones(tmp_path, images):

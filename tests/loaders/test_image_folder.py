@@ -19,7 +19,7 @@ from iobench.loaders.engines.readers import MAX_OPEN_FILES, ReadError
 from iobench.loaders.formats.image_files import ImageFiles, ImageFolderError
 from iobench.loaders.images.decoding import ImageError
 from iobench.loaders.index import INDEX_NAME, ShardFormatError, verify_shards
-from iobench.loaders.shards import open_index
+from iobench.loaders.opening import open_index
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's IMG_EXTENSIONS
 

@@ -21,9 +21,10 @@ from iobench.loaders.formats.fields import Fields
 from iobench.loaders.formats.tensors import TensorShardError
 from iobench.loaders.formats.tfrecord import TFRecordError
 from iobench.loaders.index import ShardFormatError, verify_shards
+from iobench.loaders.opening import open_index
 from iobench.loaders.remote import ObjectError, RemoteListError, RemotePath, RemotePathError
 from iobench.loaders.route import RouteError
-from iobench.loaders.shards import ShardSet, open_index
+from iobench.loaders.shards import ShardSet
 from iobench.storage_bench.generate import Generate, generate
 
 pytest.importorskip("obstore", reason="obstore is not installed (`make setup-test` installs it)")
