@@ -110,6 +110,7 @@ def storage(
             best=outcome.best,
             warnings=outcome.warnings,
             invalid=outcome.invalid,
+            sentence=outcome.sentence,
         )
     if outcome.failed:
         raise typer.Exit(ENVIRONMENT)

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ...results.record import Point
-from ..evidence import doubts
 from ..launching.hosts import HostSlots
 from ..workload import DataFile, StorageConfig, WorkloadUsageError
 from .adaptive import Search, find_knees, knee_doubts, knee_words
 from .points import PointResult
-from .proof import write_doubt
 from .recorded import storage_point
 from .run import files_of, sweep
-from .streams import crowding
+from .telling import against, said_of, sentence_of
 
 TRIES_EXPECTED = 60  # of a search, for the progress bar
 
@@ -25,7 +23,10 @@ Show = Callable[[str, float, str], None]
 
 @dataclass(frozen=True)
 class StorageOutcome:
-    """The points, the best of them, what the record says about the run; `failed` where a point ended with an error."""
+    """The points, the best of them, what the record says about the run; `failed` where a point ended with an error.
+
+    `sentence` is what the best point means; empty where nothing was measured.
+    """
 
     points: list[Point]
     best: Point
@@ -33,6 +34,7 @@ class StorageOutcome:
     warnings: list[str] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
     failed: bool = False
+    sentence: str = ""
 
 
 def measure_storage(
@@ -98,45 +100,14 @@ def _outcome(
     knees = [point for point in points if "knee" in point.flags]
     reads = [point for point in knees or points if point.params["operation"] == "read"]
     best = max(reads or points, key=rate_of)
-    said = [text for result in results for text in _said_of(result, files)]
-    said += [text for search in searches for text in knee_doubts(search)]
     reasons = dict.fromkeys(f"{result.point.engine}: {result.engine_reason}" for result in results)
-    knee = {"knee": [knee_words(search) for search in searches]} if searches else {}
     return StorageOutcome(
         points=points,
         best=best,
-        workload={**config.model_dump(mode="json"), "engine_reasons": list(reasons), **knee},
-        warnings=said,
-        invalid=[text for result in results for text in _against(result)],
+        workload={**config.model_dump(mode="json"), "engine_reasons": list(reasons)}
+        | ({"knee": [knee_words(search) for search in searches]} if searches else {}),
+        warnings=[*said_of(results, files), *(text for search in searches for text in knee_doubts(search))],
+        invalid=[text for result in results for text in against(result)],
+        sentence=sentence_of(best, num_points=len(points)),
         failed=any(result.error is not None for result in results),
     )
-
-
-def _said_of(result: PointResult, files: Sequence[DataFile]) -> list[str]:
-    """What must be said of a point that counts, or that failed."""
-    point = result.point
-    said = [f"{point.words}: failed: {result.error}"] if result.error is not None else []
-    slow = max((read for block in result.blocks for read in block.slow), key=lambda read: read.seconds, default=None)
-    if slow is not None:
-        said.append(
-            f"{point.words}: a {point.operation} at byte {slow.offset} of {slow.path} took {slow.seconds:.1f} s"
-        )
-    if result.harness_limited and result.error is None:
-        said.append(f"{point.words}: this program was the limit, the storage may give more; share the work with --np")
-    if point.operation == "write":
-        return said
-    if result.evidence is not None:
-        said += doubts(result.evidence)
-    crowded = None
-    if point.access != "shard-replay":
-        crowded = crowding(files, block_bytes=point.block_bytes, load=point.load * max(1, len(result.clients)))
-    return said + ([crowded] if crowded else [])
-
-
-def _against(result: PointResult) -> list[str]:
-    """Why a point does not count."""
-    if result.evidence is None:
-        return []
-    against = write_doubt if result.point.operation == "write" else type(result.evidence).invalid_reason
-    reason = against(result.evidence)
-    return [f"{result.point.words}: {reason}"] if reason else []
