@@ -40,24 +40,27 @@ def write_samples(pixels: Sequence[Tensor], cuts: Sequence[Cut], transform: Norm
 
     bytes_alone = transform.dtype == torch.uint8
     whole = out if bytes_alone else torch.empty(out.shape, dtype=torch.uint8, device=out.device)
-    for slot, (image, cut) in enumerate(zip(pixels, cuts, strict=True)):
-        whole[slot] = piece_of(image.to(out.device, non_blocking=True), cut)
+    for target, image, cut in zip(whole, pixels, cuts, strict=True):
+        write_piece(image.to(out.device, non_blocking=True), cut, target)
     if not bytes_alone:
         images, target = whole.permute(0, 3, 1, 2), out.permute(0, 3, 1, 2)
         normalise(images, dtype=transform.dtype, mean=transform.mean, std=transform.std, out=target)
 
 
-def piece_of(image: Tensor, cut: Cut) -> Tensor:
-    """The window of an image's resized piece, uint8 (height, width, 3), rounded to the nearest level."""
+def write_piece(image: Tensor, cut: Cut, target: Tensor) -> None:
+    """Make the window of an image's resized piece in `target` (height, width, 3), bytes rounded to the nearest level.
+
+    In few calls, each of which is a kernel's launch: a half is added while levels become floats, and stays a half,
+    since the weights of a resize add up to one; what a float has behind its point is cut off as it becomes a byte.
+    """
     import torch
     from torch.nn.functional import interpolate
 
     top, left, height, width = cut.piece
-    piece = image[top : top + height, left : left + width]
+    planes = image[top : top + height, left : left + width].permute(2, 0, 1)
     if (height, width) != cut.resized:
-        wide = piece.permute(2, 0, 1)[None].float()
-        resized = interpolate(wide, size=list(cut.resized), mode="bilinear", antialias=True, align_corners=False)
-        piece = resized[0].permute(1, 2, 0).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        wide = torch.add(planes[None], 0.5)
+        planes = interpolate(wide, size=list(cut.resized), mode="bilinear", antialias=True, align_corners=False)[0]
     top, left, height, width = cut.window
-    window = piece[top : top + height, left : left + width]
-    return window.flip(1) if cut.flip else window
+    window = planes[:, top : top + height, left : left + width]
+    target.copy_((window.flip(2) if cut.flip else window).permute(1, 2, 0))
