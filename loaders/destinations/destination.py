@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..buffers import Buffer, Use
 from ..placement import Move, rounded_up
-from .device import SENDING, Device, Event
+from .device import DECODING, SENDING, Device, Event
 from .memory import DeviceBuffer, DevicePool, PinnedPool
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Destination:
     @contextmanager
     def working(self, use: Use) -> Iterator[None]:
         """What this thread does on the device meanwhile goes to the stream that copies, and reads what `use` is of."""
-        with self.device.working(self._copy):
+        with self.device.range(DECODING), self.device.working(self._copy):
             try:
                 yield
             finally:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 
-SENDING, WAITING = "batch to device", "wait for a batch"  # as profilers and traces show them
+DECODING, SENDING, WAITING = "decode", "batch to device", "wait for a batch"  # as profilers and traces show them
 
 
 class DestinationError(RuntimeError):

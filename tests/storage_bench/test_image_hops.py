@@ -6,6 +6,7 @@ from iobench.loaders.images.decoders import DecoderError
 from iobench.loaders.images.device_decoders import why_not
 from iobench.loaders.index import load_index
 from iobench.loaders.prefetch import Tally
+from iobench.loaders.traced import Recorder
 from iobench.storage_bench.generate import GenerateJpeg, generate
 from iobench.storage_bench.image_hops import ImageHops, warnings_of
 from iobench.storage_bench.load import measure_load
@@ -90,6 +91,19 @@ def test_a_load_of_jpegs_that_the_device_decodes_tells_its_hops(folder, device, 
     assert not [text for text in result.warnings if "decoded by the CPU" in text]
     with pytest.raises(DecoderError, match="device='cpu' is host memory"):
         measure_load(folder, LoadConfig.model_validate(settings))
+
+
+@pytest.mark.parametrize("decoder", ["nvimgcodec", "dali"])
+def test_a_trace_shows_batches_decoded_for_the_device_as_a_profiler_does(folder, device, decoder):
+    if why_not(decoder, "cpu"):
+        pytest.skip(f"{decoder} is not installed (`make setup-test` installs it)")
+    recorder = Recorder()
+    settings = {"batch_size": 8, "seconds": 0.05, "blocks": 2, "num_workers": 1, "image_size": 32, "decoder": decoder}
+    measure_load(folder, LoadConfig.model_validate(settings), device=device, recorder=recorder)
+    noted = [span.what for span in recorder.spans if span.thread.startswith("iobench-reader-")]
+    shown = [name for thread, name in device.ranges if thread.startswith("iobench-reader-")]
+    assert 0 < noted.count("decode") <= shown.count("decode")  # the probe's were forgotten
+    assert shown.count("decode") >= shown.count("batch to device") > 0
 
 
 def test_images_that_the_device_could_not_decode_are_told():
