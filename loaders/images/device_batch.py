@@ -114,8 +114,6 @@ class DeviceImageBatch(ImageBatch):
         for slot in sorted(self.cuts.keys() - self.pixels.keys()):
             self._by_host(slot)
         self.decode_ns = perf_counter_ns() - begun
-        if self.decoding.note is not None:
-            self.decoding.note("decode", begun, begun + self.decode_ns)
 
     def write(self, slots: Sequence[int]) -> Callable[[Tensor], None]:
         """What makes these samples in memory that the device is shown as bytes, in the stream that is current then."""
