@@ -145,6 +145,7 @@ def load(
     from ..results.record import write_whole
     from ..storage_bench.load import measure_load
     from ..storage_bench.load_setup import LoadConfig
+    from ..storage_bench.load_telling import sentences_of
     from ..storage_bench.tracing import trace_of_load
 
     flags = {
@@ -192,11 +193,8 @@ def load(
         best=result.point,
         warnings=(*result.warnings, *([TRACED] if trace is not None else [])),
         invalid=[result.invalid] if result.invalid else [],
+        sentence="\n".join(sentences_of(result)),
     )
-    if result.images is not None:
-        say(result.images["sentence"])
-    if result.chosen["rates"]:
-        say(f"{result.chosen['num_workers']} threads were chosen: {result.chosen['reason']}")
 
 
 def _refuse_for_peers(path: Path | str, samples: dict[str, str | None]) -> None:

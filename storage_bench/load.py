@@ -26,6 +26,7 @@ from ..results.stats import rate_flags, summarise
 from .evidence import cold_scope_of, doubts, read_path
 from .image_hops import ImageHops, hops_of, warnings_of
 from .load_setup import Load, LoadConfig, Prepared, open_load
+from .load_telling import asked_in_vain
 from .takers import DeviceTaker, HostTaker, Taker, TimeBlock, noted, time_blocks
 
 
@@ -88,6 +89,7 @@ def measure_load(
     warnings = (
         *doubts(evidence),
         *warnings_of(loader.tally),
+        *asked_in_vain(config, shards.index),
         *([smaller] if loaded.batch_size < config.batch_size else []),
     )
     return LoadResult(
