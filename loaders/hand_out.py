@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import starmap
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,8 +43,8 @@ class Tally:
     that a set does not have is 0.  `read_queue_s`, `decode_queue_s` and `ready_s` are how long batches waited to be
     read, to be decoded, and to be asked for, added up over batches: divided by the seconds that went by, how many lay
     there on the average.  An image is augmented by the thread that has just decoded it, and waits for nothing.
-    `num_records` were read; of them `num_skipped` images were left out, of which `skipped` names the first MAX_NAMED.
-    `num_by_host` counts images for a device's decoder that the CPU's had to do.
+    `num_records` were read; of them `num_skipped` images were left out, in each epoch anew: `skipped` names each once, the
+    first MAX_NAMED.  `num_by_host` counts images for a device's decoder that the CPU's had to do.
     """
 
     num_batches: int = 0
@@ -220,8 +221,10 @@ class HandOut:
         kept, records = images.kept, batch.records
         if images.broken:
             tally.num_skipped += len(images.broken)
-            named = (SkippedImage(int(records[slot]), images.broken[slot]) for slot in sorted(images.broken))
-            tally.skipped += list(named)[: MAX_NAMED - len(tally.skipped)]
+            found = {int(records[slot]): images.broken[slot] for slot in sorted(images.broken)}
+            for known in tally.skipped:  # of an earlier epoch
+                found.pop(known.record, None)
+            tally.skipped += list(starmap(SkippedImage, found.items()))[: MAX_NAMED - len(tally.skipped)]
             records = records[kept]
             if not len(records):
                 first = images.broken[min(images.broken)]

@@ -300,6 +300,14 @@ def test_a_place_counts_batches_whatever_was_left_out_of_them(broken_set):
         assert seen + rows(resumed) == whole
 
 
+def test_images_that_are_left_out_in_each_epoch_are_counted_each_time_and_named_once(broken_set):
+    loader = DataLoader(open_set(broken_set, on_error="skip"), 20, shuffle=True, num_workers=2)
+    for epoch in (1, 2, 3):
+        list(loader)
+        assert loader.tally.num_skipped == epoch * len(BROKEN)
+        assert sorted(one.record for one in loader.tally.skipped) == list(BROKEN)
+
+
 def test_all_ranks_have_as_many_batches_as_said_whatever_is_left_out(broken_set):
     ranks = [open_set(broken_set, on_error="skip", rank=rank, world_size=2) for rank in range(2)]
     plans = [PlannedBatches(shards, 9, shuffle=True, even_batches=True) for shards in ranks]
