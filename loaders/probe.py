@@ -20,6 +20,8 @@ from time import perf_counter
 import numpy as np
 
 from .buffers import BufferPool
+from .destinations.choice import open_device
+from .destinations.destination import Destination
 from .engines.readers import READ_BYTES
 from .plan import Indices, ShuffleMode
 from .prefetch import Tally
@@ -133,16 +135,19 @@ def measure_rates(
     Batches are of `batch_size` records, or of BATCH_BYTES where that is less.  The result has what was measured.
     """
     slot_bytes, random = shards.index.layout.slot_bytes, np.random.Generator(np.random.PCG64DXSM(seed))
+    to = _decoding_destination(shards)
     size = max(1, min(len(shards), batch_size, BATCH_BYTES // slot_bytes))
-    begin = perf_counter()
     first = _drawn(shards, 1 if mode == "records" else size, mode, random)  # one read
-    bps, read_bytes = _trial(shards, [first], 1)
+    if to is not None:
+        _trial(shards, [first], 1, to)  # which opens the decoder
+    begin = perf_counter()
+    bps, read_bytes = _trial(shards, [first], 1, to)
     if mode == "records":  # a batch is many reads, one after the other
         size = max(1, min(size, int(TRIAL_S * bps / slot_bytes)))
     wanted = max(1, round(min(TRIAL_BYTES, bps * TRIAL_S) / (size * slot_bytes)))
     reads = math.ceil(size * slot_bytes / READ_BYTES)  # of one batch: as many threads share it
     waves = {threads: math.ceil(threads / reads) for threads in counts}  # batches that keep all threads reading
-    pool = _touched_pool(shards, size, num_buffers=max(wanted, *waves.values()))
+    pool = _touched_pool(shards, size, num_buffers=max(wanted, *waves.values()), to=to)
     found: dict[int, list[float]] = {}
     for threads in _outside_in(counts) * ROUNDS:
         late = perf_counter() - begin > limit_s or read_bytes > MOST_BYTES
@@ -150,7 +155,7 @@ def measure_rates(
             break
         num_batches = waves[threads] * math.ceil(wanted / waves[threads])
         batches = [_drawn(shards, size, mode, random) for _ in range(num_batches)]
-        bps, delivered = _trial(shards, batches, threads, pool)
+        bps, delivered = _trial(shards, batches, threads, to, pool)
         found.setdefault(threads, []).append(bps)
         read_bytes += delivered
     return tuple(ProbeRate(threads, median(bps) / 1e9, len(bps)) for threads, bps in sorted(found.items()))
@@ -163,7 +168,7 @@ def _outside_in(counts: Sequence[int]) -> list[int]:
 
 
 def _trial(
-    shards: ShardSet, batches: Sequence[Indices], threads: int, pool: BufferPool | None = None
+    shards: ShardSet, batches: Sequence[Indices], threads: int, to: Destination | None, pool: BufferPool | None = None
 ) -> tuple[float, int]:
     """Bytes per second and bytes of one trial; its threads wait already when the clock starts."""
     tally = Tally()
@@ -175,6 +180,7 @@ def _trial(
         pool=pool,
         tally=tally,
         timeout_s=PATIENCE_S,
+        destination=to,
     )
     begin = perf_counter()
     for _ in reading:
@@ -193,9 +199,18 @@ def _drawn(shards: ShardSet, size: int, mode: ShuffleMode, random: np.random.Gen
     return np.arange(count, dtype=np.int64) + min(record, int(firsts[shard]) + sizes[shard] - count)
 
 
-def _touched_pool(shards: ShardSet, size: int, *, num_buffers: int) -> BufferPool:
+def _decoding_destination(shards: ShardSet) -> Destination | None:
+    """The device that images are decoded on, where it is one: threads then have reads alone to do."""
+    if shards.decoding is None or shards.decoding.there is None:
+        return None
+    device = open_device(shards.device)
+    assert device is not None  # as the set has required
+    return Destination(device, num_free_kept=IN_HAND)
+
+
+def _touched_pool(shards: ShardSet, size: int, *, num_buffers: int, to: Destination | None) -> BufferPool:
     """Buffers whose pages are there already, as those of a loader are after its first batches."""
-    pool = shards.new_pool(size, depth=num_buffers)
+    pool = shards.new_pool(size, depth=num_buffers, destination=to)
     for buffer in [pool.acquire() for _ in range(num_buffers)]:
         np.frombuffer(buffer.memory, np.uint8)[::4096] = 0
         pool.release(buffer)

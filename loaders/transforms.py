@@ -5,7 +5,8 @@
     pixels (H, W, 3) -> piece -> resized, uint8 -> turned over? -> (x / 255 - mean) / std -> the batch's own memory
 
 Resizing is bilinear with antialiasing, in uint8, as Pillow's.  Reader threads do all of it, image by image, right after
-the decode; the numbers of a sample are a function of (seed, epoch, record) alone.
+the decode, or the device that has decoded them (images/device_images.py); the numbers of a sample are a function of
+(seed, epoch, record) alone.
 """
 
 from __future__ import annotations

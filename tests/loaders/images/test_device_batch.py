@@ -14,6 +14,7 @@ from iobench.loaders.engines.readers import direct_refused
 from iobench.loaders.formats.tfrecord import encode_example, frame
 from iobench.loaders.images.decoders import DecoderError, DecoderMissingError
 from iobench.loaders.images.decoding import ImageError
+from iobench.loaders.probe import suggest
 
 SIZES = ((90, 120), (120, 120), (64, 200))
 ODD = {5: "CMYK", 9: "PNG", 14: "Exif", 20: "filled"}  # by record; behind the last one's end stand zeros
@@ -218,6 +219,15 @@ def test_a_copy_of_the_set_opens_its_own_decoder(plain, device, decoder):
     device.settle()
     assert shards.decoding.name.startswith(f"{decoder} ")
     assert pickle.loads(pickle.dumps(shards.decoding)).name == decoder
+
+
+def test_threads_are_chosen_by_trials_whose_images_the_device_decodes(plain, device, decoder):
+    shards = ShardSet.open(plain, device=device, decoder=decoder, transform=train())
+    chosen = suggest(shards, batch_size=8)
+    device.settle()
+    assert chosen.num_workers >= 1
+    assert shards.decoding.name.startswith(f"{decoder} ")  # it was opened
+    assert not device.sanitizer.races
 
 
 def test_single_samples_stay_on_the_host(plain, device, decoder):
