@@ -43,8 +43,8 @@ class Tally:
     that a set does not have is 0.  `read_queue_s`, `decode_queue_s` and `ready_s` are how long batches waited to be
     read, to be decoded, and to be asked for, added up over batches: divided by the seconds that went by, how many lay
     there on the average.  An image is augmented by the thread that has just decoded it, and waits for nothing.
-    `num_records` were read; of them `num_skipped` images were left out, in each epoch anew: `skipped` names each once, the
-    first MAX_NAMED.  `num_by_host` counts images for a device's decoder that the CPU's had to do.
+    `num_records` were read; of them `num_skipped` images were left out, in each epoch anew, and `skipped` names each
+    once, the first MAX_NAMED.  `num_by_host` counts images for a device's decoder that the CPU's had to do.
     """
 
     num_batches: int = 0
