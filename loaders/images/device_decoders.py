@@ -3,9 +3,9 @@
     nvimgcodec   NVIDIA nvImageCodec: the JPEG engine of the GPU where it has one, nvJPEG's CUDA kernels, else the CPU
     dali         NVIDIA DALI: `mixed` decode, the same libraries in a pipeline with one external source
 
-Both have a CPU backend, which is their twin on machines without a GPU.  `auto` takes nvImageCodec where it is installed,
-else DALI.  A set's decoder is one of these only where that is asked for by name (device_batch.py); its own `auto` stays
-with reader threads and simplejpeg (decoders.py).
+Both have a CPU backend, which is their twin on machines without a GPU.  `auto` takes nvImageCodec where it is
+installed, else DALI.  A set's decoder is one of these only where that is asked for by name (device_batch.py); its own
+`auto` stays with reader threads and simplejpeg (decoders.py).
 """
 
 from __future__ import annotations
