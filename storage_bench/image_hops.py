@@ -2,7 +2,7 @@
 
     | read -> | decode -> augment -> | (loop)      threads at work in each hop, on the average = seconds in it / seconds
     |         |                      ready         batches that wait at each line = seconds of waiting / seconds
-    not measured: transfer                         batches stay in host memory
+    not measured: transfer                         batches stay in host memory, or go to a GPU in a stream of its own
 
 Seconds are those of reader threads, waiting for a processor included; how many threads are in a hop on the average is
 its occupancy, and how many batches wait before it that of its queue (Little's law).  An image is augmented by the
@@ -47,6 +47,7 @@ class ImageHops:
     reason: str
     num_skipped: int
     made_there: bool = False
+    to_gpu: bool = False
 
     @property
     def limit(self) -> str:
@@ -67,6 +68,13 @@ class ImageHops:
         waited = f"the loop waits {self.waited:.0%} of its time"
         return f"{_WORDS[self.limit]}: {threads}; of the batches ahead wait {queues}; {waited} ({self.decoder})"
 
+    @property
+    def _no_transfer(self) -> str:
+        """Why no thread is in transfer, and no batch waits for it."""
+        if self.made_there:
+            return "the decoder takes what it decodes to the GPU"
+        return "copies go in a stream of the GPU, beside all threads" if self.to_gpu else "batches stay in host memory"
+
     def described(self) -> dict[str, Any]:
         """As the record keeps it."""
         return {
@@ -79,7 +87,7 @@ class ImageHops:
 
     def metrics(self) -> dict[str, Metric]:
         """Threads at work in each hop, and batches that wait before it."""
-        host = "the decoder takes what it decodes to the GPU" if self.made_there else "batches stay in host memory"
+        host = self._no_transfer
         augment = not_measured("threads", "the GPU makes samples of what it has decoded")
         return {
             **{f"{hop}_threads": Metric(value=self.threads_in[hop], unit="threads", n=1) for hop in HOPS},
@@ -100,7 +108,9 @@ _WORDS = {
 }
 
 
-def hops_of(decoding: Decoding, tally: Tally, *, num_threads: int, wall_s: float, waited: float) -> ImageHops:
+def hops_of(
+    decoding: Decoding, tally: Tally, *, num_threads: int, wall_s: float, waited: float, to_gpu: bool = False
+) -> ImageHops:
     """The hops of what `tally` counted in `wall_s` seconds."""
     seconds = tally.hop_seconds()
     return ImageHops(
@@ -112,6 +122,7 @@ def hops_of(decoding: Decoding, tally: Tally, *, num_threads: int, wall_s: float
         decoding.reason,
         tally.num_skipped,
         made_there=decoding.there is not None,
+        to_gpu=to_gpu,
     )
 
 

@@ -16,10 +16,7 @@ from typing import Any
 from ..loaders.destinations.device import Device
 from ..loaders.evidence import RouteEvidence, judge, moved, process_read_bytes
 from ..loaders.page_cache import cache_fraction
-from ..loaders.prefetch import Tally
-from ..loaders.probe import Suggestion
 from ..loaders.route import by_own_counters, copied_on, own_counters, with_registration
-from ..loaders.shards import ShardSet
 from ..loaders.traced import Recorder
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import rate_flags, summarise
@@ -84,7 +81,7 @@ def measure_load(
     finally:
         shards.close()
     evidence = _evidence(loaded, seen)
-    images = _hops(shards, loader.tally, loaded.chosen, seen.blocks, wall_s=seen.total_s)
+    images = _hops(loaded, seen)
     smaller = f"batches hold {loaded.batch_size} images, not {config.batch_size}: there are no more"
     warnings = (
         *doubts(evidence),
@@ -165,14 +162,19 @@ def _point(loaded: Load, seen: _Seen, evidence: RouteEvidence, images: ImageHops
     )
 
 
-def _hops(
-    shards: ShardSet, tally: Tally, chosen: Suggestion, blocks: Sequence[TimeBlock], *, wall_s: float
-) -> ImageHops | None:
+def _hops(loaded: Load, seen: _Seen) -> ImageHops | None:
     """Where the time of encoded images went; None where there are none."""
-    if shards.decoding is None:
+    decoding = loaded.shards.decoding
+    if decoding is None:
         return None
-    waited = sum(waited for *_, waited in blocks) / sum(seconds for _, seconds, _ in blocks)
-    return hops_of(shards.decoding, tally, num_threads=chosen.num_workers, wall_s=wall_s, waited=waited)
+    return hops_of(
+        decoding,
+        loaded.loader.tally,
+        num_threads=loaded.chosen.num_workers,
+        wall_s=seen.total_s,
+        waited=sum(waited for *_, waited in seen.blocks) / sum(seconds for _, seconds, _ in seen.blocks),
+        to_gpu=loaded.device is not None,
+    )
 
 
 def _on_device(evidence: RouteEvidence, own: Mapping[str, int]) -> RouteEvidence:

@@ -106,6 +106,23 @@ def test_a_trace_shows_batches_decoded_for_the_device_as_a_profiler_does(folder,
     assert shown.count("decode") >= shown.count("batch to device") > 0
 
 
+@pytest.mark.parametrize(
+    ("decoder", "to_gpu", "reason"),
+    [
+        ("auto", False, "batches stay in host memory"),
+        ("auto", True, "copies go in a stream of the GPU, beside all threads"),
+        ("nvimgcodec", True, "the decoder takes what it decodes to the GPU"),
+    ],
+)
+def test_why_no_thread_is_in_transfer_is_told(folder, device, decoder, to_gpu, reason):
+    if decoder != "auto" and why_not(decoder, "cpu"):
+        pytest.skip(f"{decoder} is not installed (`make setup-test` installs it)")
+    settings = {"batch_size": 8, "seconds": 0.05, "blocks": 2, "num_workers": 1, "image_size": 32, "decoder": decoder}
+    result = measure_load(folder, LoadConfig.model_validate(settings), device=device if to_gpu else None)
+    assert result.point.metrics["transfer_threads"].value is None
+    assert result.point.metrics["transfer_threads"].reason == reason
+
+
 def test_images_that_the_device_could_not_decode_are_told():
     assert warnings_of(Tally(num_records=20, num_by_host=3)) == [
         "3 of 20 images were decoded by the CPU: the GPU's decoder cannot"
