@@ -21,6 +21,7 @@ from .options import (
     Out,
     Sets,
     Ssh,
+    Transform,
     app,
     hosts_given,
     local_folder,
@@ -52,6 +53,7 @@ def scale(
     hostfile: HostFile = None,
     ssh: Ssh = "ssh",
     resume: Annotated[bool, typer.Option("--resume", help="go on with the grid in --out")] = False,
+    transform: Transform = None,
     engine: EngineFlag = None,
     local: LocalFolder = None,
     config: ConfigFile = None,
@@ -80,6 +82,7 @@ def scale(
         "steps": steps,
         "seconds": seconds,
         "engine": engine,
+        "transform": transform,
     }
     settings = load_config(ScaleConfig, preset=preset, folder="grids", file=config, sets=set_ or (), flags=flags)
     given = hosts_given(hosts, hostfile)
@@ -125,7 +128,7 @@ def show_grid(points: Sequence[Point]) -> None:
     """One row a cell: what it reached, of what line, and what was predicted of it."""
     first = points[0].params
     kind = " (emulated)" if first["emulated"] else ""
-    nodes = ", nodes simulated" if first["nodes_simulated"] else ""
+    nodes = ", nodes simulated" if any(point.params["nodes_simulated"] for point in points) else ""
     table(
         ("nodes", "gpus", "source", "images/s", "of linear", "of synthetic", "stall", "GB/s", "predicted", "error", ""),
         [_row(point) for point in points],

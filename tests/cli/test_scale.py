@@ -36,6 +36,7 @@ def test_numbers_stand_between_commas():
         (("--hosts", "-oProxyCommand=x:1"), "is not a host's name"),
         (("--hosts", "a:1", "--nodes", "2"), "the grid goes up to 2 nodes"),
         (("--preset", "quick"), "presets are: two-cores"),
+        (("--transform", "sideways"), "--transform: key 'transform' is 'sideways'"),
     ],
 )
 def test_wrong_usage_is_exit_2_and_leaves_no_folder(tmp_path, page_set, wrong, said):

@@ -73,9 +73,9 @@ def grid_outcome(grid: Grid) -> GridOutcome:
         best=best,
         metrics=dict(best.metrics),
         workload=_workload(grid, cells, limits),
-        warnings=()
-        if grid.run.places.hosts
-        else ("nodes are simulated: all ranks ran on this host, and share its cores",),
+        warnings=("nodes are simulated: all ranks ran on this host, and share its cores",)
+        if any(is_simulated(grid, layout) for layout in grid.config.layouts)
+        else (),
         invalid=(*failed, *_invalid(grid)),
         sentence="\n".join(_sentences(grid, cells, best, limits)),
     )
@@ -94,6 +94,11 @@ def leading_cell(points: Sequence[Point]) -> Point:
         return int(point.params["num_ranks"] or 0), int(point.params["nodes"] or 0)
 
     return max((point for point in measured if point.params["source"] == leading), key=size)
+
+
+def is_simulated(grid: Grid, layout: Layout) -> bool:
+    """Whether several nodes are processes of this one host; one node is what it is."""
+    return layout.nodes > 1 and not grid.run.places.hosts
 
 
 def _samples(grid: Grid) -> dict[tuple[Layout, str], dict[int, float]]:
@@ -117,7 +122,7 @@ def _point(grid: Grid, cells: Cells, layout: Layout, source: Source) -> Point:
             "gpus_per_node": layout.gpus_per_node,
             "num_ranks": layout.num_ranks,
             "workload": run.workload,
-            "nodes_simulated": not run.places.hosts,
+            "nodes_simulated": is_simulated(grid, layout),
             "accelerator": accelerator.name,
             "emulated": accelerator.emulated,
             "scaled": accelerator.scaled,
@@ -194,7 +199,7 @@ def _workload(grid: Grid, cells: Cells, limits: Sequence[Limited]) -> dict[str, 
         "engine": next(iter(grid.run.engines.values()), None),
         "engine_reason": grid.engine_reason,
         "stored_bytes_per_image": grid.run.stored_bytes,
-        "nodes_simulated": not grid.run.places.hosts,
+        "nodes_simulated": any(is_simulated(grid, layout) for layout in grid.config.layouts),
         "hosts": [host.name for host in grid.run.places.hosts],
         "limited": [_limited(limit) for limit in limits],
         "same_size": _compared(grid, cells),

@@ -64,7 +64,9 @@ def test_a_cell_has_its_rates_and_its_proof(page_set, tmp_path, workload, source
     point, control = outcome.points
     assert point.params["stage"] == "scale"
     assert point.params["emulated"] is True
-    assert point.params["nodes_simulated"] is True
+    assert point.params["nodes_simulated"] is False  # one node is this host itself
+    assert outcome.workload["nodes_simulated"] is False
+    assert not outcome.warnings
     # 4 images every 10 ms at the most; a source that computes nothing gives more than it is asked for here
     assert 0 < point.metrics["images_per_s"].value <= 400 * 1.001
     assert point.metrics["images_per_s"].n == 2
