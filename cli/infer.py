@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from ..results.record import Metric, Point
 
 
+SPELLED = {  # options whose names are not their keys'
+    "num_ranks": "--np",
+    "models": "--model",
+    "batch_sizes": "--batch-size",
+    "warmup_batches": "--warmup",
+    "prefetch_threads": "--threads",
+    "latency_bound_s": "--latency-bound",
+}
 MORE = {"rate_within_bound_images_per_s": "within bound", "top1_agreement": "as fp32"}  # columns of what was asked for
 
 
@@ -101,7 +109,15 @@ def infer(
         "engine": engine,
         "transform": transform,
     }
-    settings = load_config(InferConfig, preset=preset, folder="validations", file=config, sets=set_ or (), flags=flags)
+    settings = load_config(
+        InferConfig,
+        preset=preset,
+        folder="validations",
+        file=config,
+        sets=set_ or (),
+        flags=flags,
+        spelled=SPELLED,
+    )
     journal = Journal("infer", path, out, json=json)
     run = InferRun(
         path=path,

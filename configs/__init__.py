@@ -41,10 +41,11 @@ def load(
     file: Path | None = None,
     sets: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
+    spelled: Mapping[str, str] | None = None,
 ) -> Config:
     """Merge preset, file, `key=value` settings and flags (dotted keys; None means not given) into a `model`.
 
-    Raises ConfigError.
+    `spelled` holds the option of each flag whose name is not its key's.  Raises ConfigError.
     """
     layers: list[tuple[str, dict[str, Any]]] = []
     if preset is not None:
@@ -54,7 +55,8 @@ def load(
     layers += [(f"--set {text}", _parse_set(text)) for text in sets]
     for key, value in (flags or {}).items():
         if value is not None:
-            layers.append((f"--{key.rsplit('.', 1)[-1].replace('_', '-')}", _nest(key, value)))
+            option = (spelled or {}).get(key) or f"--{key.rsplit('.', 1)[-1].replace('_', '-')}"
+            layers.append((option, _nest(key, value)))
     merged: dict[str, Any] = {}
     for _, layer in layers:
         _merge(merged, layer)

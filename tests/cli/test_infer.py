@@ -25,6 +25,9 @@ def infer(folder: Path, *more: object) -> subprocess.CompletedProcess[str]:
     [
         (("--batch-size", "x"), "give numbers with commas between them"),
         (("--batch-size", "8,8"), "name each once"),
+        (("--batch-size", "0"), "iobench: --batch-size: key 'batch_sizes' is 0"),
+        (("--latency-bound", "0"), "iobench: --latency-bound: key 'latency_bound_s' is 0.0"),
+        (("--model", "resnet19"), "iobench: --model: key 'models' is 'resnet19'"),
         (("--model", "vgg16"), "no step time of VGG-16 on h100 is published"),
         (("--accelerator", "cpu", "--weights", "nowhere"), "there is no checkpoint"),
         (("--preset", "quick"), "presets are: five-models, hpe-validation"),
