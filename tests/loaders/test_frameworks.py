@@ -129,10 +129,14 @@ def test_over_torch_distributed_every_record_comes_once_on_two_ranks(page_set, f
 @pytest.mark.horovod
 @pytest.mark.skipif(horovod_available() is not None, reason=f"Horovod: {horovod_available()}")
 def test_under_horovod_every_record_comes_once_on_two_ranks(page_set, folder, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(PROGRAMS), os.environ.get("PYTHONPATH")])))
-    config = {"folder": str(folder)}
-    ranks = launch_ranks("horovod_example", config, num_ranks=2, folder=folder / "run", timeout_s=LIMIT_S)
+    ranks = under_horovod(folder, monkeypatch)
     check_example(page_set, ranks, loader=FAST, sampler="DistributedSampler")
+
+
+def under_horovod(folder: Path, monkeypatch: pytest.MonkeyPatch, *, encoded: bool = False) -> list[dict[str, Any]]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(PROGRAMS), os.environ.get("PYTHONPATH")])))
+    config = {"folder": str(folder), "encoded": encoded}
+    return launch_ranks("horovod_example", config, num_ranks=2, folder=folder / "run", timeout_s=LIMIT_S)
 
 
 # --- the same over encoded images, each cut and turned over by numbers of its own
@@ -147,13 +151,26 @@ def test_under_horovod_every_record_comes_once_on_two_ranks(page_set, folder, mo
             "accelerate", "iobench.loaders.frameworks.PreparedLoader", "SequentialSampler", marks=needs("accelerate")
         ),
         ("torch.distributed", FAST, "SequentialSampler"),
+        pytest.param(
+            "Horovod",
+            FAST,
+            "DistributedSampler",
+            marks=[
+                pytest.mark.horovod,
+                pytest.mark.skipif(horovod_available() is not None, reason=f"Horovod: {horovod_available()}"),
+            ],
+        ),
     ],
 )
-def test_encoded_images_come_once_on_two_ranks_drawn_as_on_one(encoded_set, tmp_path, name, loader, sampler):
+def test_encoded_images_come_once_on_two_ranks_drawn_as_on_one(
+    encoded_set, tmp_path, monkeypatch, name, loader, sampler
+):
     (tmp_path / "data").symlink_to(encoded_set.folder)
     if name == "Lightning":  # starts its other rank itself
         finish([start(tmp_path, str(PROGRAMS / "example.py"), name, str(tmp_path), "encoded")])
         ranks = reports(tmp_path)
+    elif name == "Horovod":
+        ranks = under_horovod(tmp_path, monkeypatch, encoded=True)
     else:
         ranks = on_two_ranks(tmp_path, "example.py", name, str(tmp_path), "encoded")
     shards = ShardSet.open(encoded_set.folder, transform=transforms.ImageNetTrain(24, dtype=torch.uint8))

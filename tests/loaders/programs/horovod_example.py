@@ -11,7 +11,7 @@ from iobench.storage_bench.launching.ranks import Ranks
 
 def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     os.chdir(config["folder"])
-    return run("Horovod")
+    return run("Horovod", encoded=bool(config.get("encoded")))
 
 
 if __name__ == "__main__":
