@@ -8,7 +8,7 @@ It is a batch sampler for torch's own DataLoader as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -55,6 +55,15 @@ class PlannedBatches(Sampler[Any]):
         self.even_batches = even_batches
         self.generator = generator
         self.epoch = 0
+
+    def of(self, shards: ShardSet) -> Self:
+        """This plan, once it is certain that it is one of such a set; ValueError where it is not."""
+        if len(self.shards) != len(shards):
+            raise ValueError(
+                f"the PlannedBatches are of another set: it has {len(self.shards)} records, the loader's has "
+                f"{len(shards)}; make them over the loader's ShardSet"
+            )
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iter(); the order is a function of it."""

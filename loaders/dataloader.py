@@ -110,8 +110,15 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         # Whoever rebuilds a loader from its attributes gives torch's default by name.
         self._own_collate = None if collate_fn in (default_collate, default_convert) else collate_fn
         if shards is not None:
-            self._check_fast_road(shards, given=sampler if batch_sampler is None else batch_sampler)
-            self._plan = self._planned(shards, bool(shuffle), sampler, batch_sampler)
+            given = sampler if batch_sampler is None else batch_sampler
+            self._check_fast_road(shards, given=given)
+            if isinstance(batch_sampler, PlannedBatches):
+                self._plan = batch_sampler.of(shards)
+            elif given is None:
+                size, shuffled = self.batch_size or 1, bool(shuffle)
+                self._plan = PlannedBatches(
+                    shards, size, shuffle=shuffled, drop_last=self.drop_last, generator=self.generator
+                )
 
     def _check_fast_road(self, shards: ShardSet, *, given: Any) -> None:
         """Refuse by name what torch accepts and reader threads cannot do."""
@@ -124,20 +131,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             raise ValueError("timeout needs num_workers > 0: without reader threads next() reads and cannot be left")
         if self.prefetch_factor == 0:
             raise ValueError("prefetch_factor is 0: reader threads must have a batch to read; give 1 or more")
-
-    def _planned(self, shards: ShardSet, shuffle: bool, sampler: Any, batch_sampler: Any) -> PlannedBatches | None:
-        """The plan of this rank's batches; None where a sampler gives them."""
-        if isinstance(batch_sampler, PlannedBatches):
-            if len(batch_sampler.shards) != len(shards):
-                raise ValueError(
-                    f"the PlannedBatches are of another set: it has {len(batch_sampler.shards)} records, the loader's "
-                    f"has {len(shards)}; make them over the loader's ShardSet"
-                )
-            return batch_sampler
-        if sampler is not None or batch_sampler is not None:
-            return None
-        size, drop_last = self.batch_size or 1, self.drop_last
-        return PlannedBatches(shards, size, shuffle=shuffle, drop_last=drop_last, generator=self.generator)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process begins its own epochs; buffers and counters stay here."""
