@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 REQUEST_LIMIT = timedelta(seconds=30)
 FETCH_BYTES = 4 << 20
 REQUESTS_AT_ONCE = 16
+_UNANSWERED = "error sending request"  # obstore's words where there was no answer
 
 _MAX_STORES = 64
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -127,6 +128,8 @@ class Objects:
     def list(self, bucket: str, prefix: str) -> Listing:
         """What is right under an S3 prefix."""
         at = f"s3://{bucket}/{prefix}"
+        if not bucket:
+            raise RemotePathError(f"{at}: names no bucket; write s3://bucket/prefix")
         _refuse_user(at)
         store = self._opened(f"s3://{bucket}", lambda: _s3_store(bucket))
         import obstore
@@ -134,7 +137,8 @@ class Objects:
         try:
             found = obstore.list_with_delimiter(store, prefix or None)
         except Exception as error:
-            raise RemoteListError(errno.EIO, f"cannot be listed: {_first_line(error)}; {CREDENTIALS}", at) from None
+            text = f"cannot be listed: {_first_line(error)}; {_way_out(error, bucket)}"
+            raise RemoteListError(errno.EIO, text, at) from None
         sizes = {entry["path"]: int(entry["size"]) for entry in found["objects"]}
         return Listing(dict(sorted(sizes.items())), sorted(found["common_prefixes"]))
 
@@ -274,8 +278,21 @@ def _asked(path: RemotePath, ask: Callable[[], _Answer]) -> _Answer:
         status = _STATUS.search(str(error))
         answer = status[1] if status else _KINDS.get(type(error).__name__, "")
         answer = "404" if isinstance(error, FileNotFoundError) else answer
-        number, text = ANSWERS.get(answer, (errno.EIO, f"the server does not give it: {_first_line(error)}"))
+        why = f"the server does not give it: {_first_line(error)}"
+        if _UNANSWERED in why and path.scheme == "s3":
+            why += f"; {_way_out(error, path.place)}"
+        number, text = ANSWERS.get(answer, (errno.EIO, why))
         raise ObjectError(number, text, str(path)) from None
+
+
+def _way_out(error: Exception, bucket: str) -> str:
+    """What to look at first: a server that does not answer, a bucket that is not there, or who asks."""
+    if _UNANSWERED in str(error):
+        named = "AWS_ENDPOINT_URL" if "AWS_ENDPOINT_URL" in os.environ else "AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
+        return f"nothing answers at that address: see {named}, and whether this host may reach it (proxies, firewalls)"
+    if isinstance(error, FileNotFoundError) or "404" in str(error):
+        return f"there is no bucket {bucket!r} at that server: see its name, and AWS_ENDPOINT_URL where it is not AWS"
+    return CREDENTIALS
 
 
 def _first_line(error: Exception) -> str:

@@ -25,6 +25,7 @@ from iobench.loaders.discovery import remote_shards
 from iobench.loaders.engines.kvikio_reader import KvikioReader
 from iobench.loaders.engines.readers import ReadError
 from iobench.loaders.index import load_index
+from iobench.loaders.objects import stat_objects
 from iobench.loaders.remote import ObjectError, RemoteListError, RemotePath, RemotePathError, is_remote
 from iobench.loaders.shards import ShardSet
 
@@ -395,12 +396,22 @@ def test_what_is_no_shard_under_a_prefix_is_named(s3, obstore, keys, message):
 
 
 def test_a_bucket_that_cannot_be_listed_is_named(s3, obstore, monkeypatch):
-    with pytest.raises(RemoteListError, match=r"cannot be listed: .*404") as caught:
+    with pytest.raises(RemoteListError, match=r"cannot be listed: .*404.*; there is no bucket 'other'") as caught:
         remote_shards("s3://other/set")
     assert caught.value.filename == "s3://other/set"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    with pytest.raises(RemoteListError, match=r"cannot be listed: .*error sending request"):
+    with pytest.raises(
+        RemoteListError, match=r"cannot be listed: .*nothing answers at that address: see AWS_ENDPOINT_"
+    ):
         remote_shards("s3://bucket/set")
+    with pytest.raises(ObjectError, match="nothing answers at that address"):
+        stat_objects([RemotePath("s3://bucket/set/a.tfrecord")])
+
+
+def test_an_address_without_a_bucket_is_wrong_usage(obstore):
+    with pytest.raises(RemotePathError, match=r"names no bucket; write s3://bucket/prefix") as caught:
+        remote_shards("s3://")
+    assert caught.value.exit_status == 2
 
 
 def test_http_servers_are_not_listed():
