@@ -118,8 +118,9 @@ def generate(
     if json:
         print_json(dataset.model_dump(mode="json"))
     total = sum(shard.bytes for shard in dataset.shards)
-    what = "images" if dataset.workload is None else f"samples of {dataset.workload.label}"
-    say(f"{folder}: {dataset.num_images} {what} in {counted(len(dataset.shards), 'shard')}, {amount(total, 'bytes')}")
+    what = counted(dataset.num_images, "image" if dataset.workload is None else "sample")
+    what += "" if dataset.workload is None else f" of {dataset.workload.label}"
+    say(f"{folder}: {what} in {counted(len(dataset.shards), 'shard')}, {amount(total, 'bytes')}")
     there = quote(str(folder))
     say(f"next: iobench storage {there}, iobench load {there}, or for a verdict iobench qualify {there}")
 
@@ -251,7 +252,7 @@ def index(
     shape = f"{found.extents.said} of" if found.extents is not None else " x ".join(map(str, layout.shape))
     where, kind = shown_address(source), "folder" if found.classes else "shard"
     lie = f"in {counted(len(found.stamps), kind)}"
-    say(f"{where}: {found.num_records} records of {shape} {layout.dtype} {lie}; index {found.status}")
+    say(f"{where}: {counted(found.num_records, 'record')} of {shape} {layout.dtype} {lie}; index {found.status}")
     say(found.layout_reason)
     if verified is not None:
         proof = "digest" if paths[0].suffix == ".tensors" else "crc"
