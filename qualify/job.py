@@ -76,11 +76,14 @@ def _measure(run: Run, *, preset: str | None, command: Sequence[str], started: s
 
 def announce(run: Run) -> str:
     """What the job will take, told before it begins."""
-    disk = run.total_bytes if not on_same_device(run.path, run.local) else 0
+    where, disk = public_path(run.local), min(run.total_bytes, run.config.disk_bytes)
+    copied = f"{disk / 1e9:.2f} GB for a local copy in {where}"
+    if on_same_device(run.path, run.local):
+        copied = f"no local copy, {where} is on the device of the data"
     plan = (
         f"requirement: {requirement_text(run.config)}\n"
         f"at most {run.config.total_seconds:.0f} s of measuring on {run.num_images} images "
-        f"({run.total_bytes / 1e9:.2f} GB) with {run.engine} reads ({run.engine_reason}); up to {run.max_ranks} ranks; "
-        f"{min(disk, run.config.disk_bytes) / 1e9:.2f} GB for a local copy in {public_path(run.local)}"
+        f"({run.total_bytes / 1e9:.2f} GB) with {run.engine} reads ({run.engine_reason}); up to "
+        f"{run.max_ranks} ranks; {copied}"
     )
     return "\n".join([plan, *(f"scaled: {text}" for text in run.scaled)])

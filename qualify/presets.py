@@ -32,7 +32,8 @@ def all_presets() -> list[Preset]:
 def requirement_text(config: QualifyConfig) -> str:
     """`feeds 8 emulated H100 running ResNet-50 at AU 90 %: 1.48 GB/s`."""
     lasting = f", and still does after {config.sustain.seconds / 60:.0f} min" if config.sustain.seconds else ""
-    who = f"{config.required_gpus} {accelerator_of(config).label} running {MODEL_TITLES[config.model]}"
+    count = config.required_gpus
+    who = f"{count} {accelerator_of(config).label_for(count)} running {MODEL_TITLES[config.model]}"
     needs = f"{needed_gbps(config):.3g} GB/s of samples of {sample_bytes(config):,} bytes"
     return f"feeds {who} at AU {config.threshold * 100:.0f} %{lasting}: {needs}"
 

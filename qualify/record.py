@@ -36,8 +36,13 @@ def make_record(
     """Everything the run has to say, judged against the requirement."""
     config, accelerator = run.config, run.accelerator
     _require_cold(run)
-    what = f"{accelerator.label} training {MODEL_TITLES[config.model]}"
-    outcome, requirement = judge_requirement(measured, required=config.required_gpus, what=what, invalid=run.invalid)
+    doing = f"training {MODEL_TITLES[config.model]}"
+    outcome, requirement = judge_requirement(
+        measured,
+        required=config.required_gpus,
+        what=f"{accelerator.label_for(config.required_gpus)} {doing}",
+        invalid=run.invalid,
+    )
     best = find_point(run.points, "direct", measured.value or min(config.required_gpus, run.max_ranks))
     storage = _storage_at(run.points, predicted.value)
     paths = [None if point is None else point.read_path for point in (storage, best)]
@@ -52,7 +57,7 @@ def make_record(
         requirement,
         subject=public_path(run.path),
         fed=measured,
-        what=what,
+        what=f"{accelerator.label_for(measured.high if measured.value is None else measured.value)} {doing}",
         terms=terms,
         reasons=run.invalid,
         measured_seconds=run.measured_s,

@@ -46,6 +46,10 @@ class Accelerator:
         kind = self.name.upper() if self.name in _PUBLISHED else f"accelerators of {self.name}"
         return f"{'emulated ' if self.emulated else ''}{kind}{' (scaled)' if self.scaled else ''}"
 
+    def label_for(self, count: int | None) -> str:
+        """The label behind a number of them: one is no accelerators."""
+        return self.label.replace("accelerators of", "accelerator of") if count == 1 else self.label
+
     def step(self, images: Images, received_ns: int) -> None:
         """Compute on one batch: touch it, and be busy until `step_time_s` after `received_ns`."""
         touch(images)

@@ -117,7 +117,7 @@ def test_the_record_says_what_was_asked_and_on_which_data(qualified):
     assert workload["dataset"]["shape"] == [64, 64, 3]
     assert workload["config"]["storage"]["blocks"] == 3
     assert workload["copy_or_not"]["sentence"]
-    assert workload["requirement"].startswith("feeds 1 emulated accelerators of 0.05 s/step running ResNet-50")
+    assert workload["requirement"].startswith("feeds 1 emulated accelerator of 0.05 s/step running ResNet-50")
     assert workload["target"].endswith("/data")
 
 

@@ -112,3 +112,15 @@ def test_utilisation_and_demand_by_hand():
     # 10 steps of 0.2 s in 2.5 s; 400 images of 270,336 bytes each 0.224 s
     assert accelerator_utilisation(10, 0.2, 2.5) == pytest.approx(0.8)
     assert demand_bps(400, 270_336, 0.224) == pytest.approx(482_742_857, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "two"),
+    [
+        ("h100", "emulated H100", "emulated H100"),
+        ("0.25", "emulated accelerator of 0.25 s/step", "emulated accelerators of 0.25 s/step"),
+    ],
+)
+def test_one_accelerator_is_no_accelerators(name, one, two):
+    accelerator = resolve_accelerator(name)
+    assert (accelerator.label_for(1), accelerator.label_for(2), accelerator.label_for(None)) == (one, two, two)
