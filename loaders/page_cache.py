@@ -21,6 +21,7 @@ PAGE_BYTES = mmap.PAGESIZE
 MANY_FILES = 1024
 Progress = Callable[[int, int], None]  # files done, all of them
 _CACHESTAT = 451  # the same number on every architecture
+_CAP_FOWNER = 3  # linux/capability.h
 _MINCORE_WINDOW = 1 << 30
 _OVERLAY_MAGIC = 0x794C7630  # OVERLAYFS_SUPER_MAGIC of linux/magic.h
 _STATFS_BYTES = 256  # more than struct statfs has anywhere; f_type is its first word
@@ -164,9 +165,20 @@ def _mincore_pages(fd: int, offset: int, length: int) -> int | None:
 
 
 def _may_see_residency(fd: int) -> bool:
-    """Since Linux 5.2 mincore reports every page of somebody else's file as resident; then it is no answer."""
-    status = os.fstat(fd)
-    return os.geteuid() in (0, status.st_uid) or os.access(f"/proc/self/fd/{fd}", os.W_OK)
+    """Since Linux 5.2 mincore reports every page of somebody else's file as resident; then it is no answer.
+
+    The kernel asks for the owner, CAP_FOWNER, or permission to write (mm/mincore.c): a container's root may have none.
+    """
+    owned = os.geteuid() == os.fstat(fd).st_uid
+    return owned or _has_capability(_CAP_FOWNER) or os.access(f"/proc/self/fd/{fd}", os.W_OK)
+
+
+def _has_capability(number: int) -> bool:
+    """Whether this process has it in effect, as /proc/self/status tells."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> number & 1)
+    return False
 
 
 def _mincore_window(fd: int, start: int, window: int) -> int | None:

@@ -2,7 +2,10 @@
 
 import mmap
 import os
+import subprocess
+import sys
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -94,6 +97,25 @@ def test_without_an_answer_of_the_kernel_there_is_no_guess(files, monkeypatch):
     monkeypatch.setattr(page_cache, "_may_see_residency", lambda fd: False)
     assert resident_bytes(files[0]) is None
     assert cache_fraction(files) is None
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not which("setpriv"), reason="needs root, and setpriv to give up what root may"
+)
+@pytest.mark.parametrize(("keeps", "told"), [("-all,+fowner", "True"), ("-all", "False")])
+def test_roots_without_the_capability_get_no_answer_about_anothers_file(tmp_path, keeps, told):
+    other = tmp_path / "of-somebody-else"
+    other.write_bytes(b"bytes")
+    other.chmod(0o444)
+    os.chown(other, 12345, 12345)
+    ask = """
+import os, sys
+from iobench.loaders.page_cache import _may_see_residency
+print(_may_see_residency(os.open(sys.argv[1], os.O_RDONLY)))
+"""
+    command = ["setpriv", f"--bounding-set={keeps}", f"--inh-caps={keeps}", sys.executable, "-c", ask, str(other)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (told, "")
 
 
 def test_nothing_has_no_fraction(tmp_path):
