@@ -111,8 +111,9 @@ class PillowSamples:
         read_fully(self._files[records.shards[position]], memoryview(encoded), int(records.offsets[position]))
         with Image.open(io.BytesIO(encoded)) as opened:
             image = self._cut(opened.convert("RGB"))
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
-        return tensor.sub_(self._mean).div_(self._std), int(records.labels[position])
+        # ToTensor and Normalize as in torchvision (transforms/functional.py): each with a result of its own
+        tensor = torch.from_numpy(np.array(image, copy=True)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        return tensor.clone().sub_(self._mean).div_(self._std), int(records.labels[position])
 
     def _train(self, image: Image.Image) -> Image.Image:
         from PIL.Image import Resampling, Transpose
