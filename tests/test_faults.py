@@ -205,6 +205,7 @@ def test_a_patience_that_is_no_number_is_refused(tmp_path):
     assert "IOBENCH_PATIENCE_S='long' is no number of seconds" in document["error"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.horovod
 def test_what_a_qualification_measured_before_the_device_went_away_is_kept(faults, data, tmp_path):
     if reason := horovod_available():

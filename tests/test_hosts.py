@@ -267,6 +267,7 @@ def test_two_hosts_learn_what_two_ranks_of_one_host_learn(
         assert theirs["payload_bytes"] == mine["payload_bytes"] > 0
 
 
+@pytest.mark.slow
 def test_a_grid_runs_on_hosts_and_goes_on_where_one_is_lost(
     ssh_hosts: SshHosts, tmp_path: Path, page_set: KnownSet
 ) -> None:
@@ -288,6 +289,7 @@ def test_a_grid_runs_on_hosts_and_goes_on_where_one_is_lost(
     assert list(again.trials[: len(old)]) == old
 
 
+@pytest.mark.slow
 def test_inference_runs_on_hosts_with_a_copy_on_each_machine_that_is_gone_afterwards(
     ssh_hosts: SshHosts, tmp_path: Path, page_set: KnownSet
 ) -> None:

@@ -46,6 +46,7 @@ def test_wrong_usage_is_exit_2_and_leaves_no_folder(tmp_path, page_set, wrong, s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_grid_says_how_to_go_on_and_does(tmp_path, page_set):
     command = (page_set.folder, *SMALL, "--repeats", "4", "--out", tmp_path / "run", "--json")
     first = subprocess.Popen(words(*command), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -28,6 +28,7 @@ def epochs(request, sector_set) -> list[dict[str, int]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["peak_bytes", "anonymous_bytes"])
 def test_twenty_epochs_move_memory_by_less_than_a_percent(epochs, what):
     assert len(epochs) == 20

@@ -401,6 +401,7 @@ def test_an_epoch_that_is_left_early_leaves_no_thread_and_no_wait(folder):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_torchs_own_loader_takes_the_set_in_worker_processes_too(folder):
     shards = ShardSet.open(folder, transform=transforms.ImageNetTrain(32))
     torch.manual_seed(0)

@@ -339,6 +339,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_forked_before_the_first_read_and_spawned_ones_read(page_set, run_python, stub):
     done = run_python(WORKERS.replace("sys.argv[1]", repr(str(page_set.folder))), stub=stub)
     assert done.stdout == "workers of both kinds have read\n", done.stderr
