@@ -56,6 +56,10 @@ def place(runs: Runs, layout: RecordLayout, *, alignment: int, read_bytes: int) 
         return _place_run(runs, layout, alignment=alignment, read_bytes=read_bytes)
     stride = layout.slot_bytes
     num_records = int(runs.counts.sum())
+    if alignment == 1:  # every run lands in its slots
+        starts, lengths, slots = runs.firsts * stride, runs.counts * stride, runs.slots * stride
+        reads = cut_reads(runs.shards, starts, lengths, slots, alignment=1, read_bytes=read_bytes)
+        return Placement(reads, (), 0, num_records * layout.payload_bytes)
     skew = int(runs.firsts[runs.slots.argmin()]) * stride % alignment
     offsets, lengths, slots = runs.firsts * stride, runs.counts * stride, runs.slots * stride + skew
     heads = offsets % alignment

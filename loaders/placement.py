@@ -104,7 +104,8 @@ def cut_reads(
         done = (np.arange(len(which)) - (pieces.cumsum() - pieces)[which]) * step
         shards, starts, targets = shards[which], starts[which] + done, targets[which] + done
         needs = np.minimum(needs[which] - done, step)
-    return Reads(shards, starts, rounded_up(needs, alignment), needs, targets)
+    lengths = needs if alignment == 1 else rounded_up(needs, alignment)
+    return Reads(shards, starts, lengths, needs, targets)
 
 
 @overload
