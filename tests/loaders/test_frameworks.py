@@ -258,6 +258,7 @@ def test_lightning_predicts_over_our_loader_in_order(page_set, tmp_path):
 # --- accelerate
 
 
+@pytest.mark.slow
 @needs("accelerate")
 def test_accelerate_sees_ends_remainders_and_states_of_a_prepared_loader(page_set, tmp_path):
     ranks = on_two_ranks(tmp_path, "accelerate_ranks.py", str(page_set.folder), str(tmp_path))

@@ -185,6 +185,7 @@ def test_a_window_is_what_the_array_interface_says():
     assert len(CudaWindow(memory, 0, 8192)[8000:9000]) == 192
 
 
+@pytest.mark.slow
 @under_stub
 @pytest.mark.parametrize("name", ["page_set", "sector_set", "odd_set"])
 def test_kvikios_real_code_fills_device_memory(request, device, name):

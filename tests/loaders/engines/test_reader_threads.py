@@ -254,6 +254,7 @@ def test_a_forked_child_has_threads_of_its_own(page_set, shards):
     assert labels_of(loader) == page_set.labels.tolist()
 
 
+@pytest.mark.slow
 def test_a_program_may_end_between_two_epochs(page_set):
     script = (
         "import sys\n"

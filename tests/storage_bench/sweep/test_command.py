@@ -175,6 +175,7 @@ print(json.dumps({"points": points, "copied": sum(device.copies)}))
 """
 
 
+@pytest.mark.slow
 def test_kvikio_and_copies_from_the_host_are_held_against_each_other_at_one_point(stub, tmp_path):
     """The GPU is played: kvikio's real code fills its memory by POSIX reads, which is what it then counts."""
     path = write(tmp_path / "data.bin", 4 << 20)

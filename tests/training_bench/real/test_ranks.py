@@ -90,6 +90,7 @@ def test_two_ranks_train_the_weights_of_one_process_with_the_whole_batch_and_of_
     assert results[0]["sum"] == results[1]["sum"]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_nothing_is_left_and_resume_goes_on_to_the_same_losses(page_set, tmp_path):
     words = ("--checkpoint-steps", 4, "--checkpoint")
     whole = finish(
