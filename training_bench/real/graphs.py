@@ -1,7 +1,7 @@
 """Steps of a training as a CUDA graph: one launch where there were a thousand, fed by the loader as before.
 
     batch --copied, on the compute stream--> the graph's own input --pixels, network, loss, gradients--> outcome
-      '-- let go of: its buffer goes round behind that copy
+      '-- let go of: its buffer is free once the step is done
 
     step 0, 1    done one by one: what is set up or compiled at first use is, before it would be captured
     step 2       captured, which computes nothing; then launched
