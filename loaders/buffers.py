@@ -1,25 +1,16 @@
-"""Batch buffers: page-aligned host memory that is reused once nobody looks at it any more.
-
-    acquire() -> Buffer --readers fill it--> hand_out() -> a fresh owner array --torch views it-->
-        last view dies -> a weak reference appends itself to a deque -> the next acquire() takes the buffer back
-
-A batch the user holds is never overwritten: the reference is to the numpy array that every tensor and every view of it
-keeps alive, and calls back when the last of them dies (a finalizer on a tensor would fire too early).  The callback
-runs in whatever thread drops that view, and is deque.append itself: in a callback written in Python a Ctrl-C would be
-printed and lost.
-"""
+"""Batch buffers: page-aligned host memory, lent as numpy arrays and reused (pool.py) once nobody looks at it."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-import weakref
-from collections import deque
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .pool import Pool
 
 ALIGNMENT_BYTES = 4096
 HUGE_PAGE_BYTES = 2 << 20
@@ -65,69 +56,20 @@ class Buffer:
         self.use = Use()
 
 
-class BufferPool:
-    """Buffers of one size.  Those the user holds are his; a loader needs only its own few, so memory stays bounded.
-
-    `num_free_kept` is how many idle buffers stay allocated.  All methods are called from the loader's own thread; only
-    the callbacks come from elsewhere.
-    """
-
-    def __init__(self, size_bytes: int, *, num_free_kept: int) -> None:
-        self.size_bytes = size_bytes
-        self._num_free_kept = num_free_kept
-        self._free: list[Buffer] = []
-        self._returned: deque[Buffer | weakref.ref[Any]] = deque()
-        self._handed_out: dict[int, tuple[weakref.ref[Any], Buffer]] = {}
-        self._made: list[weakref.ref[Buffer]] = []
-
-    @property
-    def num_allocated(self) -> int:
-        """How many buffers there are: idle, being read into, and held by the user."""
-        return sum(made() is not None for made in self._made)
-
-    def acquire(self, size_bytes: int = 0) -> Buffer:
-        """A buffer nobody looks at: a returned one where there is one, else fresh memory.
-
-        Where `size_bytes` is more than the pool's size the pool grows: smaller buffers are let go as they come back.
-        """
-        if size_bytes > self.size_bytes:
-            self.size_bytes = size_bytes
-            self._free.clear()
-        self._take_back()
-        if self._free:
-            return self._pick()
-        buffer = self._new()
-        self._made = [made for made in self._made if made() is not None] + [weakref.ref(buffer)]
-        return buffer
-
-    def release(self, buffer: Buffer) -> None:
-        """Give back a buffer that was never handed out."""
-        self._returned.append(buffer)
+class BufferPool(Pool[Buffer]):
+    """Host buffers of one size."""
 
     def hand_out(
         self, buffer: Buffer, *, shape: tuple[int, ...], dtype: npt.DTypeLike, strides: tuple[int, ...], offset: int
     ) -> npt.NDArray[Any]:
         """A fresh array over `buffer`; the buffer comes back when the last view of that array is gone."""
         owner: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=buffer.memory, offset=offset, strides=strides)
-        reference = weakref.ref(owner, self._returned.append)
-        self._handed_out[id(reference)] = reference, buffer
+        self._lend(buffer, owner)
         return owner
 
     def _pick(self) -> Buffer:
-        """One of the idle buffers: the last one, whose pages are still in the processor's cache."""
+        """The last one, whose pages are still in the processor's cache."""
         return self._free.pop()
 
     def _new(self) -> Buffer:
         return Buffer(self.size_bytes)
-
-    def _take_back(self) -> None:
-        while self._returned:
-            returned = self._returned.popleft()
-            if isinstance(returned, Buffer):
-                buffer = returned
-            elif id(returned) in self._handed_out:  # it is not where Ctrl-C came in the middle of hand_out
-                buffer = self._handed_out.pop(id(returned))[1]
-            else:
-                continue
-            if len(self._free) < self._num_free_kept and buffer.size_bytes >= self.size_bytes:
-                self._free.append(buffer)
