@@ -38,11 +38,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fio import REFERENCE, Throttle
+from parts.record import keep, record_of, run
+from parts.throttle import Throttle
 
 from iobench.loaders.page_cache import evict
 from iobench.results.environment import collect
-from iobench.results.record import Metric, RunRecord, new_run_id, utc_now, write_whole
+from iobench.results.record import Metric, RunRecord, utc_now
 from iobench.results.stats import summarise
 from iobench.storage_bench.accelerators import resolve_accelerator
 from iobench.storage_bench.emulate import WORKLOADS, demand_bps
@@ -238,12 +239,9 @@ def _record(
                 metrics[f"{case.name}: {name}, ours - DLIO{suffix}"] = case.difference(name, met=bool(suffix))
     pip = [given.dlio / "python", "-c", "from importlib.metadata import version as v; print(v('dlio-benchmark'))"]
     version = subprocess.run(pip, capture_output=True, text=True, check=False).stdout.strip()
-    return RunRecord(
-        run_id=new_run_id("train"),
-        kind="train",
-        started_at=started,
-        finished_at=utc_now(),
-        command=("python", "tests/bench/dlio.py"),
+    return record_of(
+        "train",
+        started=started,
         workload={
             "dlio_benchmark": version,
             "model": "resnet50",
@@ -257,11 +255,7 @@ def _record(
             "throttled_to_share_of_demand": given.throttle,
             "throttled_bps": {case.name: case.rate_bps for case in cases if case.rate_bps},
         },
-        environment={
-            **environment,
-            "host": None,
-            "storage": {**(environment["storage"] or {}), "path": "a temporary folder"},
-        },
+        environment=environment,
         metrics=metrics,
     )
 
@@ -299,11 +293,9 @@ def main() -> int:
         given.throttle = 0
     record = measure(given)
     if given.keep:
-        place = REFERENCE / f"dlio-{os.cpu_count()}-cores.json"
-        write_whole(place, record.model_dump_json(indent=1))
-        say(f"record: {place}")
+        keep(record, "dlio")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

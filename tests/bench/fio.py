@@ -25,7 +25,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +32,13 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from parts.record import keep, record_of, run
+from parts.throttle import Throttle
 
 from iobench.loaders.engines.readers import direct_refused
 from iobench.loaders.evidence import counter_for
 from iobench.results.environment import collect
-from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
+from iobench.results.record import Metric, Point, RunRecord, utc_now
 from iobench.results.stats import ratio_interval, summarise
 from iobench.storage_bench.sweep.block import measure_reads
 from iobench.storage_bench.sweep.calibration import calibrate
@@ -50,7 +51,6 @@ from iobench.storage_bench.sweep.ways import HUGE_PAGE_BYTES
 from iobench.storage_bench.workload import Access, DataFile
 from iobench.terminal import Screen, figure, say, table
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 SAME = 0.03
 SAME_MEDIAN = 0.10
 SMALL_SHARE = 0.5
@@ -134,42 +134,6 @@ class Match:
         """Whether fio agrees with itself within 3 %."""
         low, high = self.spread("gbps").ci95 or (0.0, 2.0)
         return low >= 1 - SAME and high <= 1 + SAME
-
-
-class Throttle:
-    """A control group whose processes read from one disk at a rate at most; cgroup v1 or v2."""
-
-    def __init__(self, path: Path, rate_bps: int) -> None:
-        number = path.stat().st_dev
-        node = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
-        if not node.exists():
-            raise OSError(f"{path} is on no block device that could be throttled")
-        disk = ((node.resolve().parent if (node / "partition").exists() else node) / "dev").read_text().strip()
-        v1 = Path("/sys/fs/cgroup/blkio")
-        root = v1 if v1.is_dir() else Path("/sys/fs/cgroup")
-        self._home = root / _own_group("blkio" if v1.is_dir() else "").lstrip("/")
-        self._group = root / f"iobench-bench-{uuid.uuid4().hex[:8]}"
-        if not v1.is_dir():
-            (root / "cgroup.subtree_control").write_text("+io")
-        self._group.mkdir()
-        name = "blkio.throttle.read_bps_device" if v1.is_dir() else "io.max"
-        (self._group / name).write_text(f"{disk} {rate_bps}" if v1.is_dir() else f"{disk} rbps={rate_bps}")
-
-    def __enter__(self) -> None:
-        (self._group / "cgroup.procs").write_text(str(os.getpid()))
-
-    def __exit__(self, *_: object) -> None:
-        (self._home / "cgroup.procs").write_text(str(os.getpid()))
-        self._group.rmdir()
-
-
-def _own_group(controller: str) -> str:
-    """The path of this process's control group, of a controller of v1 or, without a name, of v2 (cgroups(7))."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            return path
-    return "/"
 
 
 class Bench:
@@ -394,12 +358,10 @@ def measure(given: argparse.Namespace) -> RunRecord:
     ]
     told = [text for match in matches if match.ours.evidence and (text := match.ours.evidence.invalid_reason())]
     version = subprocess.run(["fio", "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    return RunRecord(
-        run_id=new_run_id("storage"),
-        kind="storage",
-        started_at=started,
-        finished_at=utc_now(),
-        command=("python", "tests/bench/fio.py", *sys.argv[1:]),
+    return record_of(
+        "storage",
+        started=started,
+        words=sys.argv[1:],
         workload={
             "fio": version,
             "file_bytes": given.bytes,
@@ -407,14 +369,10 @@ def measure(given: argparse.Namespace) -> RunRecord:
             "throttle_mib_per_s": given.throttle,
             "asked": {name: {"asked": asked, "met": met} for name, (_, asked, met) in found.items()},
         },
-        environment={
-            **environment,
-            "host": None,
-            "storage": {**(environment["storage"] or {}), "path": "a temporary folder"},
-        },
+        environment=environment,
         metrics={name: metric for name, (metric, _, _) in found.items()},
-        points=tuple(points),
-        warnings=tuple(dict.fromkeys(told)),
+        points=points,
+        warnings=told,
     )
 
 
@@ -458,16 +416,9 @@ def main() -> int:
         return 4 if given.keep else 0
     record = measure(given)
     if given.keep:
-        REFERENCE.mkdir(parents=True, exist_ok=True)
-        held = "" if given.throttle is None else f"-{given.throttle}-mib"
-        path = REFERENCE / f"fio{held}-{os.cpu_count()}-cores.json"
-        write_whole(path, record.model_dump_json(indent=1) + "\n")
-        say(f"record: {path.name}")
+        keep(record, "fio" if given.throttle is None else f"fio-{given.throttle}-mib")
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -24,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from parts.record import keep, record_of, run
 from PIL import Image
 from torch import nn
 
@@ -31,11 +30,10 @@ from iobench.loaders.formats.tfrecord import encode_example, frame
 from iobench.loaders.roads.baselines import open_road
 from iobench.loaders.roads.road import RoadBatch, RoadOptions
 from iobench.results.environment import collect
-from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
+from iobench.results.record import Metric, Point, RunRecord, utc_now
 from iobench.results.stats import summarise
 from iobench.terminal import Screen, say, table
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 ROADS = ("iobench", "torch")
 CLASSES, SIZE, BATCH, SIDES = 10, 64, 64, (240, 320)
 NUM_TRAINING, NUM_HELD_OUT = 1024, 512
@@ -150,12 +148,9 @@ def measure(given: argparse.Namespace) -> RunRecord:
         )
         for road, values in found.items()
     ]
-    return RunRecord(
-        run_id=new_run_id("train"),
-        kind="train",
-        started_at=started,
-        finished_at=utc_now(),
-        command=("python", "tests/bench/jpeg_accuracy.py"),
+    return record_of(
+        "train",
+        started=started,
         workload={
             **{name: value for name, value in vars(given).items() if name != "keep"},
             "images": NUM_TRAINING,
@@ -164,13 +159,9 @@ def measure(given: argparse.Namespace) -> RunRecord:
             "batch_size": BATCH,
             "classes": CLASSES,
         },
-        environment={
-            **environment,
-            "host": None,
-            "storage": {**(environment["storage"] or {}), "path": "a temporary folder"},
-        },
+        environment=environment,
         metrics={"validation_accuracy_difference": difference},
-        points=tuple(points),
+        points=points,
     )
 
 
@@ -179,7 +170,7 @@ def is_same(difference: Metric) -> bool:
     return difference.ci95 is not None and difference.ci95[0] <= 0 <= difference.ci95[1]
 
 
-def main() -> None:
+def main() -> int:
     """Train, and keep the record where asked to."""
     parser = argparse.ArgumentParser(description="whether a network learns as much from our JPEG road as from Pillow's")
     parser.add_argument("--seeds", type=int, default=5)
@@ -194,13 +185,9 @@ def main() -> None:
     if not learned:
         say(f"a network was right in less than {LEAST:.0%}: nothing can be said of roads; train for more --epochs")
     if given.keep:
-        REFERENCE.mkdir(parents=True, exist_ok=True)
-        write_whole(REFERENCE / f"jpeg-accuracy-{os.cpu_count()}-cores.json", record.model_dump_json(indent=1) + "\n")
-    sys.exit(0 if learned and is_same(difference) else 1)
+        keep(record, "jpeg-accuracy")
+    return 0 if learned and is_same(difference) else 1
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -11,21 +11,21 @@ none was trained on; ten classes make 0.1 of guessing.  Ends with 1 where the di
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
 
+from parts.record import keep, record_of, run
+
 from iobench.cli.points import show_points
 from iobench.results.environment import collect
-from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
+from iobench.results.record import Metric, Point, RunRecord, utc_now
 from iobench.results.stats import summarise
 from iobench.storage_bench.generate import Generate, generate
 from iobench.terminal import Screen, say
 from iobench.training_bench.real.plan import RealConfig
 from iobench.training_bench.real.run import RealRun, run_real
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 NUM_IMAGES, NUM_HELD_OUT, SIZE, CROP = 4096, 512, 96, 64
 RANKS, BATCH, STEPS = 2, 16, 60
 LEARNED, GUESSED = 0.9, 0.2
@@ -60,15 +60,11 @@ def measure() -> RunRecord:
         points = tuple(train(folder, labels, screen) for labels in ("given", "shuffled"))
         environment = collect(folder)
     show_points(points)
-    storage = {**(environment["storage"] or {}), "path": "a temporary folder"}
-    return RunRecord(
-        run_id=new_run_id("train"),
-        kind="train",
-        started_at=started,
-        finished_at=utc_now(),
-        command=("python", "tests/bench/learning.py"),
+    return record_of(
+        "train",
+        started=started,
         workload={"images": NUM_IMAGES, "held_out": NUM_HELD_OUT, "size": SIZE, "crop": CROP, "steps": STEPS},
-        environment={**environment, "host": None, "storage": storage},
+        environment=environment,
         metrics={f"accuracy_{point.params['labels']}": accuracy(point) for point in points},
         points=points,
     )
@@ -80,19 +76,18 @@ def accuracy(point: Point) -> Metric:
     return summarise([] if value is None else [value], unit="fraction", reason="the network came to no number")
 
 
-def main() -> None:
+def main() -> int:
     """Train, and keep the record where asked to."""
     parser = argparse.ArgumentParser(description="whether real training learns from the data's pixels")
     parser.add_argument("--keep", action="store_true", help="put the record into results/reference/")
-    keep = parser.parse_args().keep
+    to_be_kept = parser.parse_args().keep
     record = measure()
     given, shuffled = (record.metrics[f"accuracy_{labels}"].value or 0.0 for labels in ("given", "shuffled"))
     say(f"right of {NUM_HELD_OUT} held-out images: {given:.1%} with labels, {shuffled:.1%} with shuffled ones")
-    if keep:
-        REFERENCE.mkdir(parents=True, exist_ok=True)
-        write_whole(REFERENCE / "learning-2-cores.json", record.model_dump_json(indent=1) + "\n")
-    sys.exit(0 if given > LEARNED and shuffled < GUESSED else 1)
+    if to_be_kept:
+        keep(record, "learning")
+    return 0 if given > LEARNED and shuffled < GUESSED else 1
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from parts.record import keep, record_of, run
 
 from iobench.loaders import DataLoader, ShardSet
 from iobench.loaders.buffers import Buffer
@@ -37,12 +38,11 @@ from iobench.loaders.index import RecordLayout, ShardIndex, load_index, save_ind
 from iobench.loaders.page_cache import warm
 from iobench.loaders.plan import batch_runs, epoch_order
 from iobench.results.environment import collect
-from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
+from iobench.results.record import Metric, Point, RunRecord, utc_now
 from iobench.results.stats import summarise
 from iobench.storage_bench.generate import Generate, generate
-from iobench.terminal import Screen, say, table
+from iobench.terminal import Screen, table
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 EPOCHS = Path(__file__).parents[1] / "loaders" / "programs" / "epochs.py"
 SIZE, NUM_IMAGES, BATCH_SIZE = 64, 16384, 256  # records of 13 KB: the smaller they are, the more Python they take
 NUM_EPOCHS = 20
@@ -247,28 +247,21 @@ def measure(given: argparse.Namespace) -> RunRecord:
     for figure in figures:
         if figure.name not in worst or (figure.metric.value or 0) > (worst[figure.name].metric.value or 0):
             worst[figure.name] = figure
-    return RunRecord(
-        run_id=new_run_id("load"),
-        kind="load",
-        started_at=started,
-        finished_at=utc_now(),
-        command=("python", "tests/bench/loader_costs.py", "--only", given.only),
+    return record_of(
+        "load",
+        started=started,
+        words=("--only", given.only),
         workload={
             "image": [SIZE, SIZE, 3],
             "num_images": NUM_IMAGES,
             "rounds": given.rounds,
             "asked": {name: {"less than": figure.limit, "met": figure.met} for name, figure in worst.items()},
         },
-        environment={
-            **environment,
-            "host": None,
-            "storage": {**(environment["storage"] or {}), "path": "a temporary folder"},
-        },
+        environment=environment,
         metrics={name: figure.metric for name, figure in worst.items()},
-        points=tuple(
+        points=[
             Point(params={"stage": "load", **figure.params}, metrics={figure.name: figure.metric}) for figure in figures
-        ),
-        warnings=(),
+        ],
     )
 
 
@@ -304,14 +297,8 @@ def main() -> None:
     given = parse_arguments()
     record = measure(given)
     if given.keep:
-        REFERENCE.mkdir(parents=True, exist_ok=True)
-        path = REFERENCE / f"loader-costs-{os.cpu_count()}-cores.json"
-        write_whole(path, record.model_dump_json(indent=1) + "\n")
-        say(f"record: {path.name}")
+        keep(record, "loader-costs")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from parts.record import keep, record_of, run
 
 from iobench.loaders.engines.choice import EngineName
 from iobench.loaders.engines.readers import direct_refused
@@ -27,7 +27,7 @@ from iobench.loaders.formats.tfrecord import encode_example, frame
 from iobench.loaders.roads.baselines import missing
 from iobench.loaders.roads.road import RoadOptions
 from iobench.results.environment import collect
-from iobench.results.record import Metric, Point, RunRecord, new_run_id, utc_now, write_whole
+from iobench.results.record import Metric, Point, RunRecord, utc_now
 from iobench.storage_bench.contest import Contestant, best_of, interleave, open_contest, ratio
 from iobench.storage_bench.evidence import doubts
 from iobench.storage_bench.generate import Generate, generate
@@ -35,7 +35,6 @@ from iobench.storage_bench.peers import point_of
 from iobench.terminal import Screen, figure, say, table
 
 SIZE = 300
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 WARM = RoadOptions(batch_size=256, threads=2)
 COLD = RoadOptions(batch_size=64, threads=2, cold=True)  # a cold block is one pass, of many batches
 ENGINES = [name for name in ("buffered", "mmap") if name in get_args(EngineName)]
@@ -378,12 +377,10 @@ def measure(given: argparse.Namespace) -> RunRecord:
     table(("ratio", "asked for", "measured", "met"), rows, title="What was asked, and what was measured")
     for text in dict.fromkeys(told):
         say(f"note: {text}")
-    return RunRecord(
-        run_id=new_run_id("load"),
-        kind="load",
-        started_at=started,
-        finished_at=utc_now(),
-        command=("python", "tests/bench/loaders.py", "--only", given.only),
+    return record_of(
+        "load",
+        started=started,
+        words=("--only", given.only),
         workload={
             "image": [SIZE, SIZE, 3],
             "num_images": given.images,
@@ -392,14 +389,10 @@ def measure(given: argparse.Namespace) -> RunRecord:
             "heats": given.heats,
             "asked": asked,
         },
-        environment={
-            **environment,
-            "host": None,
-            "storage": {**(environment["storage"] or {}), "path": "a temporary folder"},
-        },
+        environment=environment,
         metrics=metrics,
-        points=tuple(points),
-        warnings=tuple(dict.fromkeys(told)),
+        points=points,
+        warnings=told,
     )
 
 
@@ -408,14 +401,8 @@ def main() -> None:
     given = parse_arguments()
     record = measure(given)
     if given.keep:
-        REFERENCE.mkdir(parents=True, exist_ok=True)
-        path = REFERENCE / f"loaders-{os.cpu_count()}-cores.json"
-        write_whole(path, record.model_dump_json(indent=1) + "\n")
-        say(f"record: {path.name}")
+        keep(record, "loaders")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

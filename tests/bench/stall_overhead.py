@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import gc
 import statistics
-import sys
 from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
 
 import torch
+from parts.record import run
 
 from iobench.loaders import DataLoader, StallMeter
 from iobench.terminal import say, table
@@ -93,4 +93,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -10,11 +10,11 @@ measured wait over the loader's own clock; the limit is 2 %.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from parts.record import run
 
 from iobench.storage_bench.accelerators import Accelerator
 from iobench.storage_bench.launching.ranks import SingleRank
@@ -88,4 +88,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)
