@@ -38,8 +38,8 @@ def qualify(
 ) -> RunRecord:
     """Run the whole job on the data in `path` (generated first where it is empty) and return its record.
 
-    Raises the error of the part that failed; each names its way out.  What was measured until then is given to `keep`,
-    as a record without a verdict.
+    Raises the error of the part that failed, which names its way out, or KeyboardInterrupt.  What was measured until
+    then is given to `keep`, as a record without a verdict.
     """
     started = utc_now()
     require_ranks(2)
@@ -52,7 +52,7 @@ def qualify(
     show("plan", 1.0, announce(run))
     try:
         return _measure(run, preset=preset, command=command, started=started)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (KeyboardInterrupt, OSError, ValueError, RuntimeError) as error:
         if run.points:
             keep(unfinished_record(run, error, preset=preset, command=command, started=started))
         raise

@@ -1,4 +1,4 @@
-"""The record of a qualification: the promised figures, the verdict, and what they rest on."""
+"""The record of a qualification: its verdict and what it rests on; of one that was cut short what it came to."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Any
 
 from ..results.environment import collect, public_path, public_text
 from ..results.quantities import counted
-from ..results.record import INVALID_MARK, Metric, Point, RunRecord, merge_warnings, new_run_id, not_measured, utc_now
+from ..results.record import INVALID_MARK, RunRecord, merge_warnings, new_run_id, utc_now
 from ..results.verdict import (
     CopyChoice,
     Fed,
     Lasting,
     compose_verdict,
     judge_requirement,
+    predict_fed,
 )
 from ..storage_bench.accelerators import MODEL_TITLES
 from ..storage_bench.evidence import PROVEN, proof_of, scope_told
+from ..training_bench.fed import fed_by_ranks
 from ..training_bench.summary import find_point
+from .figures import promised_figures, storage_at
 from .presets import requirement_text
 from .run import Run
 
@@ -44,7 +47,7 @@ def make_record(
         invalid=run.invalid,
     )
     best = find_point(run.points, "direct", measured.value or min(config.required_gpus, run.max_ranks))
-    storage = _storage_at(run.points, predicted.value)
+    storage = storage_at(run.points, predicted.value)
     paths = [None if point is None else point.read_path for point in (storage, best)]
     proof = proof_of(paths)
     terms = (
@@ -73,7 +76,7 @@ def make_record(
         workload=_workload(run, choice, preset),
         environment=collect(run.path),
         read_path=None if storage is None else storage.read_path,
-        metrics=_metrics(run, predicted, measured, choice, storage, best),
+        metrics=promised_figures(run, predicted, measured, choice, storage, best),
         ranks=() if best is None else best.ranks,
         points=tuple(run.points),
         verdict=verdict,
@@ -87,19 +90,37 @@ def make_record(
 
 
 def unfinished_record(
-    run: Run, error: Exception, *, preset: str | None, command: Sequence[str], started: str
+    run: Run, error: BaseException, *, preset: str | None, command: Sequence[str], started: str
 ) -> RunRecord:
-    """What was measured before a part failed: the points, the error as a warning, and no verdict."""
+    """What was measured before a part failed or somebody interrupted it: points, their figures, and no verdict."""
+    why = "interrupted" if isinstance(error, KeyboardInterrupt) else public_text(str(error))
+    unless = f"the job ended before it was measured ({why})"
+    predicted, measured = Fed(None, reason=unless), Fed(None, reason=unless)
+    if run.measured_rates:
+        predicted = predict_fed(run.measured_rates, demand_gbps=run.demand_gbps, threshold=run.config.threshold)
+    if any(point.params["stage"] == "train" for point in run.points):
+        measured = fed_by_ranks(run.points, threshold=run.config.threshold)
+    asked = min(run.config.required_gpus, run.max_ranks)
+    storage, best = storage_at(run.points, predicted.value), find_point(run.points, "direct", measured.value or asked)
+    choice = CopyChoice("not distinguishable", f"Not decided: {unless}.", None)
     return RunRecord(
         run_id=new_run_id("qualify"),
         kind="qualify",
         started_at=started,
         finished_at=utc_now(),
         command=tuple(command),
-        workload={**_asked(run, preset), "failed": public_text(str(error))},
+        workload={**_asked(run, preset), "failed": why},
         environment=collect(run.path),
+        read_path=None if storage is None else storage.read_path,
+        metrics=promised_figures(run, predicted, measured, choice, storage, best, unless=unless),
+        ranks=() if best is None else best.ranks,
         points=tuple(run.points),
-        warnings=merge_warnings([f"stopped before its end: {public_text(str(error))}"], run.warnings),
+        warnings=merge_warnings(
+            [f"stopped before its end: {why}"],
+            [f"{INVALID_MARK}{text}" for text in run.invalid],
+            [f"scaled: {text}" for text in run.scaled],
+            run.warnings,
+        ),
     )
 
 
@@ -163,57 +184,3 @@ def _asked(run: Run, preset: str | None) -> dict[str, Any]:
         },
         "config": run.config.model_dump(mode="json", by_alias=True),
     }
-
-
-def _storage_at(points: Sequence[Point], readers: int | None) -> Point | None:
-    rows = [point for point in points if point.params["stage"] == "storage"]
-    exact = [point for point in rows if point.params["threads"] == readers]
-    return next(iter(exact or rows[-1:]), None)
-
-
-def _metrics(
-    run: Run, predicted: Fed, measured: Fed, choice: CopyChoice, storage: Point | None, best: Point | None
-) -> dict[str, Metric]:
-    """The promised figures; what was not measured is null with its reason."""
-    load = next((point for point in run.points if point.params["stage"] == "load"), None)
-    copied = next((point for point in run.points if point.params["stage"] == "stage"), None)
-    blocks = storage.metrics["read_gbps"].n if storage else 0
-    steps = best.metrics["au_mlperf"].n if best else 0
-
-    def take(point: Point | None, name: str, unit: str, why: str) -> Metric:
-        return not_measured(unit, why) if point is None else point.metrics[name]
-
-    no_ranks = "no valid point of that many ranks"
-    metrics = {
-        "read_gbps": take(storage, "read_gbps", "GB/s", "no storage point"),
-        "read_iops": take(storage, "read_iops", "reads/s", "no storage point"),
-        "latency_p50_us": take(storage, "latency_p50_us", "us", "no storage point"),
-        "latency_p99_us": take(storage, "latency_p99_us", "us", "no storage point"),
-    }
-    for name, unit in (
-        ("images_per_s", "images/s"),
-        ("step_time_s", "s"),
-        ("data_wait_s", "s"),
-        ("sync_wait_s", "s"),
-        ("data_stall_fraction", "fraction"),
-        ("au_mlperf", "fraction"),
-        ("au_dlio", "fraction"),
-    ):
-        metrics[name] = take(best, name, unit, no_ranks)
-    metrics["gpus_fed_predicted"] = predicted.as_metric(n=blocks)
-    metrics["gpus_fed_measured"] = measured.as_metric(n=steps)
-    metrics["stage_time_s"] = take(copied, "stage_time_s", "s", choice.sentence)
-    metrics["break_even_epochs"] = choice.as_metric(n=steps)
-    metrics["cpu_seconds_per_gb"] = take(load, "cpu_seconds_per_gb", "s/GB", "no loader point")
-    metrics["peak_rss_bytes"] = (
-        Metric(value=float(run.peak_rss_bytes), unit="bytes", n=1, reason="sum over the ranks of the largest launch")
-        if run.peak_rss_bytes
-        else not_measured("bytes", "no ranks were run")
-    )
-    lasting = next((point for point in run.points if point.params["stage"] == "sustain"), None)
-    for name, unit in (("drift_per_hour", "1/h"), ("last_part_gbps", "GB/s")):
-        metrics[name] = take(lasting, name, unit, "sustained reading was not asked for")
-    metrics["gpu_data_wait_s"] = not_measured("s", "no GPU: accelerators are emulated")
-    metrics["scaling_efficiency"] = not_measured("fraction", "qualify does not run the scaling grid")
-    metrics["joules_per_image"] = take(best, "joules_per_image", "J/image", no_ranks)
-    return metrics

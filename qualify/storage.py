@@ -10,12 +10,14 @@ from ..results.verdict import (
     predict_fed,
 )
 from ..storage_bench.evidence import doubts
-from ..storage_bench.feeding import candidate_readers, measure_rates, pilot_rates
+from ..storage_bench.feeding import candidate_readers, new_rates, pilot_rates
 from ..storage_bench.limits import WARM_RAM_SHARE, ram_bytes
 from ..storage_bench.load import LoadResult, measure_load
 from ..storage_bench.load_setup import LoadConfig
 from ..storage_bench.staging import on_same_device
+from ..storage_bench.sweep.points import BlockResult, PointResult, SweepPoint
 from ..storage_bench.sweep.recorded import storage_point
+from ..storage_bench.sweep.run import run_points
 from ..storage_bench.workload import StorageConfig
 from .run import Run
 
@@ -61,17 +63,26 @@ def _measure_readers(run: Run, rates: StorageConfig, readers: Sequence[int]) -> 
     if not readers:
         return []
     with run.measuring():
-        results = measure_rates(
-            run.path,
-            rates,
+        results = new_rates(
             engine=run.engine,
             reason=run.engine_reason,
             reads_in_flight=run.config.train.reader_threads,
-            readers=tuple(readers),
-            on_block=lambda done, total, point, block: run.show(
-                "storage", done / total, f"{point.threads} readers {block.gbps:.2f} GB/s"
-            ),
+            readers=readers,
         )
+
+    def tell(done: int, total: int, point: SweepPoint, block: BlockResult) -> None:
+        run.show("storage", done / total, f"{point.threads} readers {block.gbps:.2f} GB/s")
+
+    try:
+        with run.measuring():
+            run_points(run.path, results, rates, on_block=tell)
+    finally:  # whatever ends it: blocks that are measured are kept
+        points = _note(run, [result for result in results if result.blocks])
+    return points
+
+
+def _note(run: Run, results: Sequence[PointResult]) -> list[Point]:
+    """Put these results among the run's points, with what counters say against them."""
     for result in results:
         run.measured_bytes += sum(block.delivered_bytes for block in result.blocks)
         if result.evidence is not None:

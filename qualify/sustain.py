@@ -42,15 +42,12 @@ def sustain(run: Run) -> Lasting | None:
         ends_s.append(perf_counter())
         run.show("sustain", done / total, f"{readers} readers {block.gbps:.3f} GB/s")
 
-    with run.measuring(within_budget=False):
-        run_points(run.path, [result], config, on_block=note)
-    run.measured_bytes += sum(block.delivered_bytes for block in result.blocks)
-    if result.evidence is not None:
-        run.invalid += [f"sustain: {text}" for text in [result.evidence.invalid_reason()] if text]
-        run.warnings += [f"sustain: {text}" for text in doubts(result.evidence)]
-    rates = [block.gbps for block in result.blocks]
-    recorded = with_drift(storage_point(result, run.path), ends_s, rates)
-    run.points.append(recorded)
+    try:
+        with run.measuring(within_budget=False):
+            run_points(run.path, [result], config, on_block=note)
+    finally:  # whatever ends it: blocks that are measured are kept
+        if ends_s:
+            recorded = _note(run, result, ends_s)
     return judge_lasting(
         recorded.metrics["drift_per_hour"],
         last=recorded.metrics["last_part_gbps"],
@@ -58,6 +55,18 @@ def sustain(run: Run) -> Lasting | None:
         needed_gbps=run.config.threshold * readers * run.demand_gbps,
         readers=readers,
     )
+
+
+def _note(run: Run, result: PointResult, ends_s: list[float]) -> Point:
+    """Put the row of blocks among the run's points, with what counters say against it."""
+    run.measured_bytes += sum(block.delivered_bytes for block in result.blocks)
+    if result.evidence is not None:
+        run.invalid += [f"sustain: {text}" for text in [result.evidence.invalid_reason()] if text]
+        run.warnings += [f"sustain: {text}" for text in doubts(result.evidence)]
+    rates = [block.gbps for block in result.blocks[: len(ends_s)]]
+    recorded = with_drift(storage_point(result, run.path), ends_s, rates)
+    run.points.append(recorded)
+    return recorded
 
 
 def with_drift(point: Point, ends_s: list[float], rates: list[float]) -> Point:

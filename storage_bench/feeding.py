@@ -6,14 +6,14 @@ blocks   the numbers of readers around it, interleaved, fresh blocks: the predic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..loaders.engines.readers import read_bytes_of
 from .sweep.calibration import calibrate
-from .sweep.points import OnBlock, PointResult, SweepPoint
+from .sweep.points import PointResult, SweepPoint
 from .sweep.run import run_points
 from .workload import StorageConfig
 
@@ -49,20 +49,7 @@ def candidate_readers(
     return tuple(count for count in (middle - 1, middle, middle + 1) if 1 <= count <= max_readers)
 
 
-def measure_rates(
-    path: Path,
-    config: StorageConfig,
-    *,
-    engine: str,
-    reason: str,
-    reads_in_flight: int,
-    readers: tuple[int, ...],
-    on_block: OnBlock | None = None,
-) -> list[PointResult]:
-    """`config.blocks` interleaved blocks at each number of readers."""
-    results = []
-    for count in readers:
-        point = reader_point(engine, readers=count, reads_in_flight=reads_in_flight)
-        results.append(PointResult(point, reason, ceiling_gbps=calibrate(point)))
-    run_points(path, results, config, on_block=on_block)
-    return results
+def new_rates(*, engine: str, reason: str, reads_in_flight: int, readers: Sequence[int]) -> list[PointResult]:
+    """A result without blocks for each number of readers, with what the harness itself reaches there."""
+    points = [reader_point(engine, readers=count, reads_in_flight=reads_in_flight) for count in readers]
+    return [PointResult(point, reason, ceiling_gbps=calibrate(point)) for point in points]

@@ -98,14 +98,16 @@ def run_points(
     """Add `config.blocks` interleaved time blocks to each of `results`, and judge their evidence."""
     with open_bench(path, [result.point for result in results], config, device=device) as bench:
         done, total = 0, config.blocks * len(results)
-        for number in range(config.blocks):
-            for which in block_order(len(results), config.seed, number):
-                result = results[which]
-                add_block(bench, result, number, keep_going=keep_going)
-                done += 1
-                if on_block is not None and result.error is None:
-                    on_block(done, total, result.point, result.blocks[-1])
-        judge_all(bench, results)
+        try:
+            for number in range(config.blocks):
+                for which in block_order(len(results), config.seed, number):
+                    result = results[which]
+                    add_block(bench, result, number, keep_going=keep_going)
+                    done += 1
+                    if on_block is not None and result.error is None:
+                        on_block(done, total, result.point, result.blocks[-1])
+        finally:  # whoever is interrupted may keep the blocks so far
+            judge_all(bench, results)
 
 
 def block_order(num_points: int, seed: int, number: int) -> list[int]:

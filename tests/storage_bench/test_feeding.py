@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iobench.storage_bench.feeding import candidate_readers, measure_rates, pilot_rates, reader_point
+from iobench.storage_bench.feeding import candidate_readers, new_rates, pilot_rates, reader_point
 from iobench.storage_bench.sweep.recorded import storage_point
+from iobench.storage_bench.sweep.run import run_points
 from iobench.storage_bench.workload import StorageConfig
 
 
@@ -61,9 +62,8 @@ def test_a_pilot_tries_powers_of_two_and_the_most_that_may_run(page_set, monkeyp
 
 def test_readers_replay_the_loader_and_are_recorded_with_the_reason_for_the_engine(page_set):
     config = StorageConfig(batch_size=8, seconds=0.05, blocks=3)
-    results = measure_rates(
-        page_set.folder, config, engine="buffered", reason="asked for", reads_in_flight=2, readers=(1, 3)
-    )
+    results = new_rates(engine="buffered", reason="asked for", reads_in_flight=2, readers=(1, 3))
+    run_points(page_set.folder, results, config)
     assert [result.point for result in results] == [
         reader_point("buffered", readers=count, reads_in_flight=2) for count in (1, 3)
     ]
@@ -77,9 +77,8 @@ def test_readers_replay_the_loader_and_are_recorded_with_the_reason_for_the_engi
 
 def test_a_latency_over_all_reads_is_told_with_the_interval_of_the_blocks(page_set):
     config = StorageConfig(batch_size=8, seconds=0.05, blocks=3)
-    (result,) = measure_rates(
-        page_set.folder, config, engine="buffered", reason="asked for", reads_in_flight=2, readers=(1,)
-    )
+    (result,) = results = new_rates(engine="buffered", reason="asked for", reads_in_flight=2, readers=(1,))
+    run_points(page_set.folder, results, config)
     metric = storage_point(result, page_set.folder).metrics["latency_p99_us"]
     assert metric.value == result.percentile_us(99)
     assert metric.samples == pytest.approx([block.latencies.percentile_us(99) for block in result.blocks])
