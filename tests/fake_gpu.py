@@ -2,7 +2,8 @@
 
     stream     a thread that does what it is given, in order, `delay_s` after it may; the host does not wait for it
     event      stands where its stream had come to when it was recorded last; recorded never, it has passed
-    memory     host memory, poisoned when it is allocated; copies read their source when they run, not when queued
+    memory     host memory, poisoned when it is allocated; copies read their source when they run, not when queued;
+               what a stream's work let go of is given out again to who allocates for that stream, as torch does it
     race       what torch's own CUDA sanitizer says of the order of all accesses (torch.cuda._sanitizer)
 
 Only the hardware is played: pools, landings, threads and tensors are the ones of the house.
@@ -206,6 +207,7 @@ class FakeDevice:
         self.copies: list[int] = []
         self.ranges: list[tuple[str, str]] = []
         self.pieces: list[weakref.ref[FakeMemory]] = []
+        self._let_go: dict[int, list[FakeMemory]] = {}
         self._forgets = forgets
 
     def _stream(self, delay_s: float) -> FakeStream:
@@ -215,9 +217,15 @@ class FakeDevice:
 
     def allocate(self, size_bytes: int, *, stream: FakeStream, alone: bool = False) -> FakeMemory:
         assert stream in self.streams
-        memory = FakeMemory(size_bytes, alone=alone)
+        again = [] if alone else self._let_go.get(stream.number, [])
+        memory = again.pop() if again else FakeMemory(size_bytes, alone=alone)
+        assert memory.size_bytes >= size_bytes
         self.pieces.append(weakref.ref(memory))
         return memory
+
+    def let_go(self, memory: FakeMemory, *, stream: FakeStream) -> None:
+        """Somebody's memory of this stream, which may still work on it, is given out again in that stream's order."""
+        self._let_go.setdefault(stream.number, []).append(memory)
 
     def pin(self, buffer: Buffer) -> None:
         self.pinned.append((buffer.address, buffer.size_bytes, weakref.ref(buffer)))

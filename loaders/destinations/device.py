@@ -71,7 +71,7 @@ class Device(Protocol):
         """As torch names it: cuda:0."""
 
     def allocate(self, size_bytes: int, *, stream: Any, alone: bool = False) -> Memory:
-        """Memory that `stream` writes to and the current stream of this thread works on.
+        """Memory that `stream` writes to first, and may at once; who it is shown to works on it behind that.
 
         `alone` in an allocation of its own, which libraries may register.
         """

@@ -34,21 +34,23 @@ class TorchCuda:
         return str(self._device)
 
     def allocate(self, size_bytes: int, *, stream: Any, alone: bool = False) -> CudaMemory:
-        """See Device: should it be let go while a copy is under way, its allocator keeps it until that is done.
+        """See Device: torch's block is one of `stream`, so that what came before works on it in that stream's order.
 
-        Memory of its own comes from the driver, and is waited for with the device when it is let go.
+        A block of the stream that computes may still be read there when torch gives it out again.  Should ours be let
+        go while it is used, the allocator keeps it until that is done (`show` tells by whom).  Memory of its own comes
+        from the driver, and is waited for with the device when it is let go.
         """
         if alone:
             whole = driver_of(self._device.index).allocate(size_bytes)
             return CudaMemory(torch.as_tensor(whole, device=self._device), size_bytes, stream)
         try:
-            block = torch.empty(size_bytes + ALIGNMENT_BYTES, dtype=torch.uint8, device=self._device)
+            with torch.cuda.stream(stream):
+                block = torch.empty(size_bytes + ALIGNMENT_BYTES, dtype=torch.uint8, device=self._device)
         except torch.OutOfMemoryError as error:
             raise DestinationError(
                 f"CUDA out of memory. A batch of {size_bytes} bytes finds no room on {self.name}; use smaller batches, "
                 f"a smaller prefetch_factor, or hold fewer batches"
             ) from error
-        block.record_stream(stream)
         return CudaMemory(block, size_bytes, stream)
 
     def pin(self, buffer: Buffer) -> None:

@@ -77,6 +77,20 @@ def test_without_a_wait_torchs_sanitizer_and_the_bytes_would_say_so(page_set, ne
     assert not all(torch.equal(images, right) for images, right in zip(seen, wanted, strict=True))
 
 
+def test_memory_that_the_loops_own_work_still_reads_is_not_written_to(page_set, new_device, fake_gpu):
+    """The loop let go of a tensor, as of any in between; a kernel on it is under way when the first copies run."""
+    device, copied = new_device(), threading.Event()
+    mine, seen = fake_gpu.FakeMemory(1 << 20), []
+    batches = iter(DataLoader(ShardSet.open(page_set.folder, device=device), batch_size=4, num_workers=2))
+    device.compute.put(lambda: seen.append(copied.wait(20) and mine.bytes.copy()))
+    device.let_go(mine, stream=device.compute)
+    images, labels = next(batches)
+    device.run([images, labels], lambda *_: None)
+    device.streams[-1].put(copied.set)  # behind the first copies
+    device.settle()
+    assert (seen[0] == fake_gpu.POISON).all()
+
+
 def test_a_batch_the_user_keeps_is_never_written_to_again(page_set, new_device):
     device = new_device(copy_delay_s=0.001)
     shards = ShardSet.open(page_set.folder, device=device)

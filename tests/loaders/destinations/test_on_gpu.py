@@ -151,6 +151,21 @@ def test_torchs_profiler_shows_the_loops_waits_by_their_name(page_set):
     assert sum(event.name == "wait for a batch" for event in profiler.events()) >= len(loader)
 
 
+@pytest.mark.twin("test_destination.py::test_memory_that_the_loops_own_work_still_reads_is_not_written_to")
+def test_memory_that_the_loops_own_work_still_reads_is_not_written_to(page_set):
+    """torch gives memory out again in the order of the stream it was of; copies go by another."""
+    torch.cuda.empty_cache()
+    mine = [torch.full((1 << 20,), 219, dtype=torch.uint8, device="cuda") for _ in range(16)]
+    torch.cuda.synchronize()
+    torch.cuda._sleep(20 * CYCLES)
+    seen = [each.clone() for each in mine]
+    del mine
+    loader = DataLoader(ShardSet.open(page_set.folder, device="cuda"), batch_size=4, num_workers=2)
+    assert sum(len(images) for images, _ in loader) == len(page_set)
+    torch.cuda.synchronize()
+    assert all(bool((each == 219).all()) for each in seen)
+
+
 SANITIZED = """
 import sys, torch
 from iobench.loaders import DataLoader, ShardSet
