@@ -87,6 +87,12 @@ def evict(paths: Iterable[Path], *, progress: Progress | None = None) -> None:
             os.close(fd)
 
 
+def evict_range(fd: int, offset: int, count: int) -> None:
+    """Put the pages of a range out of the page cache; those that are only partly in the range, too."""
+    skew = offset % PAGE_BYTES
+    os.posix_fadvise(fd, offset - skew, -(-(skew + count) // PAGE_BYTES) * PAGE_BYTES, os.POSIX_FADV_DONTNEED)
+
+
 def _counted(paths: Iterable[Path], progress: Progress | None) -> Iterator[Path]:
     """The paths; each that was done is counted, of many files now and then."""
     if progress is None or not isinstance(paths, Sized):

@@ -27,7 +27,8 @@ import numpy.typing as npt
 
 from ..page_cache import PAGE_BYTES
 from ..remote import ShardPath
-from .readers import OpenFile, Request
+from .open_files import OpenFile
+from .readers import Request
 
 UNLOCKED_BYTES = 64 << 10  # from here on numpy copies, without the interpreter's lock; below, letting go costs more
 _MAP_NORESERVE = 0x4000

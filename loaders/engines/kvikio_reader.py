@@ -20,8 +20,7 @@ import errno
 import functools
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..buffers import ALIGNMENT_BYTES
@@ -29,6 +28,7 @@ from ..remote import RemotePath, ShardPath
 from .kvikio_memory import RegisteredMemory
 from .kvikio_probe import probe_kvikio
 from .kvikio_sources import FAILURES, LocalFile, RemoteObject, Source, told
+from .open_files import OpenFiles
 from .read_errors import cut_short
 from .readers import MAX_OPEN_FILES, ReadError
 
@@ -96,10 +96,10 @@ class KvikioReader:
             raise TypeError("the target of a read must be writable; kvikio would write to it all the same")
         need = sum(map(len, targets)) if need is None else need
         session = self._here()
-        source, done = session.opened(path, self._open), 0
+        source, done = session.sources.opened(path, self._open), 0
         for target in targets:
             done += _fill(source, path, offset + done, target)
-        with session.lock:
+        with session.sources.lock:
             self.delivered_bytes += done
         if done < need:
             told = cut_short(came_to=offset + done, size_bytes=source.size_bytes(), stop=offset + need)
@@ -108,7 +108,7 @@ class KvikioReader:
 
     def size_bytes(self, path: ShardPath) -> int:
         """The size of a file now, of an object when it was first opened; raises ReadError as `read` does."""
-        return self._here().opened(path, self._open).size_bytes()
+        return self._here().sources.opened(path, self._open).size_bytes()
 
     def counters(self) -> dict[str, int]:
         """What kvikio counted in this process since this reader's first read; empty before it.
@@ -132,7 +132,7 @@ class KvikioReader:
     def close(self) -> None:
         """Close every file; one that is being read just now is closed after that read."""
         if self._session is not None and _pool_process() == os.getpid():
-            self._session.close()
+            self._session.sources.close()
 
     def _here(self) -> _Session:
         if (home := _pool_process()) != os.getpid():
@@ -170,26 +170,7 @@ class _Session:
         if not any(name in os.environ for name in _THREADS_VARIABLES):
             kvikio.defaults.set("num_threads", max(POOL_THREADS, kvikio.defaults.get("num_threads")))
         self.monitor = kvikio.SummaryMonitor()
-        self.lock = threading.Lock()
-        self._sources: OrderedDict[ShardPath, Source] = OrderedDict()
-
-    def opened(self, path: ShardPath, open_source: Callable[[ShardPath], Source]) -> Source:
-        """The open file or object; the one used longest ago is let go where there are too many."""
-        with self.lock:
-            if path in self._sources:
-                self._sources.move_to_end(path)
-                return self._sources[path]
-        source = open_source(path)  # not under the lock: far away this takes its time
-        with self.lock:
-            source = self._sources.setdefault(path, source)
-            while len(self._sources) > _MAX_OPEN:
-                self._sources.popitem(last=False)
-        return source
-
-    def close(self) -> None:
-        """Let everything go; what is being read is kept by its reader."""
-        with self.lock:
-            self._sources.clear()
+        self.sources: OpenFiles[Source] = OpenFiles(_MAX_OPEN)
 
 
 def _fill(source: Source, path: ShardPath, offset: int, target: memoryview) -> int:

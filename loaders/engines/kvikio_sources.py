@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..page_cache import PAGE_BYTES
+from ..page_cache import evict_range
 from ..remote import ANSWERS, RemotePath, ShardPath
 from .readers import ReadError
 
@@ -57,9 +57,7 @@ class LocalFile:
         """Fill all of `target`; with `evict_behind` the pages go out of the page cache again."""
         self._handle.pread(target, len(target), offset).get()
         if self._evict_behind:
-            skew = offset % PAGE_BYTES
-            whole_pages = -(-(skew + len(target)) // PAGE_BYTES) * PAGE_BYTES
-            os.posix_fadvise(self._handle.fileno(), offset - skew, whole_pages, os.POSIX_FADV_DONTNEED)
+            evict_range(self._handle.fileno(), offset, len(target))
 
 
 class RemoteObject:

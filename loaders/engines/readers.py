@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from ..buffers import ALIGNMENT_BYTES, Buffer
-from ..page_cache import PAGE_BYTES
+from ..page_cache import evict_range
 from ..remote import RemotePath, ShardPath
+from .open_files import OpenFile, OpenFiles
 from .read_errors import cut_short
 
 MAX_OPEN_FILES = 256
@@ -73,26 +72,6 @@ class Reader(Protocol):
         """Close every file."""
 
 
-class OpenFile:
-    """A file descriptor, closed when its last user lets go: a dropped reader or a forked child leaves none open."""
-
-    __slots__ = ("fd",)
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self.fd)
-
-
-class _OpenFiles:
-    """The files one process has open, and the lock over them."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.files: OrderedDict[ShardPath, OpenFile] = OrderedDict()
-
-
 class _FileReader:
     """What both file engines share: a bounded set of open files, and a loop over short reads.
 
@@ -106,7 +85,7 @@ class _FileReader:
 
     def __init__(self) -> None:
         self.delivered_bytes = 0
-        self._by_process: dict[int, _OpenFiles] = {}
+        self._by_process: dict[int, OpenFiles[OpenFile]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_by_process": {}}
@@ -120,7 +99,7 @@ class _FileReader:
         wanted = sum(map(len, targets))
         need = wanted if need is None else need
         mine = self._here()
-        file = self._opened(mine, path)
+        file = mine.opened(path, self._opened)
         done = self._read_fully(file.fd, path, offset, targets, wanted)
         self._after_read(file.fd, offset, done)
         with mine.lock:
@@ -139,7 +118,7 @@ class _FileReader:
         whole = apart = 0
         for path, offset, targets, need in requests:
             if path is not last:
-                file, last = self._opened(mine, path), path
+                file, last = mine.opened(path, self._opened), path
                 fd = file.fd
             try:
                 count = os.preadv(fd, targets, offset)
@@ -156,17 +135,15 @@ class _FileReader:
 
     def opened(self, path: ShardPath) -> OpenFile:
         """The open file of `path`; its descriptor is open as long as what is returned here is kept."""
-        return self._opened(self._here(), path)
+        return self._here().opened(path, self._opened)
 
     def close(self) -> None:
         """Close every file; one that is being read just now is closed after that read."""
-        mine = self._here()
-        with mine.lock:
-            mine.files.clear()
+        self._here().close()
 
-    def _here(self) -> _OpenFiles:
+    def _here(self) -> OpenFiles[OpenFile]:
         process = os.getpid()
-        return self._by_process.get(process) or self._by_process.setdefault(process, _OpenFiles())
+        return self._by_process.get(process) or self._by_process.setdefault(process, OpenFiles(MAX_OPEN_FILES))
 
     def _read_fully(self, fd: int, path: ShardPath, offset: int, targets: Sequence[memoryview], wanted: int) -> int:
         done = 0
@@ -189,18 +166,8 @@ class _FileReader:
     def _after_read(self, fd: int, offset: int, count: int) -> None:
         """Nothing, unless an engine wants the page cache emptied behind it."""
 
-    def _opened(self, mine: _OpenFiles, path: ShardPath) -> OpenFile:
-        with mine.lock:
-            if path in mine.files:
-                mine.files.move_to_end(path)
-                return mine.files[path]
-        file = OpenFile(self._open(path))  # not under the lock: on a shared file system this takes its time
-        dropped = []  # nor are these closed under it
-        with mine.lock:
-            file = mine.files.setdefault(path, file)
-            while len(mine.files) > MAX_OPEN_FILES:
-                dropped.append(mine.files.popitem(last=False))
-        return file
+    def _opened(self, path: ShardPath) -> OpenFile:
+        return OpenFile(self._open(path))
 
     def _open(self, path: ShardPath) -> int:
         if isinstance(path, RemotePath):
@@ -257,12 +224,6 @@ class DirectReader(_FileReader):
 def read_bytes_of(engine: str) -> int:
     """How long a loader's reads of consecutive records are at most with this engine."""
     return DIRECT_READ_BYTES if engine == DirectReader.engine else READ_BYTES
-
-
-def evict_range(fd: int, offset: int, count: int) -> None:
-    """Put the pages of a range out of the page cache; those that are only partly in the range, too."""
-    skew = offset % PAGE_BYTES
-    os.posix_fadvise(fd, offset - skew, -(-(skew + count) // PAGE_BYTES) * PAGE_BYTES, os.POSIX_FADV_DONTNEED)
 
 
 def read_all(reader: Reader, requests: Iterable[Request]) -> int:

@@ -18,7 +18,8 @@ from ...loaders.engines.kvikio_memory import RegisteredMemory
 from ...loaders.engines.kvikio_probe import probe_kvikio
 from ...loaders.engines.kvikio_reader import KvikioReader, KvikioUnavailableError
 from ...loaders.engines.kvikio_sources import FAILURES, told
-from ...loaders.engines.readers import ReadError, evict_range
+from ...loaders.engines.readers import ReadError
+from ...loaders.page_cache import evict_range
 from .copied import own_gpu
 from .ways import HostMemory, HostTargets
 

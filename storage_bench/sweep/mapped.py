@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ...loaders.engines.readers import BufferedReader, OpenFile, ReadError, evict_range
-from ...loaders.page_cache import PAGE_BYTES
+from ...loaders.engines.open_files import OpenFile
+from ...loaders.engines.readers import BufferedReader, ReadError
+from ...loaders.page_cache import PAGE_BYTES, evict_range
 
 MADV_POPULATE_READ = 22
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...loaders.buffers import HUGE_PAGE_BYTES, Buffer
-from ...loaders.engines.readers import BufferedReader, DirectReader, evict_range
-from ...loaders.page_cache import PAGE_BYTES
+from ...loaders.engines.readers import BufferedReader, DirectReader
+from ...loaders.page_cache import PAGE_BYTES, evict_range
 
 Targets = Callable[[int], Any]
 
