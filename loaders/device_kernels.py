@@ -6,7 +6,8 @@
 
 On a GPU a Triton kernel does it (triton_kernels.py; torch's CUDA builds bring Triton), in the current stream; without
 Triton, and on the CPU, torch's own operators do: the twin, which gives the same numbers but for the last bit of a
-float32, where the one rounds a product and a sum together and the other one by one.
+float32, where the one rounds a product and a sum together and the other one by one.  `why_eager` says why a device is
+left to them.
 
 Reads past the page cache land in aligned supersets: each record of a shuffled batch has a skew of its own, and a batch
 has one stride only after a gather.
@@ -36,12 +37,25 @@ class KernelError(ValueError):
 
 def road(device: torch.device | str) -> str:
     """What does the work on this device: `triton`, or `eager`, torch's own operators."""
-    return "triton" if "cuda" in str(device) and _has_triton() else "eager"
+    return "triton" if why_eager(device) is None else "eager"
+
+
+def why_eager(device: torch.device | str) -> str | None:
+    """Why torch's own operators do the work on this device; None where Triton's kernels do.
+
+    They do not where Triton would interpret them on the CPU, or could not launch them: it compiles a module of its own
+    for that, with the system's C compiler and Python's headers, before its first launch.
+    """
+    return _why_no_triton() if "cuda" in str(device) else "Triton's kernels are for GPUs"
 
 
 @lru_cache(maxsize=1)
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _why_no_triton() -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    from .triton_kernels import why_not
+
+    return why_not()
 
 
 def normalise(
@@ -62,7 +76,7 @@ def normalise(
     dtype = dtype or (torch.float32 if out is None else out.dtype)
     _check(images, dtype)
     out = _room(images.shape, dtype, images.device) if out is None else _checked(out, images.shape, dtype)
-    scale, shift = _factors(tuple(mean), tuple(std), str(images.device))
+    scale, shift = factors(mean, std, images.device)
     if road(images.device) == "triton":
         from .triton_kernels import normalise_strided
 
@@ -88,8 +102,8 @@ def gather(memory: Tensor, starts: Tensor, shape: tuple[int, int, int], *, out: 
         gather_bytes(memory, starts, out.view(len(starts), size))
         return out
     _require_inside(memory, starts, size)
-    pieces = [memory[start : start + size] for start in starts.tolist()]
-    torch.stack(pieces, out=out.view(len(starts), size))
+    if pieces := [memory[start : start + size] for start in starts.tolist()]:
+        torch.stack(pieces, out=out.view(len(starts), size))
     return out
 
 
@@ -114,12 +128,17 @@ def gather_normalised(
     size = torch.Size((len(starts), 3, height, width))
     _check_float(dtype)
     out = _room(size, dtype, memory.device) if out is None else _checked(out, size, dtype)
-    scale, shift = _factors(tuple(mean), tuple(std), str(memory.device))
+    scale, shift = factors(mean, std, memory.device)
     if road(memory.device) == "triton":
         from .triton_kernels import normalise_gathered
 
         return normalise_gathered(memory, starts, scale, shift, out)
     return _normalise_eager(gather(memory, starts, shape).permute(0, 3, 1, 2), scale, shift, out)
+
+
+def factors(mean: Sequence[float], std: Sequence[float], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """scale and shift of x * scale + shift, float32 (3,) on the device, kept there; KernelError for no such numbers."""
+    return _factors(tuple(mean), tuple(std), str(device))
 
 
 def _normalise_eager(images: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
@@ -138,7 +157,7 @@ def _room(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor
 
 @lru_cache(maxsize=16)
 def _factors(mean: tuple[float, ...], std: tuple[float, ...], device: str) -> tuple[Tensor, Tensor]:
-    """scale and shift of x * scale + shift, the nearest float32 to what they should be, on the device."""
+    """The nearest float32 to what they should be."""
     import torch
 
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:

@@ -9,6 +9,7 @@ Only imported where Triton is.  TRITON_INTERPRET=1 runs the same lines on the CP
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,6 +47,18 @@ def _gather(source, starts, target, size, block: tl.constexpr):  # type: ignore[
     mine = place < size
     values = tl.load(source + tl.load(starts + record) + place, mask=mine, other=0)
     tl.store(target + record * size + place, values, mask=mine)
+
+
+def why_not() -> str | None:
+    """Why these kernels are not for this process to launch on a GPU; None where they are."""
+    if not isinstance(_gather, triton.runtime.JITFunction):
+        return "TRITON_INTERPRET is set: Triton would run its kernels on the CPU"
+    try:
+        triton.runtime.driver.active.utils  # noqa: B018  # made here: what launches kernels
+    except (RuntimeError, OSError, ImportError, AssertionError, subprocess.CalledProcessError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return f"Triton cannot launch kernels (it needs a C compiler and Python's headers): {told}"
+    return None
 
 
 def normalise_strided(images: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
