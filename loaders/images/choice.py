@@ -50,7 +50,9 @@ def choose_decoding(
         return Decoding(RawPixels(), "pixels are stored as they are", of_images, on_error)
     refuse_encoded(require_route, codec=index.layout.codec, name=index.stamps[0].name)
     found, reason = open_decoder("auto" if there is not None else decoder)
-    return Decoding(found, reason if there is None else "asked for", of_images, on_error, there)
+    if there is not None:
+        reason = f"asked for; samples made by {there.made_by}"
+    return Decoding(found, reason, of_images, on_error, there)
 
 
 def device_decoder(name: str, index: ShardIndex, transform: Transform, device: DeviceChoice) -> OnDevice | None:

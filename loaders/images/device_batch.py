@@ -24,7 +24,7 @@ from ..transforms import Cut, ImageTransform, NormalisedTransform
 from .decoders import BrokenImageError, Bytes, DecoderError, DecoderMissingError, Header
 from .decoding import ImageBatch, Part, broken_image
 from .device_decoders import DeviceDecoder, open_device_decoder, why_not
-from .device_images import write_samples
+from .device_images import made_by, write_samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,21 +34,26 @@ _END = b"\xff\xd9"
 
 
 class OnDevice:
-    """The device's decoder of one set: opened with its first batch, and kept; it decodes one batch at a time."""
+    """The device's decoder of one set: opened with its first batch, and kept; it decodes one batch at a time.
+
+    `made_by` is what makes samples of the pixels there.
+    """
 
     def __init__(self, name: str, *, device: str) -> None:
         if reason := why_not(name, "cuda" if device.startswith("cuda") else "cpu"):
             raise DecoderMissingError(f"decoder {name}: {reason}; or leave it to decoder='auto', on the CPU")
         self._name = name
+        self.made_by = made_by(device)
         self._opened: tuple[str, DeviceDecoder] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process opens its own."""
-        return {"_name": self._name}
+        return {"_name": self._name, "made_by": self.made_by}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._name, self._opened, self._lock = state["_name"], None, threading.Lock()
+        self._name, self.made_by = state["_name"], state["made_by"]
+        self._opened, self._lock = None, threading.Lock()
 
     @property
     def name(self) -> str:

@@ -218,7 +218,15 @@ def test_a_copy_of_the_set_opens_its_own_decoder(plain, device, decoder):
     list(DataLoader(shards, batch_size=16))
     device.settle()
     assert shards.decoding.name.startswith(f"{decoder} ")
-    assert pickle.loads(pickle.dumps(shards.decoding)).name == decoder
+    copied = pickle.loads(pickle.dumps(shards.decoding))
+    assert copied.name == decoder
+    assert copied.reason == shards.decoding.reason
+
+
+def test_what_makes_the_samples_is_told_with_the_decoder(plain, device, decoder):
+    shards = ShardSet.open(plain, device=device, decoder=decoder, transform=train())
+    why = "Triton's kernels are for GPUs"
+    assert shards.decoding.reason == f"asked for; samples made by torch's operators, image by image ({why})"
 
 
 def test_threads_are_chosen_by_trials_whose_images_the_device_decodes(plain, device, decoder):
