@@ -27,7 +27,8 @@ import numpy.typing as npt
 import pytest
 
 from iobench.loaders.engines.readers import direct_refused
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 from iobench.storage_bench.generate import Generate, generate, sample_label, sample_pixels
 
 ODD_SHAPE = (31, 17, 3)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from iobench.cli import run
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 
 SECRET = "Tr0ub4dor"
 SHORT = ("--seconds", "0.05", "--set", "blocks=2", "--num-workers", "2")

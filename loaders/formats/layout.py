@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from ..engines.read_errors import failed
 from ..remote import ShardPath
+from .example import Feature, walk_example
 from .fields import (
     DLIO_FIELDS,
     NO_LABEL,
@@ -39,7 +40,7 @@ from .fields import (
     is_dlio,
     parse_record,
 )
-from .tfrecord import FRAMING_BYTES, HEAD_BYTES, Feature, Frames, TFRecordError, walk_example
+from .tfrecord import FRAMING_BYTES, HEAD_BYTES, Frames, TFRecordError
 
 _FIXED, _FREE, _VARINT_FREE = 0xFF, 0x00, 0x80
 _EDGE_BYTES = 16 << 20  # of heads and tails that are held at once

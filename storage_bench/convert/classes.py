@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ...loaders.formats.example import walk_example
 from ...loaders.formats.fields import NO_LABEL
-from ...loaders.formats.tfrecord import HEAD_BYTES, walk_example, walk_frames
+from ...loaders.formats.tfrecord import HEAD_BYTES, walk_frames
 from .ledger import classes_in
 from .settings import ConvertUsageError
 from .source import Source

@@ -16,9 +16,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ...loaders.formats.example import encode_example, walk_example
 from ...loaders.formats.tar import BLOCK_BYTES
 from ...loaders.formats.tensors import record_bytes_of
-from ...loaders.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, encode_example, frame, masked_crc, walk_example
+from ...loaders.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, frame, masked_crc
 from ..generate.forms import padded_record
 from ..generate.jpeg_shards import encoded_record
 from .samples import Sample

@@ -17,8 +17,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...loaders.formats.example import encode_example, walk_example
 from ...loaders.formats.tensors import LABEL_BYTES, record_bytes_of
-from ...loaders.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, encode_example, frame, masked_crc, walk_example
+from ...loaders.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, frame, masked_crc
 
 FormatName = Literal["tfrecord", "tensors"]
 ALIGNMENT_BYTES = 4096

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...loaders.formats.tfrecord import encode_example, frame
+from ...loaders.formats.example import encode_example
+from ...loaders.formats.tfrecord import frame
 from .dataset import GenerateJpeg, ShardFile
 from .folder import Progress, temporary
 from .jpeg_images import jpeg_image, jpeg_label, jpeg_sides

@@ -19,7 +19,8 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from ...loaders.formats.tfrecord import FOOT_BYTES, encode_around, masked_crc
+from ...loaders.formats.example import encode_around
+from ...loaders.formats.tfrecord import FOOT_BYTES, masked_crc
 from .samples import sides_of
 
 _LOCAL = struct.Struct("<4s5H3I2H")

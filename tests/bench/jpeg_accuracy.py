@@ -26,7 +26,8 @@ from parts.record import keep, record_of, run
 from PIL import Image
 from torch import nn
 
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 from iobench.loaders.roads.baselines import open_road
 from iobench.loaders.roads.road import RoadBatch, RoadOptions
 from iobench.results.environment import collect

@@ -23,7 +23,8 @@ from parts.record import keep, record_of, run
 
 from iobench.loaders.engines.choice import EngineName
 from iobench.loaders.engines.readers import direct_refused
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 from iobench.loaders.roads.baselines import missing
 from iobench.loaders.roads.road import RoadOptions
 from iobench.results.environment import collect

@@ -25,7 +25,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 
 STUB = Path(__file__).parents[1] / "stub_libcuda" / "stub_libcuda.c"
 OUTCOMES_FILE = "IOBENCH_TEST_OUTCOMES"  # set in the process that has the stub

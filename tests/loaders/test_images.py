@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from iobench.loaders import DataLoader, Fields, ShardSet, transforms
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 from iobench.loaders.images.augment import CROP_NUMBERS, Crop, random_resized_crop, uniforms
 from iobench.loaders.images.decoders import BrokenImageError, DecoderError, SimpleJpegDecoder
 from iobench.loaders.images.decoding import DecodingUsageError, ImageError

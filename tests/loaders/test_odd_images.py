@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from iobench.loaders import DataLoader, ShardSet, transforms
+from iobench.loaders.formats.example import encode_example
 from iobench.loaders.formats.fields import LayoutError
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.tfrecord import frame
 from iobench.loaders.images.decoders import BrokenImageError, SimpleJpegDecoder
 from iobench.loaders.images.decoding import KEPT_BYTES, ImageError, _Scratch
 

@@ -10,7 +10,8 @@ from iobench.loaders.destinations.device import DestinationError, DestinationUsa
 from iobench.loaders.destinations.torch_cuda import CudaMemory, CudaWindow, _gathered
 from iobench.loaders.destinations.views import strided
 from iobench.loaders.engines.readers import BufferedReader
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 from iobench.loaders.placement import Move
 from iobench.loaders.route import RouteError
 

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tfrecord import example_pb2
 
+from iobench.loaders.formats.example import encode_example
 from iobench.loaders.formats.fields import Fields, First, Wanted, parse_record
 from iobench.loaders.formats.layout import LayoutError, LayoutProof
-from iobench.loaders.formats.tfrecord import HEAD_BYTES, TFRecordError, encode_example, frame, walk_frames
+from iobench.loaders.formats.tfrecord import HEAD_BYTES, TFRecordError, frame, walk_frames
 
 SHAPE = (4, 5, 3)
 PIXELS = bytes(range(60))

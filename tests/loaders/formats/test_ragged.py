@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tfrecord import example_pb2
 
 from iobench.loaders import DataLoader, Fields, PlannedBatches, ShardSet
+from iobench.loaders.formats.example import encode_around, encode_example
 from iobench.loaders.formats.fields import LayoutError
 from iobench.loaders.formats.ragged import GAP_BYTES, Extents, place_ragged
-from iobench.loaders.formats.tfrecord import TFRecordError, encode_around, encode_example, frame
+from iobench.loaders.formats.tfrecord import TFRecordError, frame
 from iobench.loaders.index import verify_shards
 from iobench.loaders.plan import batch_runs
 

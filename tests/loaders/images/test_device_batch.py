@@ -11,7 +11,8 @@ from PIL import Image
 
 from iobench.loaders import DataLoader, ShardSet, transforms
 from iobench.loaders.engines.readers import direct_refused
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 from iobench.loaders.images.decoders import DecoderError, DecoderMissingError
 from iobench.loaders.images.decoding import ImageError
 from iobench.loaders.probe import suggest

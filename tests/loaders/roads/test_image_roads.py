@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 from iobench.loaders.roads.baselines import candidates, missing, open_road
 from iobench.loaders.roads.road import RoadError, RoadOptions, TimedRoad
 

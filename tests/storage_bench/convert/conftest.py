@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 from iobench.storage_bench.convert import Convert, Converted, convert
 
 NUM = 23

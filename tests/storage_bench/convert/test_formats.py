@@ -11,7 +11,8 @@ from PIL import Image
 from tfrecord.reader import tfrecord_loader
 
 from iobench.loaders import DataLoader, Fields, ShardSet
-from iobench.loaders.formats.tfrecord import encode_example, frame
+from iobench.loaders.formats.example import encode_example
+from iobench.loaders.formats.tfrecord import frame
 from iobench.storage_bench.convert import Convert, ConvertUsageError
 from iobench.storage_bench.convert.samples import stored_bytes
 
