@@ -11,6 +11,7 @@ from ..results.verdict import (
 from ..storage_bench.staging import StageResult, on_same_device, remove_stage, room_for, stage, stage_point
 from ..storage_bench.workload import data_files
 from ..training_bench.summary import find_point
+from .ranks import required_ranks
 from .run import Run
 
 COPY_SHARE = 0.25
@@ -54,14 +55,14 @@ def make_copy(run: Run) -> tuple[StageResult | None, CopyChoice | None]:
 def _affordable_bytes(run: Run) -> int:
     """What can be copied, and read back, in its share of the time at the storage's rate."""
     rates = [point.metrics["read_gbps"].value or 0.0 for point in run.points if point.params["stage"] == "storage"]
-    return round(max(rates, default=0.0) * 1e9 * COPY_SHARE * run.config.measure_seconds / 2)
+    return round(max(rates, default=0.0) * 1e9 * run.share_s(COPY_SHARE) / 2)
 
 
 def decide_copy(run: Run, staged: StageResult | None, refused: CopyChoice | None) -> CopyChoice:
     """Whether a copy pays, from epochs at the rates that the required number of ranks had."""
     if refused is not None or staged is None:
         return refused or CopyChoice("not distinguishable", "No copy was made.", None)
-    asked = min(run.config.required_gpus, run.max_ranks)
+    asked = required_ranks(run)
     if run.copy_invalid or staged.copy_gbps is None:
         return CopyChoice("not distinguishable", f"The copy was not measured: {run.copy_invalid or 'no bytes'}", None)
     images = run.real_bytes / run.record_bytes

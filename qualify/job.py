@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..results.environment import public_path
+from ..results.quantities import counted
 from ..results.record import RunRecord, utc_now
 from ..storage_bench.accelerators import resolve_accelerator
 from ..storage_bench.launching.launch import require_ranks
@@ -18,12 +19,14 @@ from ..storage_bench.staging import on_same_device, remove_stage, require_folder
 from .copying import decide_copy, make_copy
 from .data import ensure_data, open_data
 from .presets import requirement_text
-from .ranks import run_ranks
+from .ranks import needed_seconds, required_ranks, run_ranks
 from .record import make_record, unfinished_record
 from .run import Run, Show
 from .settings import QualifyConfig
 from .storage import measure_loader, predict
 from .sustain import sustain
+
+RESERVE, MOST_RESERVED = 1.5, 0.6  # times the least time of the required ranks; of the time allowed
 
 
 def qualify(
@@ -49,6 +52,7 @@ def qualify(
     open_data(run)
     if not on_same_device(path, local):
         require_folder(local)
+    reserve_time(run)
     show("plan", 1.0, announce(run))
     try:
         return _measure(run, preset=preset, command=command, started=started)
@@ -74,6 +78,18 @@ def _measure(run: Run, *, preset: str | None, command: Sequence[str], started: s
     return make_record(run, predicted, measured, choice, lasting, preset=preset, command=command, started=started)
 
 
+def reserve_time(run: Run) -> None:
+    """Keep the time that the required number of ranks takes, and say where there is hardly any other."""
+    needed = needed_seconds(run)
+    run.reserved_s = RESERVE * needed
+    if run.reserved_s > MOST_RESERVED * run.config.measure_seconds:
+        run.reserved_s = MOST_RESERVED * run.config.measure_seconds
+        run.warnings.append(
+            f"{run.config.measure_seconds:g} s of measuring are short: {counted(required_ranks(run), 'rank')} alone "
+            f"take {needed:.0f} s; allow --measure-seconds {RESERVE * needed / MOST_RESERVED:.0f}"
+        )
+
+
 def announce(run: Run) -> str:
     """What the job will take, told before it begins."""
     where, disk = public_path(run.local), min(run.total_bytes, run.config.disk_bytes)
@@ -86,4 +102,5 @@ def announce(run: Run) -> str:
         f"({run.total_bytes / 1e9:.2f} GB) with {run.engine} reads ({run.engine_reason}); up to "
         f"{run.max_ranks} ranks; {copied}"
     )
-    return "\n".join([plan, *(f"scaled: {text}" for text in run.scaled)])
+    notes = [*(f"scaled: {text}" for text in run.scaled), *(f"warning: {text}" for text in run.warnings)]
+    return "\n".join([plan, *notes])

@@ -1,8 +1,9 @@
-"""Ranks that really run: as many as are predicted to be fed, one less and one more, and how many of them are fed."""
+"""Ranks that really run: as many as are required, and those around the prediction; and how many of them are fed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,45 +20,83 @@ from ..training_bench.train import FindMax, TrainRun, expected_seconds, train
 from .run import Run
 
 START_S = 8.0
+MORE_LAUNCHES = 2
+FILL_SHARE = 0.6  # of the time that is left may be taken by what steps take at best
+
+
+def needed_seconds(run: Run) -> float:
+    """The least time in which the required number of ranks comes to a verdict, where nobody waits for data."""
+    asked: tuple[tuple[Source, int], ...] = (("direct", required_ranks(run)),)
+    return _least_seconds(_make_run(run, None, asked, None))
+
+
+def _least_seconds(launch: TrainRun) -> float:
+    """What a launch takes with as few rounds as give a verdict."""
+    return expected_seconds(replace(launch, budget_s=0.0))
+
+
+def required_ranks(run: Run) -> int:
+    """As many ranks as accelerators are required, or as run here."""
+    return min(run.config.required_gpus, run.max_ranks)
 
 
 def run_ranks(run: Run, predicted: Fed, staged: StageResult | None) -> Fed:
-    """Find the largest number of ranks that is fed, from the prediction on; once more where all that ran were fed."""
-    config = run.config
+    """Find the largest number of ranks that is fed, from the prediction on.
+
+    The required number always runs, interleaved with those around the prediction; where the time is too short for all
+    of them it runs first and alone, and the search has what is left.
+    """
     centre = max(1, (predicted.high or 2) - 1) if predicted.value is None else predicted.value
-    find = FindMax(high=min(max(1, centre + 1), run.max_ranks), threshold=config.threshold, hint=max(1, centre))
-    _launch(run, _make_run(run, find, _fixed_cells(run, find, staged), staged))
-    fed = fed_by_ranks(run.points, threshold=config.threshold)
-    if fed.value is not None and fed.is_at_least and find.high < run.max_ranks:
-        low = find.high + 1
-        again = _make_run(
-            run, FindMax(low=low, high=min(low + 2, run.max_ranks), threshold=find.threshold, hint=low), (), None
-        )
-        if expected_seconds(again) + START_S < run.left_s:
-            _launch(run, again)
-            fed = fed_by_ranks(run.points, threshold=config.threshold)
-    return fed
+    find = _find(run, 1, min(max(1, centre + 1), run.max_ranks), hint=max(1, centre))
+    asked = _asked_cells(run, staged)
+    launch = _make_run(run, find, asked, staged)
+    if _least_seconds(launch) > FILL_SHARE * run.left_s:
+        launch = _make_run(run, None, asked, staged)
+        if _least_seconds(launch) > FILL_SHARE * run.left_s:  # the copy can wait, the verdict cannot
+            launch = _make_run(run, None, asked[:1], None)
+    _launch(run, replace(launch, budget_s=max(run.left_s, run.reserved_s)))
+    for _ in range(MORE_LAUNCHES):
+        fed = fed_by_ranks(run.points, threshold=run.config.threshold)
+        if (find := next_search(run, fed, centre)) is None:
+            break
+        launch = _make_run(run, find, (), None)
+        if expected_seconds(launch) + START_S > run.left_s:
+            break
+        _launch(run, launch)
+    return fed_by_ranks(run.points, threshold=run.config.threshold)
 
 
-def _fixed_cells(run: Run, find: FindMax, staged: StageResult | None) -> list[tuple[Source, int]]:
-    """What runs beside the search: the required number of ranks, on both sources where there is a copy."""
-    asked = min(run.config.required_gpus, run.max_ranks)
-    cells: list[tuple[Source, int]] = []
-    if staged is not None or asked > find.high:  # fewer are fed if those are
-        cells.append(("direct", asked))
-    if staged is not None:
-        cells.append(("staged", asked))
-    return cells
+def _asked_cells(run: Run, staged: StageResult | None) -> tuple[tuple[Source, int], ...]:
+    """The required number of ranks, on both sources where there is a copy."""
+    asked = required_ranks(run)
+    return (("direct", asked),) if staged is None else (("direct", asked), ("staged", asked))
 
 
-def _make_run(run: Run, find: FindMax, cells: Sequence[tuple[Source, int]], staged: StageResult | None) -> TrainRun:
+def next_search(run: Run, fed: Fed, centre: int) -> FindMax | None:
+    """Where the answer is still to be looked for: above what ran where all of it was fed, below where nothing was."""
+    ran = [int(point.params["num_ranks"] or 0) for point in run.points if point.params.get("source") == "direct"]
+    if fed.value is None and fed.high is not None and fed.high >= 1:
+        return _find(run, 1, fed.high, hint=centre)
+    if fed.value is not None and fed.is_at_least and ran and (low := max(ran) + 1) <= run.max_ranks:
+        return _find(run, low, min(max(low + 2, centre + 1), run.max_ranks), hint=max(low, centre))
+    return None
+
+
+def _find(run: Run, low: int, high: int, *, hint: int) -> FindMax:
+    return FindMax(low=low, high=high, threshold=run.config.threshold, hint=min(max(hint, low), high))
+
+
+def _make_run(
+    run: Run, find: FindMax | None, cells: Sequence[tuple[Source, int]], staged: StageResult | None
+) -> TrainRun:
     folders: dict[Source, Path] = {"direct": run.path}
     engines: dict[Source, str] = {"direct": run.engine}
     if staged is not None and any(source == "staged" for source, _ in cells):
         folders["staged"] = staged.target
         engines["staged"] = choose_engine("auto", find_shards(staged.target)[0])[0]
     assert run.layout is not None  # set when the data were opened
-    counts = {*range(find.low, find.high + 1), *(count for _, count in cells)}
+    searched = () if find is None else range(find.low, find.high + 1)
+    counts = {*searched, *(count for _, count in cells)}
     return TrainRun(
         folders=folders,
         engines=engines,
@@ -73,13 +112,12 @@ def _make_run(run: Run, find: FindMax, cells: Sequence[tuple[Source, int]], stag
 
 def _expected_step_s(run: Run, num_ranks: int) -> float:
     """A step of N ranks at the rate that N readers had."""
-    rate = float(np.interp(num_ranks, list(run.rates), list(run.rates.values())))
+    rate = float(np.interp(num_ranks, list(run.rates), list(run.rates.values()))) if run.rates else 0.0
     return num_ranks * run.accelerator.batch_size * run.record_bytes / 1e9 / rate if rate else 0.0
 
 
 def _launch(run: Run, launch: TrainRun) -> None:
-    assert launch.find is not None  # every launch of a qualification looks for the largest number
-    most = max([launch.find.high, *(count for _, count in launch.cells)])
+    most = max([0 if launch.find is None else launch.find.high, *(count for _, count in launch.cells)])
     run.show("ranks", 0.0, f"starting {most} ranks")
     result = train(
         launch,

@@ -22,6 +22,7 @@ from ..training_bench.fed import fed_by_ranks
 from ..training_bench.summary import find_point
 from .figures import promised_figures, storage_at
 from .presets import requirement_text
+from .ranks import required_ranks
 from .run import Run
 
 
@@ -46,7 +47,7 @@ def make_record(
         what=f"{accelerator.label_for(config.required_gpus)} {doing}",
         invalid=run.invalid,
     )
-    best = find_point(run.points, "direct", measured.value or min(config.required_gpus, run.max_ranks))
+    best = find_point(run.points, "direct", measured.value or required_ranks(run))
     storage = storage_at(run.points, predicted.value)
     paths = [None if point is None else point.read_path for point in (storage, best)]
     proof = proof_of(paths)
@@ -100,7 +101,7 @@ def unfinished_record(
         predicted = predict_fed(run.measured_rates, demand_gbps=run.demand_gbps, threshold=run.config.threshold)
     if any(point.params["stage"] == "train" for point in run.points):
         measured = fed_by_ranks(run.points, threshold=run.config.threshold)
-    asked = min(run.config.required_gpus, run.max_ranks)
+    asked = required_ranks(run)
     storage, best = storage_at(run.points, predicted.value), find_point(run.points, "direct", measured.value or asked)
     choice = CopyChoice("not distinguishable", f"Not decided: {unless}.", None)
     return RunRecord(

@@ -28,7 +28,7 @@ class QualifyError(ValueError):
 
 @dataclass(slots=True)
 class Run:
-    """A qualification on its way."""
+    """A qualification on its way; `reserved_s` is kept for the required number of ranks, whatever else is measured."""
 
     path: Path
     local: Path
@@ -57,6 +57,7 @@ class Run:
     measured_rates: dict[int, Metric] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
     warm_rate: Metric | None = None
+    reserved_s: float = 0.0
     copy_invalid: str | None = None
 
     @property
@@ -87,6 +88,10 @@ class Run:
     def left_s(self) -> float:
         """Measuring time that is left."""
         return max(0.0, self.config.measure_seconds - (self.measured_s - self.beside_s))
+
+    def share_s(self, share: float) -> float:
+        """A share of the time that is not reserved for what the verdict rests on."""
+        return share * max(0.0, self.config.measure_seconds - self.reserved_s)
 
     @contextmanager
     def measuring(self, *, within_budget: bool = True) -> Iterator[None]:

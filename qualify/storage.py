@@ -15,21 +15,31 @@ from ..storage_bench.limits import WARM_RAM_SHARE, ram_bytes
 from ..storage_bench.load import LoadResult, measure_load
 from ..storage_bench.load_setup import LoadConfig
 from ..storage_bench.staging import on_same_device
+from ..storage_bench.sweep.drive import RAMP_SHARE
 from ..storage_bench.sweep.points import BlockResult, PointResult, SweepPoint
 from ..storage_bench.sweep.recorded import storage_point
 from ..storage_bench.sweep.run import run_points
 from ..storage_bench.workload import StorageConfig
 from .run import Run
 
+STORAGE_SHARE, LOAD_SHARE = 0.35, 0.1  # of the time that is not reserved for ranks
+WINDOW = 3  # numbers of readers around the prediction
 LOAD_BLOCKS, LOAD_SECONDS = 8, 0.75
+LEAST_BLOCK_S = 0.1
 
 
 def predict(run: Run) -> Fed:
     """The storage rate at the numbers of readers around the largest one it feeds."""
     config = run.config
+    seconds = _block_seconds(config.storage.seconds, run.share_s(STORAGE_SHARE) / (WINDOW * config.storage.blocks))
+    if seconds < config.storage.seconds:
+        run.scaled.append(
+            f"storage: blocks of {seconds:.2g} s, not {config.storage.seconds:g} s: {config.measure_seconds:g} s of "
+            f"measuring are to leave time for the required number of ranks"
+        )
     rates = StorageConfig(
         access="shard-replay",
-        seconds=config.storage.seconds,
+        seconds=seconds,
         blocks=config.storage.blocks,
         batch_size=run.accelerator.batch_size,
     )
@@ -56,6 +66,11 @@ def predict(run: Run) -> Fed:
         bracketed = fed.value is not None and not fed.is_at_least
         if bracketed or not points or run.left_s < config.measure_seconds / 2:
             return fed
+
+
+def _block_seconds(wanted: float, affordable: float) -> float:
+    """The length of a time block that the time allows, its ramp counted."""
+    return max(LEAST_BLOCK_S, min(wanted, affordable / (1 + RAMP_SHARE)))
 
 
 def _measure_readers(run: Run, rates: StorageConfig, readers: Sequence[int]) -> list[Point]:
@@ -109,7 +124,7 @@ def measure_loader(run: Run) -> None:
                 "num_workers": run.config.train.reader_threads,
                 "page_cache": page_cache,
                 "blocks": blocks,
-                "seconds": LOAD_SECONDS,
+                "seconds": _block_seconds(LOAD_SECONDS, run.share_s(LOAD_SHARE) / (1.5 * LOAD_BLOCKS)),
             }
         )
         with run.measuring():

@@ -14,6 +14,7 @@ from ..storage_bench.sweep.points import BlockResult, PointResult, SweepPoint
 from ..storage_bench.sweep.recorded import storage_point
 from ..storage_bench.sweep.run import run_points
 from ..storage_bench.workload import StorageConfig
+from .ranks import required_ranks
 from .run import Run
 
 HOUR_S = 3600.0
@@ -25,7 +26,7 @@ def sustain(run: Run) -> Lasting | None:
     asked = run.config.sustain
     if not asked.seconds:
         return None
-    readers = min(run.config.required_gpus, run.max_ranks)
+    readers = required_ranks(run)
     timing = timing_of(asked.block_seconds)
     num_blocks = max(DRIFT_BLOCKS, int(asked.seconds / (timing.ramp_s + asked.block_seconds)))
     config = StorageConfig(
