@@ -1,7 +1,10 @@
-"""Work on the device: normalising and gathering in one kernel, held to the CPU's numbers, and how fast.
+"""Work on the device: normalising, gathering and making samples in one kernel, held to the CPU's numbers; how fast.
 
-normalise   bytes in, half as many more out in bfloat16: three bytes moved for each value
+normalise   bytes in, twice as many out in bfloat16: three bytes moved for each value
 gather      records at places of their own, side by side: two bytes moved for each
+samples     decoded images of many sizes, cut, resized, turned over and normalised (kernels_samples.py)
+
+`eager` is what users write, `samples_eager` three launches of torch's own operators for each image.
 """
 
 from __future__ import annotations
@@ -10,17 +13,19 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
-from ...loaders.device_kernels import gather, gather_normalised, normalise, road
-from ...results.record import Point
+from ...loaders.device_kernels import gather, gather_normalised, normalise, road, why_eager
+from ...results.record import Metric, Point
 from ...results.stats import summarise
 from ..device import Device
 from ..part import Bench, Findings
-from ..rounds import Block, Rates, rounds
+from ..rounds import Block, Rates, ratio, rounds
+from .kernels_samples import require_samples, sample_work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 QUEUED = 20  # calls between two looks at the clock
+EAGER = {"normalise": "eager", "samples": "samples_eager"}  # what each is held against
 TOLERANCE = 2.0**-7  # of a value: one bit of bfloat16
 
 
@@ -32,10 +37,23 @@ class KernelWrongError(RuntimeError):
 
 def run(bench: Bench) -> Iterator[Findings]:
     """Check the numbers first, then the rates of both ways."""
-    import torch
-
     device = Device(bench.device)
     side, count = bench.sized(224, 32), bench.sized(256, 8)
+    work = sample_work(device.name, count=count, side=side)
+    require_samples(work)
+    blocks = {
+        **_raw_blocks(device, count, side),
+        "samples": _block(device, work.make, count),
+        "samples_eager": _block(device, work.make_eagerly, count),
+    }
+    for rates in rounds(blocks, seconds=bench.seconds):
+        yield _findings(rates, device, count)
+
+
+def _raw_blocks(device: Device, count: int, side: int) -> dict[str, Block]:
+    """Bytes per second of each kernel on raw pixels, once its numbers are the CPU's."""
+    import torch
+
     memory, starts = _records(count, side)
     shape = (side, side, 3)
     host = gather(memory, starts, shape)
@@ -54,9 +72,7 @@ def run(bench: Bench) -> Iterator[Findings]:
         "gather": (lambda: gather(memory, starts, shape, out=bytes_out), 2),
         "eager": (lambda: _eager(images), 3),
     }
-    blocks = {name: _block(device, call, each * batch.numel()) for name, (call, each) in calls.items()}
-    for rates in rounds(blocks, seconds=bench.seconds):
-        yield _findings(rates, road(device.name), count)
+    return {name: _block(device, call, each * batch.numel()) for name, (call, each) in calls.items()}
 
 
 def _records(count: int, side: int) -> tuple[Tensor, Tensor]:
@@ -89,7 +105,9 @@ def _eager(images: Tensor) -> Tensor:
     return ((images.float() - mean) * scale).to(torch.bfloat16, memory_format=torch.channels_last)
 
 
-def _block(device: Device, call: Callable[[], object], num_bytes: int) -> Block:
+def _block(device: Device, call: Callable[[], object], amount: int) -> Block:
+    """How much is done in a second by calls that each do `amount`."""
+
     def run_block(seconds: float) -> float:
         device.synchronize()
         begin, calls = perf_counter(), 0
@@ -98,19 +116,33 @@ def _block(device: Device, call: Callable[[], object], num_bytes: int) -> Block:
                 call()
                 calls += 1
             device.event().synchronize()
-        return calls * num_bytes / (perf_counter() - begin)
+        return calls * amount / (perf_counter() - begin)
 
     return run_block
 
 
-def _findings(rates: Rates, way: str, count: int) -> Findings:
-    points = [
-        Point(
-            params={"stage": "kernel", "kernel": name, "way": "eager" if name == "eager" else way, "batch_size": count},
-            metrics={"copy_gbps": summarise([rate / 1e9 for rate in values], unit="GB/s")},
-        )
-        for name, values in rates.items()
-    ]
-    fused, eager = points[0].metrics["copy_gbps"].value or 0.0, points[-1].metrics["copy_gbps"].value or 1.0
-    sentence = f"numbers as on the CPU; {way} normalises at {fused:.0f} GB/s, {fused / eager:.1f} times eager operators"
-    return Findings(tuple(points), dict(points[0].metrics), sentence=sentence)
+def _findings(rates: Rates, device: Device, count: int) -> Findings:
+    way = road(device.name)
+    over = {name: ratio(rates[name], rates[eager]) for name, eager in EAGER.items()}
+    points = {name: _point(name, values, way, count, over.get(name)) for name, values in rates.items()}
+    raw, made = points["normalise"].metrics, points["samples"].metrics
+    sentence = (
+        f"numbers as on the CPU; {way} normalises at {raw['copy_gbps'].value or 0:.0f} GB/s, "
+        f"{over['normalise'].value or 0:.1f} times eager operators, and makes samples of "
+        f"{made['images_per_s'].value or 0:,.0f} images/s, {over['samples'].value or 0:.1f} times image by image"
+    )
+    why = why_eager(device.name)
+    warnings = (f"torch's operators did the work of the kernels: {why}",) if device.is_cuda and why is not None else ()
+    headline = {"copy_gbps": raw["copy_gbps"], "images_per_s": made["images_per_s"]}
+    return Findings(tuple(points.values()), headline, sentence=sentence, warnings=warnings)
+
+
+def _point(name: str, rates: list[float], way: str, count: int, over_eager: Metric | None) -> Point:
+    params = {"stage": "kernel", "kernel": name, "way": way, "batch_size": count}
+    if name in EAGER.values():
+        params["way"] = "eager"
+    if name.startswith("samples"):
+        metrics = {"images_per_s": summarise(rates, unit="images/s")}
+    else:
+        metrics = {"copy_gbps": summarise([rate / 1e9 for rate in rates], unit="GB/s")}
+    return Point(params=params, metrics=metrics if over_eager is None else {**metrics, "over_eager": over_eager})
