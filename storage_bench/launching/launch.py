@@ -15,7 +15,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,13 +23,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .hosts import HostSlots, assign
-from .outcome import HOST_ERROR, LaunchError, find_failure, log_tail, rank_name, read_json, read_results
+from .outcome import HOST_ERROR, LaunchError, find_failure, log_tail, rank_name, read_json, read_results, told_error
+from .placing import Placing, check_lists, take_place
 from .rank_process import is_stopped, start_ticks, write_json
-from .ranks import PeerLostError, Ranks, open_ranks
+from .ranks import Ranks, machine_id, open_ranks
+from .variables import variables_of_ranks
 
 __all__ = ["LaunchError", "horovod_available", "launch_ranks", "rank_main", "require_ranks"]
 
@@ -38,15 +40,6 @@ POLL_S = 0.1
 GUARD_ENDS_WITHIN_S = 2.0
 STOPPED_FOR_S = 2.0
 BUILD_IT = "run `make setup` in a clone of iobench, which builds Horovod against the installed torch"
-
-# The ranks' environment: what Python, torch and Horovod need to start, and nothing that might be a secret.
-_PASSED_ON = re.compile(
-    r"(PATH|HOME|USER|LANG|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH)$|"
-    r"(LC_|XDG_|PYTHON|OMP_|MKL_|OPENBLAS_|HOROVOD_|IOBENCH_|CUDA_|NVIDIA_|NCCL_|KVIKIO_|CUFILE_)\w+$"
-)
-# Where ssh finds its agent and its tickets; ranks on other hosts get neither.
-_FOR_SSH = ("SSH_AUTH_SOCK", "KRB5CCNAME")
-_SLOT = re.compile(r"HOROVOD_(LOCAL_|CROSS_)?(RANK|SIZE)$|HOROVOD_(HOSTNAME|GLOO_RENDEZVOUS_\w+)$")
 
 
 def horovod_available() -> str | None:
@@ -76,6 +69,7 @@ def launch_ranks(
     folder: Path,
     timeout_s: float,
     emulated: bool = True,
+    placing: Placing = Placing(),  # noqa: B008  # frozen
     environment: Mapping[str, str] | None = None,
     hosts: Sequence[HostSlots] = (),
     ssh: Sequence[str] = ("ssh",),
@@ -87,24 +81,23 @@ def launch_ranks(
     with the same iobench must be there under the same path.
 
     `module` calls `rank_main`.  Ranks whose steps are `emulated` have one thread for torch and the BLAS, and Horovod's
-    threads of a rank stay on one core: they share the cores with each other and with the readers.  `environment` is
-    added to theirs; `on_progress` gets what rank 0 reports, as it comes.  Each result is what the rank's `main`
-    returned, with `rank`, `local_rank`, `pid` and `host`.
+    threads of a rank stay on one core: they share the cores with each other and with the readers.  `placing` says which
+    cores ranks get.  `environment` is added to theirs; `on_progress` gets what rank 0 reports, as it comes.  Each
+    result is what the rank's `main` returned, with `rank`, `local_rank`, `pid`, `host`, `machine` and where it `stood`.
 
     However this function ends, no process is left: LaunchError if a rank fails, dies, is stopped or `timeout_s` is
     over; KeyboardInterrupt on SIGINT, once everything is gone.
     """
     require_ranks(num_ranks)
-    if hosts:
-        assign(hosts, num_ranks)
+    together = max(len(ranks) for _, ranks in assign(hosts, num_ranks)) if hosts else num_ranks
+    check_lists(placing.asked, together)
     folder = folder.absolute()
     placed = {"hosts": [[host.name, host.slots] for host in hosts], "ssh": list(ssh), "limit_s": timeout_s}
-    _prepare(folder, {"num_ranks": num_ranks, "emulated": emulated, "config": dict(config), **placed})
+    told = {"num_ranks": num_ranks, "emulated": emulated, "placing": asdict(placing), "config": dict(config)}
+    _prepare(folder, {**told, **placed})
     with _interrupts() as interrupts:
-        told = _environment(num_ranks, emulated=emulated, more=environment)
-        if hosts:
-            told |= {name: os.environ[name] for name in _FOR_SSH if name in os.environ}
-        guard = _start_guard(folder, module, num_ranks, told)
+        variables = variables_of_ranks(num_ranks, emulated=emulated, by_ssh=bool(hosts), more=environment)
+        guard = _start_guard(folder, module, num_ranks, variables)
         try:
             _watch(guard, folder, num_ranks, timeout_s, interrupts, on_progress)
         finally:
@@ -117,29 +110,25 @@ def launch_ranks(
 def rank_main(main: Callable[[dict[str, Any], Ranks], dict[str, Any]]) -> NoReturn:
     """Be one rank of a launch: run `main(config, ranks)`, write its result or its error to the folder, and exit.
 
-    An error with an `exit_status` of its own is handed to whoever launched as it is.
+    An error with an `exit_status` of its own is handed to whoever launched as it is, and so is what the system says of
+    a file.
     """
     folder = Path(sys.argv[1])
     rank = int(os.environ.get("HOROVOD_RANK", "0"))
     try:
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        progress = folder / "progress.jsonl"
+        progress, place = folder / "progress.jsonl", take_place(Placing(**told["placing"]))
         ranks = open_ranks(expected_size=told["num_ranks"], pin=told["emulated"], progress=progress)
         result = main(told["config"], ranks)
         about = {"rank": rank, "local_rank": ranks.local_rank, "pid": os.getpid(), "host": ranks.host}
+        about |= {"machine": machine_id(), "stood": place.seen()}
         write_json(folder / f"rank-{rank}.result.json", {**result, **about})
         ranks.close()
     except BaseException as error:
         traceback.print_exc()
-        status = getattr(error, "exit_status", None)
-        document = {
-            "message": str(error) if isinstance(status, int) else f"{type(error).__name__}: {error}",
-            "exit_status": status if isinstance(status, int) else None,
-            "consequence": isinstance(error, PeerLostError),
-            "at": time.monotonic(),
-        }
-        write_json(folder / f"rank-{rank}.error.json", document)
-        sys.exit(status if isinstance(status, int) and status else 1)
+        document = told_error(error)
+        write_json(folder / f"rank-{rank}.error.json", {**document, "at": time.monotonic()})
+        sys.exit(document["exit_status"] or 1)
     sys.exit(0)
 
 
@@ -148,23 +137,6 @@ def _prepare(folder: Path, document: dict[str, Any]) -> None:
     for path in [*folder.glob("rank-*"), folder / HOST_ERROR, folder / "progress.jsonl", folder / "launch.log"]:
         path.unlink(missing_ok=True)
     write_json(folder / "config.json", document)
-
-
-def _environment(num_ranks: int, *, emulated: bool, more: Mapping[str, str] | None) -> dict[str, str]:
-    passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.match(name) and not _SLOT.match(name)}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") if emulated else {}
-    return {**_horovod_settings(num_ranks), **passed_on, **threads, **(more or {})}
-
-
-def _horovod_settings(num_ranks: int) -> dict[str, str]:
-    """Settings for small meetings of ranks that share cores.
-
-    Horovod's thread wakes up in every rank once per cycle, and all ranks exchange a bit vector, whether there is
-    something to do or not: a short cycle makes meetings quick, and idle ranks costly where there are more ranks than
-    cores.  Without the response cache both get worse, so the cache stays on.  Stalls are watched by us.
-    """
-    cycle_ms = 1 if num_ranks <= len(os.sched_getaffinity(0)) else 2
-    return {"HOROVOD_CYCLE_TIME": str(cycle_ms), "HOROVOD_STALL_CHECK_DISABLE": "1"}
 
 
 def _start_guard(folder: Path, module: str, num_ranks: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
+
+from .ranks import PeerLostError
 
 LOG_LINES = 6
 HOST_ERROR = "host.error.json"
 
 
 class LaunchError(RuntimeError):
-    """Ranks could not be started, or one of them failed; carries the exit status of the error that a rank raised."""
+    """Ranks could not be started, or one of them failed; carries the exit status of the error that a rank raised.
+
+    `errno` is the system's number where a rank failed on a file.
+    """
 
     exit_status: int = 4
 
-    def __init__(self, message: str, *, exit_status: int = 4) -> None:
+    def __init__(self, message: str, *, exit_status: int = 4, errno: int | None = None) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+        self.errno = errno
+
+
+def told_error(error: BaseException) -> dict[str, Any]:
+    """What a rank leaves of its error: message, exit status (null for one that nobody foresaw), the system's number."""
+    status = getattr(error, "exit_status", None)
+    message, errno = str(error), None
+    if not isinstance(status, int):
+        status = None
+        if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+            status, errno = LaunchError.exit_status, error.errno
+            message = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        else:
+            message = f"{type(error).__name__}: {error}"
+    return {
+        "message": message,
+        "exit_status": status,
+        "errno": errno,
+        "consequence": isinstance(error, PeerLostError),
+    }
 
 
 def read_results(folder: Path, *, num_ranks: int) -> list[dict[str, Any]]:
@@ -95,7 +121,8 @@ def _how(status: int) -> str:
 def _rank_error(folder: Path, rank: int, error: dict[str, Any]) -> LaunchError:
     if error["exit_status"] is None:
         return LaunchError(f"{rank_name(folder, rank)} failed: {error['message']}{_rank_log(folder, rank)}")
-    return LaunchError(f"{rank_name(folder, rank)}: {error['message']}", exit_status=error["exit_status"])
+    message = f"{rank_name(folder, rank)}: {error['message']}"
+    return LaunchError(message, exit_status=error["exit_status"], errno=error.get("errno"))
 
 
 def _rank_log(folder: Path, rank: int) -> str:

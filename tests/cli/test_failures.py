@@ -12,7 +12,16 @@ from iobench.loaders.remote import ObjectError
 
 @pytest.mark.parametrize(
     ("number", "way_out"),
-    [(errno.EACCES, "permissions"), (errno.EROFS, "another place"), (errno.ENOSPC, "room"), (errno.EIO, "dmesg")],
+    [
+        (errno.EACCES, "permissions"),
+        (errno.EROFS, "another place"),
+        (errno.ENOSPC, "room"),
+        (errno.EIO, "dmesg"),
+        (errno.ENOENT, "path that exists"),
+        (errno.ESTALE, "nobody changes"),
+        (errno.EDQUOT, "quota"),
+        (errno.EMFILE, "ulimit -n"),
+    ],
 )
 def test_what_the_system_refuses_is_told_with_the_way_out(number, way_out):
     status, message = status_of(OSError(number, os.strerror(number), "there/a.tfrecord"))

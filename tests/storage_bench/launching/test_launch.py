@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from iobench.cli.failures import status_of
 from iobench.storage_bench.launching.launch import LaunchError, horovod_available, launch_ranks
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
@@ -126,6 +127,14 @@ def test_an_error_of_ours_keeps_its_message_and_its_exit_status(num_ranks: int, 
         run("rank_fails", {"rank": last, "ours": True}, num_ranks=num_ranks, folder=tmp_path)
     assert caught.value.exit_status == 3
     assert processes(mark) == {}
+
+
+def test_a_file_that_a_rank_cannot_open_is_told_without_a_traceback(tmp_path: Path, mark: str) -> None:
+    gone = tmp_path / "a.tfrecord"
+    with pytest.raises(LaunchError, match=rf"^rank 0 \(pid \d+ on \S+\): {gone}: No such file or directory$") as caught:
+        run("rank_fails", {"rank": 0, "opens": str(gone)}, num_ranks=1, folder=tmp_path / "run")
+    assert caught.value.exit_status == 4
+    assert "give a path that exists" in status_of(caught.value)[1]
 
 
 @pytest.mark.parametrize("num_ranks", ONE_AND_THREE)
