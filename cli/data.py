@@ -36,7 +36,7 @@ def doctor(
     from dataclasses import asdict
 
     from ..loaders.remote import shown_address
-    from ..results.environment import public_path
+    from ..results.privacy import public_path
     from ..storage_bench.doctor import examine
 
     diagnosis = examine(path)
@@ -52,7 +52,7 @@ def doctor(
 
 def _public(row: Mapping[str, object]) -> dict[str, object]:
     """What was seen as it may be shown to others: people paste it into tickets."""
-    from ..results.environment import public_text
+    from ..results.privacy import public_text
 
     return {name: public_text(value) if isinstance(value, str) else value for name, value in row.items()}
 

@@ -95,7 +95,8 @@ class Journal:
 
         Of the lines of `sentence` those that are sentences stand in the record; rows of figures are its points.
         """
-        from ..results.environment import collect, public_text
+        from ..results.environment import collect
+        from ..results.privacy import public_text
         from ..results.record import INVALID_MARK, RunRecord, utc_now
 
         record = RunRecord(
@@ -181,7 +182,7 @@ def command_line() -> tuple[str, ...]:
 def _public(word: str) -> str:
     """A path or an address that may be shown to others."""
     from ..loaders.remote import without_credentials
-    from ..results.environment import public_path
+    from ..results.privacy import public_path
 
     return without_credentials(word) if "://" in word else public_path(word)
 

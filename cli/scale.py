@@ -63,7 +63,7 @@ def scale(
 ) -> None:
     """Run a grid of nodes x accelerators x sources: how a job scales, and which cell is limited first."""
     from ..configs import load as load_config
-    from ..results.environment import public_path
+    from ..results.privacy import public_path
     from ..training_bench.scaling.grid import ScaleConfig, check_grid, run_grid
     from ..training_bench.scaling.journal import GridJournal
     from ..training_bench.scaling.points import grid_outcome

@@ -15,7 +15,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ..results.environment import collect, public_path
+from ..results.environment import collect
+from ..results.privacy import public_path
 from ..results.record import Requirement, RunRecord, WriteError, read_record, write_whole
 from .budget import share
 from .data import prepare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..results.environment import public_path
+from ..results.privacy import public_path
 from ..results.record import Point, new_run_id
 from ..results.verdict import (
     CopyChoice,

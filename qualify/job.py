@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..results.environment import public_path
+from ..results.privacy import public_path
 from ..results.quantities import counted
 from ..results.record import RunRecord, utc_now
 from ..storage_bench.accelerators import resolve_accelerator

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..results.environment import collect, public_path, public_text
+from ..results.environment import collect
+from ..results.privacy import public_path, public_text
 from ..results.quantities import counted
 from ..results.record import INVALID_MARK, RunRecord, merge_warnings, new_run_id, utc_now
 from ..results.verdict import (

@@ -1,7 +1,5 @@
 """Where a run took place: the machine, the software, and the file system under the data.
 
-    path -> mount (/proc/self/mountinfo) -> block device -> through partitions, dm and md -> its leaves (/sys)
-
 What cannot be read is None, or an empty list beside its reason.  No user names, home directories, environment
 variables or credentials get in.  Nothing here waits for ever: GPUs and file systems that do not answer are left out
 with the reason.
@@ -11,22 +9,22 @@ from __future__ import annotations
 
 import os
 import platform
-import pwd
 import re
 import threading
-from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .mounts import MountError, block_devices, mount_of, text_of
+from .privacy import public_option, public_path, without_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 Answer = TypeVar("Answer")
 
 PATIENCE_S = 5.0
-SECTOR_BYTES = 512  # the unit of /sys/block/*/size, whatever the device's own sector
 
 DISTRIBUTIONS = {
     "torch": ("torch",),
@@ -35,26 +33,6 @@ DISTRIBUTIONS = {
     "kvikio": ("kvikio-cu13", "kvikio-cu12", "kvikio"),
     "nvidia-dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110"),
 }
-PRIVATE_OPTIONS = re.compile(
-    r"(?i)(user|username|user_id|group_id|uid|gid|cruid|name|domain|cred.*|pass.*|.*(secret|key|token).*)="
-)
-
-
-class MountError(RuntimeError):
-    """No file system is found under a path."""
-
-    exit_status: ClassVar[int] = 4
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One mounted file system, as /proc/self/mountinfo has it; `device` is "major:minor"."""
-
-    mount_point: str
-    fstype: str
-    source: str
-    options: tuple[str, ...]
-    device: str
 
 
 def collect(path: Path | None = None) -> dict[str, Any]:
@@ -68,7 +46,7 @@ def collect(path: Path | None = None) -> dict[str, Any]:
             "model": _cpu_model(),
             "logical_cores": os.cpu_count(),
             "usable_cores": len(os.sched_getaffinity(0)),
-            "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+            "governor": text_of(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         },
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "in_container": _in_container(),
@@ -78,115 +56,6 @@ def collect(path: Path | None = None) -> dict[str, Any]:
         "iobench": _version(("iobench",)),
         "versions": {name: _version(names) for name, names in DISTRIBUTIONS.items()},
         "storage": None if path is None else _storage(path),
-    }
-
-
-def mount_of(path: Path) -> Mount:
-    """The file system that holds `path`, symbolic links followed; the path itself need not exist yet.
-
-    FUSE file systems carry their subtype (fuse.glusterfs).  Waits for as long as the file system does not answer.
-    """
-    return covering(parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="utf-8")), Path(path).resolve())
-
-
-def parse_mountinfo(text: str) -> list[Mount]:
-    """The mounts of /proc/self/mountinfo, in its order (proc_pid_mountinfo(5)).
-
-    27 1 254:0 / /mnt rw,relatime [optional fields] - ext4 /dev/vda1 rw,discard
-          device  root  point options               fstype source super options
-    """
-    return [_parse_mount(line) for line in text.splitlines() if " - " in line]
-
-
-def covering(mounts: Sequence[Mount], path: Path) -> Mount:
-    """The mount with the longest mount point that is a parent of `path`; of two at one point the later, upper one."""
-    parents = {str(parent) for parent in (path, *path.parents)}
-    held_by = [mount for mount in mounts if mount.mount_point in parents]
-    if not held_by:
-        raise MountError(f"{path}: no file system in /proc/self/mountinfo holds it; give an absolute path")
-    return max(reversed(held_by), key=lambda mount: len(mount.mount_point))
-
-
-def block_devices(mount: Mount, *, sysfs: Path = Path("/sys")) -> list[dict[str, Any]]:
-    """The disks that hold a mount: partitions taken back to their disk, dm and md followed to their leaves.
-
-    Empty for file systems that lie on no block device of this machine (NFS, FUSE, tmpfs, overlay).
-    """
-    number = _device_number(mount)
-    if number is None or not (sysfs / "dev/block" / number).exists():
-        return []
-    disks = dict.fromkeys(_leaves((sysfs / "dev/block" / number).resolve()))
-    return [_describe_disk(disk) for disk in disks]
-
-
-def public_path(path: Path | str) -> str:
-    """A path that may be shown to others: the home directory becomes ~, the user's own name elsewhere $USER."""
-    text = str(path)
-    home = os.path.expanduser("~").rstrip("/")
-    if home.startswith("/") and (text == home or text.startswith(home + "/")):
-        text = "~" + text[len(home) :]
-    name = _user_name()
-    return "/".join("$USER" if name and part == name else part for part in text.split("/"))
-
-
-def public_text(text: str) -> str:
-    """A message that may be shown to others: every path in it as `public_path` shows it."""
-    return " ".join(public_path(word) if "/" in word else word for word in text.split(" "))
-
-
-def _parse_mount(line: str) -> Mount:
-    before, _, after = line.partition(" - ")
-    _, _, device, _, point, options, *_ = before.split(" ")
-    fstype, source, super_options = [*after.split(" "), "", ""][:3]
-    merged = dict.fromkeys([*options.split(","), *super_options.split(",")])
-    return Mount(
-        mount_point=_unescape(point),
-        fstype=_unescape(fstype),
-        source=_unescape(source),
-        options=tuple(_unescape(option) for option in merged if option),
-        device=device,
-    )
-
-
-def _unescape(text: str) -> str:
-    r"""Blanks and the like are written as octal: \040."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def _device_number(mount: Mount) -> str | None:
-    """The mount's own device number or, where that is anonymous (btrfs), the one of its source in /dev."""
-    if not mount.device.startswith("0:"):
-        return mount.device
-    if not mount.source.startswith("/dev/"):
-        return None
-    try:
-        number = os.stat(mount.source).st_rdev
-    except OSError:
-        return None
-    return f"{os.major(number)}:{os.minor(number)}"
-
-
-def _leaves(device: Path) -> Iterable[Path]:
-    """The disks below one device folder of /sys."""
-    if (device / "partition").exists():
-        device = device.parent
-    below = sorted((device / "slaves").iterdir()) if (device / "slaves").is_dir() else []
-    for slave in below:
-        yield from _leaves(slave.resolve())
-    if not below:
-        yield device
-
-
-def _describe_disk(disk: Path) -> dict[str, Any]:
-    sectors = _text(disk / "size")
-    rotational = _text(disk / "queue/rotational")
-    scheduler = re.search(r"\[(.+?)\]", _text(disk / "queue/scheduler") or "")
-    return {
-        "name": disk.name,
-        "model": _text(disk / "device/model"),
-        "size_bytes": None if sectors is None else int(sectors) * SECTOR_BYTES,
-        "rotational": None if rotational is None else rotational == "1",
-        "scheduler": scheduler[1] if scheduler else _text(disk / "queue/scheduler"),
     }
 
 
@@ -203,23 +72,12 @@ def _ask_storage(path: Path) -> dict[str, Any]:
     return {
         "mount_point": public_path(mount.mount_point),
         "fstype": mount.fstype,
-        "source": _without_names(mount.source),
-        "options": [_public_option(option) for option in mount.options],
+        "source": without_names(mount.source),
+        "options": [public_option(option) for option in mount.options],
         "free_bytes": space.f_bavail * space.f_frsize,
         "devices": devices,
         "devices_reason": None if devices else f"{mount.fstype} lies on no block device that this machine shows",
     }
-
-
-def _public_option(option: str) -> str:
-    key, _, _ = option.partition("=")
-    return f"{key}=(hidden)" if PRIVATE_OPTIONS.match(option) else _without_names(option)
-
-
-def _without_names(text: str) -> str:
-    """Without `user:password@` and without the names below /home."""
-    text = re.sub(r"(^|//|=)[^/@=\s]+@", r"\1", text)
-    return re.sub(r"/home/[^/:,\s]+", "/home/$USER", public_path(text))
 
 
 def _gpus() -> tuple[list[dict[str, Any]], str | None]:
@@ -259,7 +117,7 @@ def _within(seconds: float, ask: Callable[[], Answer], *, who: str) -> tuple[Ans
         try:
             answers.append(ask())
         except (OSError, MountError) as error:
-            refusals.append(_without_names(f"{who}: {error}"))
+            refusals.append(without_names(f"{who}: {error}"))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -289,7 +147,7 @@ def _os_name() -> str | None:
 
 
 def _cpu_model() -> str | None:
-    model = re.search(r"^model name\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")) or "", re.MULTILINE)
+    model = re.search(r"^model name\s*:\s*(.+)$", text_of(Path("/proc/cpuinfo")) or "", re.MULTILINE)
     return model[1] if model else platform.machine() or None
 
 
@@ -297,20 +155,4 @@ def _in_container() -> bool:
     """Docker, podman, Kubernetes, LXC and systemd-nspawn leave one of these marks."""
     if any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv", "/run/systemd/container")):
         return True
-    return re.search(r"docker|kubepods|containerd|lxc", _text(Path("/proc/1/cgroup")) or "") is not None
-
-
-def _user_name() -> str | None:
-    """The login name, None for root (which names no person) and for numbers without one."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name if os.getuid() else None
-    except KeyError:
-        return None
-
-
-def _text(path: Path) -> str | None:
-    """The stripped text of a small file of /proc or /sys, None where there is none to read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or None
-    except OSError:
-        return None
+    return re.search(r"docker|kubepods|containerd|lxc", text_of(Path("/proc/1/cgroup")) or "") is not None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..loaders.evidence import RouteEvidence
-from ..results.environment import MountError, mount_of
+from ..results.mounts import MountError, mount_of
 from ..results.record import ColdScope, ReadPath
 
 SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "wekafs", "9p", "fuse")

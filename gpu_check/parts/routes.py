@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from ...results.environment import public_text
+from ...results.privacy import public_text
 from ...storage_bench.doctor import examine
 from ..part import Bench, Findings
 

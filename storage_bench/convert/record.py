@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...results.environment import mount_of, public_path, public_text
+from ...results.mounts import mount_of
+from ...results.privacy import public_path, public_text
 from ...results.quantities import amount, counted
 from ...results.record import Metric, Point, not_measured
 from .outcome import Converted

@@ -21,7 +21,7 @@ import xxhash
 from ...loaders.discovery import ShardSource
 from ...loaders.formats.image_index import open_image_folder
 from ...loaders.images.decoders import BrokenImageError
-from ...results.environment import public_text
+from ...results.privacy import public_text
 from ..generate.dataset import ShardFile
 from ..generate.folder import prepared
 from ..sample_format import SampleOptions

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...results.environment import public_path
+from ...results.privacy import public_path
 from .finding import Seen
 
 PLACE = Path("/etc/cufile.json")

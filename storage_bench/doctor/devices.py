@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...results.environment import Mount, block_devices
+from ...results.mounts import Mount, block_devices
 from .finding import text_of
 
 SYS = Path("/sys")

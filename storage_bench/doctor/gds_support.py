@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...results.environment import Mount
+from ...results.mounts import Mount
 from .devices import Disk
 from .finding import Seen
 

@@ -10,7 +10,8 @@ from ...loaders.engines.readers import DirectRefusedError, ReadError, direct_ref
 from ...loaders.evidence import counter_for
 from ...loaders.page_cache import resident_bytes
 from ...loaders.remote import shown_address
-from ...results.environment import PRIVATE_OPTIONS, Mount, covering, mount_of, parse_mountinfo
+from ...results.mounts import Mount, covering, mount_of, parse_mountinfo
+from ...results.privacy import PRIVATE_OPTIONS
 from ..evidence import LOCAL_FILE_SYSTEMS
 from .alignment import Alignment, direct_alignment
 from .devices import disks_of, stack_of

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...loaders.page_cache import evict
-from ...results.environment import block_devices, mount_of
+from ...results.mounts import block_devices, mount_of
 
 DROP = Path("/proc/sys/vm/drop_caches")
 NAMES_AND_INODES, EVERYTHING = "2", "3"

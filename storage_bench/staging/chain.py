@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...loaders.remote import is_remote, shown_address
-from ...results.environment import public_path
+from ...results.privacy import public_path
 from ..evidence import doubts
 from .hop import StageResult, check_target, copy_hop, missing_bytes
 from .place import StagingError, StagingUsageError, require_apart, require_folder, require_room

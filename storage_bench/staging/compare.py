@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...loaders.remote import is_remote, shown_address
-from ...results.environment import public_path
+from ...results.privacy import public_path
 from ...results.record import Metric, Point, not_measured
 from ...results.stats import rate_flags, summarise
 from ...results.verdict import CopyChoice, choose_copy

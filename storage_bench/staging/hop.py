@@ -19,7 +19,7 @@ from typing import TypeVar
 from ...loaders.discovery import SHARD_SUFFIXES, is_shard_name
 from ...loaders.evidence import RouteEvidence
 from ...loaders.formats.tensors import DESCRIPTION_NAME
-from ...results.environment import public_path
+from ...results.privacy import public_path
 from ...results.record import ColdScope, Metric, Point, WriteError, not_measured, write_whole
 from ..evidence import read_path
 from .copying import copy_shard, digest_of

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...results.environment import mount_of, public_path
+from ...results.mounts import mount_of
+from ...results.privacy import public_path
 from ...results.record import Metric, Point, not_measured
 from ..workload import Bytes
 from .chain import ChainResult

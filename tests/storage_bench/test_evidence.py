@@ -97,7 +97,7 @@ def test_behind_a_loop_device_cold_claims_no_scope(small_disk):
     ],
 )
 def test_how_far_cold_reaches_depends_on_the_file_system(monkeypatch, tmp_path, fstype, source, scope):
-    from iobench.results.environment import Mount
+    from iobench.results.mounts import Mount
 
     mount = Mount("/", fstype, source, (), "8:1")
     monkeypatch.setattr("iobench.storage_bench.evidence.mount_of", lambda path: mount)

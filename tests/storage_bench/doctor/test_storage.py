@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iobench.results.environment import Mount
+from iobench.results.mounts import Mount
 from iobench.storage_bench.doctor.alignment import Alignment, direct_alignment
 from iobench.storage_bench.doctor.devices import Disk, disks_of, stack_of
 from iobench.storage_bench.doctor.gds_support import gds_support, p2pdma_support
