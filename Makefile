@@ -56,5 +56,5 @@ types:
 	done
 
 clean:  ## removes .venv and what was built; data and runs stay
-	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv build dist *.egg-info loaders/images/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -127,7 +127,7 @@ def load(
     page_cache: Annotated[str | None, typer.Option(help="cold or warm")] = None,
     seconds: Annotated[float | None, typer.Option(help="seconds of one time block")] = None,
     peers: Annotated[str | None, typer.Option(help="beside ours, interleaved: preadv, torch, tfrecord, dali")] = None,
-    decoder: Annotated[str | None, typer.Option(help="auto, simplejpeg, nvimgcodec, dali; none: bytes")] = None,
+    decoder: Annotated[str | None, typer.Option(help="auto, libjpeg-turbo, simplejpeg, nvimgcodec, dali; none: bytes")] = None,
     transform: Annotated[str | None, typer.Option(help="of encoded images: train, validation or none")] = None,
     shape: Shape = None,
     dtype: Dtype = None,

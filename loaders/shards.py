@@ -126,9 +126,10 @@ class ShardSet(_Samples):
         Or of an S3 prefix (s3://bucket/prefix), one object's address (s3://bucket/key, https://host/file.tfrecord), or
         a list of such: `auto` reads them with kvikio where a CUDA driver is, else with `remote`, which needs none.
 
-        `decoder` is of encoded images: `auto` and `simplejpeg` decode in the reader threads; `nvimgcodec` and `dali`
-        whole batches on the GPU that these go to, where an ImageNetTrain or ImageNetValidation makes samples of them
-        by the same random numbers.  What they cannot decode the CPU does (`tally.num_by_host` of the loader).
+        `decoder` is of encoded images: `libjpeg-turbo` and `simplejpeg` decode in the reader threads, and `auto`
+        takes the first of them that is there; `nvimgcodec` and `dali` whole batches on the GPU that these go to, where
+        an ImageNetTrain or ImageNetValidation makes samples of them by the same random numbers.  What they cannot
+        decode the CPU does (`tally.num_by_host` of the loader).
 
         `transform` takes a batch of images (B, C, H, W) and runs once per batch; of `loaders.transforms` it works on
         each encoded image, or raw one of uint8 (H, W, 3), in the reader threads.  Of images that cannot be decoded the

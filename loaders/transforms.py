@@ -57,9 +57,14 @@ class Cut(NamedTuple):
         return next(factor for factor in (8, 4, 2, 1) if least >= SPARE * factor or factor == 1)
 
     @property
-    def bottom(self) -> int:
-        """The first row of the image below all that the window is made of."""
-        return self.piece.top + _beginning(self.piece.height, self.resized[0], self.window.top + self.window.height)[0]
+    def needed(self) -> Crop:
+        """The pixels of the image that the window is made of: no others are looked at for it."""
+        piece, window = self.piece, self.window
+        top = _before(piece.height, self.resized[0], window.top)
+        left = _before(piece.width, self.resized[1], window.left)
+        bottom = _beginning(piece.height, self.resized[0], window.top + window.height)[0]
+        right = _beginning(piece.width, self.resized[1], window.left + window.width)[0]
+        return Crop(piece.top + top, piece.left + left, bottom - top, right - left)
 
 
 @runtime_checkable
@@ -88,7 +93,7 @@ class ImageTransform(Protocol):
     def write(self, pixels: Pixels, cut: Cut, target: torch.Tensor, scratch: Scratch) -> None:
         """Make the sample of the image's `pixels` in `target` (height, width, 3).
 
-        They may be shrunk, and `cut` with them; rows from `cut.bottom` on may be missing.
+        They may be shrunk, and `cut` with them.  Outside of `cut.needed` they may be anything, and rows below missing.
         """
 
 
@@ -278,3 +283,9 @@ def _beginning(length: int, resized: int, wanted: int) -> tuple[int, int]:
     scale = length / resized
     pixels = min(length, math.ceil(scale * (wanted - 0.5) + max(scale, 1.0)) + 1)
     return (length, resized) if pixels == wanted else (pixels, wanted)
+
+
+def _before(length: int, resized: int, first: int) -> int:
+    """How many of `length` pixels lie before all that pixel `first` of those `resized`, and the next, are made of."""
+    scale = length / resized
+    return max(0, math.floor(scale * (first + 0.5) - max(scale, 1.0)) - 1)

@@ -3,13 +3,14 @@
 #   setup/check_system.sh            prints the Python to use; names what is missing, with its Debian package, and exits 4
 #   setup/check_system.sh --packages prints the Debian packages that are missing, one a line, and exits 0
 #   setup/check_system.sh --test-packages prints those that only tests want, which are skipped without them, likewise
+#   setup/check_system.sh --jpeg     prints "there" or "missing", of what the decoder of JPEG regions is compiled with
 # GPU=1 asks for a CUDA compiler as well: Horovod is then built with NCCL.
 # PYTHON names the interpreter to use; without it the first of python3, python3.13, 3.12, 3.11 that is new enough is taken.
 set -euo pipefail
 
 missing=()
 packages=()
-for_tests=(chromium fuse3 libfuse3-dev pkg-config glusterfs-server glusterfs-client btrfs-progs squashfs-tools openssh-server openssh-client sshfs iproute2)
+for_tests=(libjpeg-dev chromium fuse3 libfuse3-dev pkg-config glusterfs-server glusterfs-client btrfs-progs squashfs-tools openssh-server openssh-client sshfs iproute2)
 
 lacks() { missing+=("$1"); packages+=("$2"); }
 
@@ -50,10 +51,19 @@ check_nvcc() {
         || lacks "a CUDA compiler (nvcc, for GPU=1; CUDA_HOME=FOLDER names another toolkit)" nvidia-cuda-toolkit
 }
 
+has_jpeg_headers() { echo '#include <stdio.h>
+#include <jpeglib.h>
+int partial = LIBJPEG_TURBO_VERSION_NUMBER;' | cc -fsyntax-only -x c - 2>/dev/null; }
+
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }
 
 if [ "${1:-}" = --test-packages ]; then
     for package in "${for_tests[@]}"; do is_installed "$package" || echo "$package"; done
+    exit 0
+fi
+
+if [ "${1:-}" = --jpeg ]; then
+    if has_jpeg_headers; then echo there; else echo missing; fi
     exit 0
 fi
 

@@ -27,7 +27,10 @@ stamp_of() { printf '%s/.venv/stamp-%s' "$PWD" "$1"; }
 wanted() {
     local version
     version=$(.venv/bin/python -c 'import sys; print(sys.version)' 2>/dev/null) || return 0
-    { echo "$PWD" "${PYTHON:-}" "$version" "GPU=$GPU"; cat pyproject.toml constraints.txt setup/*; } | sha256sum
+    {
+        echo "$PWD" "${PYTHON:-}" "$version" "GPU=$GPU" "$(setup/check_system.sh --jpeg)"
+        cat pyproject.toml constraints.txt setup/* loaders/images/*.c
+    } | sha256sum
 }
 
 is_current() {
@@ -102,6 +105,8 @@ set_up_run() {
     make_venv
     say "installing torch and what iobench stands on"
     install tools "${build_tools[@]}"
+    [ "$(setup/check_system.sh --jpeg)" = there ] \
+        || say "without libjpeg-turbo's headers (Debian package libjpeg-dev) JPEGs are decoded whole, not by regions"
     install packages --no-build-isolation --editable .
     if [ "$GPU" = 1 ]; then
         say "installing what uses a GPU: DALI, nvImageCodec, NVML, kvikio"

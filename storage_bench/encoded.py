@@ -33,7 +33,7 @@ class EncodedImages(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    decoder: Literal["auto", "simplejpeg", "nvimgcodec", "dali", "none"] = "auto"
+    decoder: Literal["auto", "libjpeg-turbo", "simplejpeg", "nvimgcodec", "dali", "none"] = "auto"
     transform: Literal["train", "validation", "none"] = "train"
     image_size: Annotated[int, Field(ge=8, le=4096)] = 224
     on_error: Literal["raise", "skip"] = "raise"

@@ -1,7 +1,8 @@
 """Decoders: the bytes of an encoded image -> pixels, uint8 (height, width, 3), upright and RGB.
 
-    simplejpeg   libjpeg-turbo, for baseline and progressive JPEG in grey or YCbCr: nearly all there is
-    Pillow       what is left: CMYK, Exif-rotated, PNG, and what libjpeg-turbo has doubts of
+    libjpeg-turbo  regions of baseline and progressive JPEG in grey or YCbCr, nearly all there is (regions.py)
+    simplejpeg     whole images of those, and the upper rows of baseline ones
+    Pillow         what is left: CMYK, Exif-rotated, PNG, and what libjpeg-turbo has doubts of
 
 One decoder serves all reader threads; `scratch` is memory of the thread that calls.
 """
@@ -16,9 +17,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
+from .augment import Crop
 from .jpeg import UPRIGHT, start_of
 
-DecoderName = Literal["auto", "simplejpeg", "nvimgcodec", "dali"]
+DecoderName = Literal["auto", "libjpeg-turbo", "simplejpeg", "nvimgcodec", "dali"]
+BY_THREADS = "auto, libjpeg-turbo or simplejpeg"
 DEVICE_DECODERS = ("nvimgcodec", "dali")  # of whole batches, on a device: device_batch.py
 MAX_PIXELS = 178_956_970  # what Pillow takes for a decompression bomb: nothing is allocated on a header's word beyond
 # What a byte can hold at most: JPEG spends a bit at least on each block of 8 x 8 (T.81 annexes F and G), which are at
@@ -36,6 +39,7 @@ _BYTES_BEHIND = "extraneous bytes before marker"
 _BATCHES = (
     "not available because reader threads decode image by image on the CPU; device_decoders.py decodes whole batches"
 )
+_AUTO = "images are decoded by threads of the CPU here, and it makes no more pixels than a sample needs"
 _ELSEWHERE = {"dali": f"{_BATCHES} onto a GPU with it", "nvimgcodec": f"{_BATCHES} onto a GPU with it"}
 
 
@@ -80,12 +84,13 @@ class Decoder(Protocol):
         """What the image says of itself; BrokenImageError where that cannot be read."""
 
     def decode(
-        self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1, rows: int | None = None
+        self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1, region: Crop | None = None
     ) -> Pixels:
         """Its pixels (height, width, 3), each side divided by `shrink` (1, 2, 4 or 8), rounded up, where it is plain.
 
-        They lie in `scratch`, or without one in memory of their own.  Where no more than `rows` of the image's rows are
-        wanted, those below may be left out.  BrokenImageError where bytes are missing, also of rows that are left out.
+        They lie in `scratch`, or without one in memory of their own.  Where no more than a `region` of the shrunk image
+        is wanted, pixels beside it may be anything, and rows below it left out.  BrokenImageError where bytes are
+        missing, also of rows that are left out.
         """
 
 
@@ -126,13 +131,13 @@ class SimpleJpegDecoder:
             return Header(height, width, False)
 
     def decode(
-        self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1, rows: int | None = None
+        self, data: Bytes, header: Header, *, scratch: Scratch | None, shrink: int = 1, region: Crop | None = None
     ) -> Pixels:
         """See Decoder."""
         if not header.plain:
             return _by_pillow(data, header)
-        if scratch is not None and rows is not None and header.height_at is not None:
-            height = -(-(rows + _ROWS_BELOW * shrink) // shrink) * shrink
+        if scratch is not None and region is not None and header.height_at is not None:
+            height = (region.top + region.height + _ROWS_BELOW) * shrink
             if height <= _WORTH_CUTTING * header.height:
                 upper = self._upper(data, header, height, scratch, shrink)
                 if upper is not None:
@@ -188,7 +193,7 @@ class RawPixels:
         *,
         scratch: Scratch | None,  # noqa: ARG002
         shrink: int = 1,  # noqa: ARG002
-        rows: int | None = None,  # noqa: ARG002
+        region: Crop | None = None,  # noqa: ARG002
     ) -> Pixels:
         """See Decoder."""
         return data
@@ -197,16 +202,22 @@ class RawPixels:
 def open_decoder(name: str) -> tuple[Decoder, str]:
     """The decoder of this name, and why it is the one; DecoderError or DecoderMissingError, with the way out."""
     if name in DEVICE_DECODERS:
-        raise DecoderError(f"decoder {name!r} decodes whole batches on a GPU; here it is auto or simplejpeg")
+        raise DecoderError(f"decoder {name!r} decodes whole batches on a GPU; here it is {BY_THREADS}")
     if name not in get_args(DecoderName):
         raise DecoderError(f"decoder {name!r} is not one of {', '.join(get_args(DecoderName))}")
     for package, title in (("simplejpeg", "simplejpeg"), ("PIL", "pillow")):
         if find_spec(package) is None:
             raise DecoderMissingError(f"decoder {name}: {title} is not installed; pip install {title}")
-    reason = (
-        "asked for" if name != "auto" else "auto: simplejpeg, because images are decoded by threads of the CPU here"
-    )
-    return SimpleJpegDecoder(), reason
+    from .regions import RegionDecoder, why_missing
+
+    missing = why_missing()
+    if name == "auto":
+        return (RegionDecoder(), f"auto: {_AUTO}") if missing is None else (SimpleJpegDecoder(), f"auto: {missing}")
+    if name == "libjpeg-turbo":
+        if missing is not None:
+            raise DecoderMissingError(missing)
+        return RegionDecoder(), "asked for"
+    return SimpleJpegDecoder(), "asked for"
 
 
 def shrunk(pixels: Pixels, factor: int) -> Pixels:

@@ -176,10 +176,9 @@ class ImageBatch:
             return None, decoder.decode(data, header, scratch=None)
         cut = transform.cut(header.height, header.width, self.numbers[slot])
         shrink = cut.shrink if transform.scaled_decoding and header.plain else 1
-        pixels = decoder.decode(data, header, scratch=_scratch.array, shrink=shrink, rows=cut.bottom)
         if shrink > 1:
             cut = cut._replace(piece=shrunk_crop(cut.piece, shrink, header.height, header.width))
-        return cut, pixels
+        return cut, decoder.decode(data, header, scratch=_scratch.array, shrink=shrink, region=cut.needed)
 
     def _keep(self, slot: int, cut: Cut | None, pixels: npt.NDArray[np.uint8]) -> None:
         transform = self.decoding.transform

@@ -21,7 +21,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from ..transforms import Cut, ImageTransform, NormalisedTransform
-from .decoders import BrokenImageError, Bytes, DecoderError, DecoderMissingError, Header
+from .decoders import BY_THREADS, BrokenImageError, Bytes, DecoderError, DecoderMissingError, Header
 from .decoding import ImageBatch, Part, broken_image
 from .device_decoders import DeviceDecoder, open_device_decoder, why_not
 from .device_images import made_by, write_samples
@@ -76,12 +76,12 @@ def require_decodable(name: str, *, codec: str | None, transform: ImageTransform
     if to_host:
         raise DecoderError(
             f"decoder {name!r} decodes onto the device that batches go to, and device='cpu' is host memory; use "
-            f"device='cuda' (in commands --destination gpu, --accelerator cuda), or decoder auto or simplejpeg"
+            f"device='cuda' (in commands --destination gpu, --accelerator cuda), or decoder {BY_THREADS}"
         )
     if not isinstance(transform, NormalisedTransform) or not transform.made_there:
         raise DecoderError(
             f"decoder {name!r} makes samples of one size on the device: give transform=ImageNetTrain(...) or "
-            f"ImageNetValidation(...) of iobench.loaders.transforms, or decoder auto or simplejpeg"
+            f"ImageNetValidation(...) of iobench.loaders.transforms, or decoder {BY_THREADS}"
         )
 
 

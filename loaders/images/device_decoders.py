@@ -5,7 +5,7 @@
 
 Both have a CPU backend, which is their twin on machines without a GPU.  `auto` takes nvImageCodec where it is
 installed, else DALI.  A set's decoder is one of these only where that is asked for by name (device_batch.py); its own
-`auto` stays with reader threads and simplejpeg (decoders.py).
+`auto` stays with reader threads (decoders.py).
 """
 
 from __future__ import annotations

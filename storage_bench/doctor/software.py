@@ -1,4 +1,4 @@
-"""The software: Python, torch, DALI, Horovod and what it was built with.  Looked up, never imported."""
+"""The software: Python, torch, DALI, Horovod and what it was built with.  Looked up, the heavy ones never imported."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def torch(_path: Path) -> Seen:
     told = "".join(text_of(Path(folder) / "version.py") or "" for folder in _folders("torch"))
     built = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)", told, re.MULTILINE)
     return Seen(True, f"version {version}, built for {f'CUDA {built[1]}' if built else 'the CPU alone'}")
+
+
+def jpeg_regions(_path: Path) -> Seen:
+    """Whether the compiled part is there that decodes only what a crop needs."""
+    from ...loaders.images.regions import why_missing
+
+    missing = why_missing()
+    if missing is None:
+        return Seen(True, "decoder libjpeg-turbo makes no more pixels than a crop needs")
+    reason, _, advice = missing.partition("; ")
+    return Seen(False, f"{reason}: whole images are decoded", advice)
 
 
 def horovod(_path: Path) -> Seen:
@@ -81,6 +92,7 @@ SUBJECT = Subject(
         "torch": torch,
         "numpy": _package("numpy", "pip install iobench"),
         "DALI": _package("DALI", "install iobench with its extra `gpu`", distributions=DALI),
+        "JPEG crops": jpeg_regions,
         "obstore": _package("obstore", "install iobench with its extra `s3`"),
         "ranks (horovod)": horovod,
     },

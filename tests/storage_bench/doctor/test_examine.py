@@ -8,7 +8,7 @@ from iobench.loaders.engines.readers import direct_refused
 from iobench.storage_bench.doctor import examine
 
 GROUPS = {
-    "software": {"python", "torch", "numpy", "DALI", "obstore", "ranks (horovod)"},
+    "software": {"python", "torch", "numpy", "DALI", "JPEG crops", "obstore", "ranks (horovod)"},
     "gpu": {"driver", "GPU", "CUDA", "kvikio", "cuFile", "cuFile configuration", "nvidia-fs", "P2PDMA"},
     "storage": {
         "file system",
