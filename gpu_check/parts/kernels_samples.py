@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -67,9 +68,11 @@ def sample_work(device: str, *, count: int, side: int) -> SampleWork:
     random = torch.Generator().manual_seed(11)
     transform = ImageNetTrain(side, dtype=torch.bfloat16)
     numbers = uniforms(11, 0, np.arange(count), transform.num_numbers).tolist()
-    sizes = [tuple(length * side // SIDE for length in SIZES[each % len(SIZES)]) for each in range(count)]
-    pixels = [torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=random).to(device) for size in sizes]
-    cuts = [transform.cut(*size, mine) for size, mine in zip(sizes, numbers, strict=True)]
+    pixels, cuts = [], []
+    for (height, width), mine in zip(islice(cycle(SIZES), count), numbers, strict=True):
+        shape = (height * side // SIDE, width * side // SIDE, 3)
+        pixels.append(torch.randint(0, 256, shape, dtype=torch.uint8, generator=random).to(device))
+        cuts.append(transform.cut(*shape[:2], mine))
     out = torch.empty((count, *transform.shape), dtype=transform.dtype, device=device)
     return SampleWork(pixels, cuts, transform, out)
 
