@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import errno
 import glob
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar, overload
 
+from .description import check_description, read_description
 from .formats.image_files import is_image_name
 from .formats.image_index import open_image_folder
 from .formats.npz import NPZ_SUFFIX
@@ -83,7 +83,8 @@ def _local(source: str | Path) -> Sequence[Path]:
 def find_image_folder(source: ShardSource) -> Path | None:
     """The image folder that `source` is, or None: a folder that holds folders and no shard.
 
-    ShardSetError where images lie beside the folders: they would have no class; or where a conversion is not finished.
+    ShardSetError where images lie beside the folders: they would have no class; where the folders hold shards; or where
+    a conversion is not finished.
     """
     if not isinstance(source, str | Path) or is_remote(source) or not Path(source).is_dir():
         return None
@@ -97,7 +98,24 @@ def find_image_folder(source: ShardSource) -> Path | None:
             f"{Path(source) / strays[0]}: an image beside folders of images, so that it has no class; put it into one "
             f"of them, or move it elsewhere"
         )
+    first = Path(source) / min(name for name, is_folder in folders.items() if is_folder)
+    if _holds_shards(first):
+        raise ShardSetError(
+            f"{source}: no shards in this folder, but in folders of its own; name one of them, as {first}, or their "
+            f"shards by a glob in quotes: '{source}/*/*'"
+        )
     return Path(source)
+
+
+def _holds_shards(folder: Path) -> bool:
+    """Whether there is a shard and no image right in a folder."""
+    found = False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_image_name(entry.name):
+                return False
+            found = found or is_shard_name(entry.name)
+    return found
 
 
 def _listed(source: Sequence[str | ShardPath]) -> list[Path] | list[RemotePath]:
@@ -119,7 +137,7 @@ def _remote(address: str) -> list[RemotePath]:
     shards = remote_shards(address)
     if description := read_beside(shards[0], DESCRIPTION_NAME):
         present = {path.name: stat.size_bytes for path, stat in zip(shards, stat_objects(shards), strict=True)}
-        _check_description(shards[0].folder, description, present)
+        check_description(shards[0].folder, description, present)
     return shards
 
 
@@ -204,45 +222,23 @@ def _folder_shards(folder: Path) -> list[Path]:
                 )
             raise ShardFormatError(
                 f"{entry}: {kind} that is no shard ({', '.join(SHARD_SUFFIXES)}); move it out of the data folder, "
-                f"or name the shards with a glob"
+                f"or name the shards by a glob in quotes: '{folder}/{_usual_glob(shards)}'"
             )
     if not shards:
         raise ShardSetError(f"{folder}: no shards in this folder; make some with `iobench generate {folder}`")
     if (folder / DESCRIPTION_NAME).is_file():
         present = {path.name: path.stat().st_size for path in shards}
-        _check_description(folder, _read(folder / DESCRIPTION_NAME), present)
+        check_description(folder, read_description(folder / DESCRIPTION_NAME), present)
     return _of_one_format(shards)
+
+
+def _usual_glob(entries: Sequence[Path]) -> str:
+    """What matches the names of the first shard's kind."""
+    named = (f"*{suffix}" for entry in entries for suffix in SHARD_SUFFIXES if entry.name.endswith(suffix))
+    numbered = "*-of-*" if any(_NUMBERED.search(entry.name) for entry in entries) else f"*{SHARD_SUFFIXES[0]}"
+    return next(named, numbered)
 
 
 def is_shard_name(name: str) -> bool:
     """Whether a file of this name in a data folder is a shard."""
     return name.endswith(SHARD_SUFFIXES) or _NUMBERED.search(name) is not None
-
-
-def _read(description: Path) -> bytes:
-    try:
-        return description.read_bytes()
-    except OSError as error:
-        raise ShardFormatError(f"{description}: cannot be read ({error.strerror}); generate the data again") from error
-
-
-def _check_description(folder: Path | str, text: bytes, present: Mapping[str, int]) -> None:
-    """The shards dataset.json promises must be there, whole, and no others; `present` are sizes by name."""
-    try:
-        promised = {str(row["name"]): int(row["bytes"]) for row in json.loads(text)["shards"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ShardFormatError(
-            f"{folder}/{DESCRIPTION_NAME}: not a data set's description ({error}); generate the data again"
-        ) from error
-    if foreign := sorted(present.keys() - promised.keys()):
-        raise ShardFormatError(
-            f"{folder}/{foreign[0]}: not one of the shards {DESCRIPTION_NAME} names; move it elsewhere"
-        )
-    for name, size in promised.items():
-        if name not in present:
-            raise ShardFormatError(f"{folder}/{name}: missing, though {DESCRIPTION_NAME} names it; copy it again")
-        if present[name] != size:
-            raise ShardFormatError(
-                f"{folder}/{name}: {present[name]} bytes, but {DESCRIPTION_NAME} says {size}: "
-                f"truncated or changed; copy or generate it again"
-            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,8 @@ def data_files(path: Path) -> list[DataFile]:
     A folder that holds shards must hold nothing else, as everywhere; any other folder may hold anything.
     """
     if not path.exists():
+        if glob.has_magic(str(path)):
+            raise WorkloadError(f"{path}: a glob, where storage is measured on a folder or a file; name {path.parent}")
         raise WorkloadError(f"{path}: no such file or folder; make data with `iobench generate {path}`")
     if path.is_dir():
         found: Sequence[Path] = sorted(
@@ -118,7 +121,7 @@ def data_files(path: Path) -> list[DataFile]:
     files = [DataFile(entry, entry.stat().st_size) for entry in found]
     files = [file for file in files if file.size_bytes]
     if not files and find_image_folder(path) is not None:
-        raise WorkloadError(
+        raise WorkloadUsageError(
             f"{path}: folders of images, files too small to measure storage with; see how they are read with `iobench "
             f"load {path}`, or write shards with `iobench convert {path} DST --format tfrecord-jpeg`"
         )

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def test_a_pipe_or_folder_is_never_opened_as_a_shard(known, tmp_path, name, way)
         find_shards(source)
     assert str(path) in str(caught.value) or "*" in str(caught.value)
     assert caught.value.exit_status == 4
+
+
+def test_a_folder_of_folders_of_shards_says_which_to_name(known, tmp_path):
+    (tmp_path / "all").mkdir()
+    known.folder.rename(tmp_path / "all" / "train")
+    with pytest.raises(ShardSetError, match=r"all: no shards in this folder, .* as \S+/all/train, or"):
+        ShardSet.open(tmp_path / "all")
+    glob = f"{tmp_path}/all/*/*"
+    with pytest.raises(ShardSetError, match=re.escape(f"in quotes: '{glob}'")):
+        find_shards(tmp_path / "all")
+    assert len(find_shards(glob)) == len(find_shards(tmp_path / "all" / "train"))
 
 
 def test_text_named_as_a_shard_is_told_from_a_damaged_one(known):

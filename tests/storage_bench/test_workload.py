@@ -31,6 +31,8 @@ def test_where_there_is_nothing_to_read_the_way_out_is_named(tmp_path):
     for name in ("missing", "empty", "nothing"):
         with pytest.raises(WorkloadError, match="iobench generate"):
             data_files(tmp_path / name)
+    with pytest.raises(WorkloadError, match=r"\*\.tfrecord: a glob, .*; name .*/empty$"):
+        data_files(tmp_path / "empty" / "*.tfrecord")
     with pytest.raises(WorkloadError, match="pipe"):
         data_files(tmp_path / "pipe")
 
