@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ..gpu_check import CheckOutcome
 
 DATA = Path("iobench-data/gpu-check")
-RESULTS = {True: "met", False: "missed", None: "not decided"}
 
 
 @app.command(name="gpu-check")
@@ -42,23 +41,31 @@ def gpu_check(
 
 
 def show_check(outcome: CheckOutcome) -> None:
-    """A row for each part and each requirement, and where the rest is."""
+    """A row for each part, the tables of parts, each figure beside what is asked of it, and where the rest is."""
     rows = [(each.part.name, each.ended.ending, f"{each.seconds:.1f}", each.sentence) for each in outcome.parts]
     table(("part", "how it ended", "s", "what it says"), rows, title=f"GPU check ({outcome.device})")
-    required = [
-        (
-            item.text,
-            "-" if item.measured is None else f"{item.measured:.3f}",
-            f"{item.required:g}",
-            RESULTS[item.passed],
-        )
-        for each in outcome.parts
-        for item in each.requirements
+    for each in outcome.parts:
+        if each.table is not None:
+            table(each.table["columns"], each.table["rows"], title=each.table["title"])
+    asked = [
+        (row["text"], _figure(row), f"{row['bound']} {row['required']:g}", row["outcome"], _why(row))
+        for row in outcome.asked
+        if row["part"] in {each.part.name for each in outcome.parts}
     ]
-    if required:
-        table(("requirement", "measured", "required", ""), required)
+    if asked:
+        table(("figure", "measured", "asked", "outcome", ""), asked, title="What is asked of a GPU and what feeds it")
     say(f"records and report: {outcome.folder}; {outcome.result}, {outcome.seconds:.0f} s")
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _figure(row: dict[str, Any]) -> str:
+    """The value, and in brackets the interval that decides."""
+    if row["measured"] is None:
+        return "-"
+    interval = "" if row["ci95"] is None else " ({:.3f} to {:.3f})".format(*row["ci95"])
+    return f"{row['measured']:.3f}{interval}"
+
+
+def _why(row: dict[str, Any]) -> str:
+    """Why there is no figure; of a part that was skipped its own row says more."""
+    reason = str(row["reason"] or "") if row["outcome"] == "not measured" else ""
+    return reason.split(": ")[0] if reason.startswith("part ") else reason

@@ -13,6 +13,16 @@ from collections.abc import Sequence
 from .part import Part
 
 
+def plan(parts: Sequence[Part], left_s: float) -> list[float | None]:
+    """Seconds of each part, should each take what it is given; None of those that are left out."""
+    given: list[float | None] = []
+    for number in range(len(parts)):
+        seconds = share(parts[number:], left_s)
+        given.append(seconds)
+        left_s -= seconds or 0.0
+    return given
+
+
 def share(parts: Sequence[Part], left_s: float) -> float | None:
     """Seconds for the first of the parts that are still to come; None where it does not fit at all.
 

@@ -15,6 +15,9 @@ from ..results.record import Outcome, RunRecord, Verdict, new_run_id, utc_now, w
 from ..storage_bench.launching.rank_process import die_with, name_process
 from .part import Bench, Findings, Part, PartSkippedError
 from .parts import PARTS, run_of
+from .process import ENVIRONMENT, Ended
+
+INVALID = 3
 
 
 def main(folder: Path, parent: int) -> int:
@@ -25,14 +28,19 @@ def main(folder: Path, parent: int) -> int:
     name_process(f"gpu-{part.name}")
     try:
         run(part, _bench_of(task["bench"]))
-        ended = {"ending": "done", "reason": ""}
+        ended = Ended("done")
     except PartSkippedError as error:
-        ended = {"ending": "skipped", "reason": str(error)}
+        ended = Ended("skipped", str(error))
     except Exception as error:
         traceback.print_exc()
-        ended = {"ending": "failed", "reason": f"{type(error).__name__}: {error}".split("\n")[0]}
-    write_whole(folder / "ended.json", json.dumps(ended))
+        ended = Ended("failed", f"{type(error).__name__}: {error}".split("\n")[0], status_of(error))
+    write_whole(folder / "ended.json", json.dumps(ended._asdict()))
     return 0
+
+
+def status_of(error: Exception) -> int:
+    """3 of an error that says so, a measurement that is not valid; else 4: a part is asked for by us, never wrongly."""
+    return INVALID if getattr(error, "exit_status", None) == INVALID else ENVIRONMENT
 
 
 def run(part: Part, bench: Bench) -> None:
@@ -60,6 +68,7 @@ def record_of(
             "title": part.title,
             "device": bench.label,
             "sentence": found.sentence,
+            "unmeasured": dict(found.unmeasured),
             **found.workload,
         },
         environment=environment,

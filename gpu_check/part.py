@@ -55,6 +55,11 @@ class Bench:
         return self.device == "cpu"
 
     @property
+    def judged(self) -> bool:
+        """Whether figures are held to what is asked: the twin's say nothing of a GPU."""
+        return not self.twin
+
+    @property
     def label(self) -> str:
         """What points and tables call the device."""
         return TWIN if self.twin else self.device
@@ -66,7 +71,10 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a part has found so far: points, their headline, requirements, one sentence, and what must be said."""
+    """What a part has found so far: points, their headline, requirements, one sentence, and what must be said.
+
+    `unmeasured` are figures that are asked for and cannot be measured here, by their names, and why.
+    """
 
     points: tuple[Point, ...] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -74,6 +82,7 @@ class Findings:
     sentence: str = ""
     warnings: tuple[str, ...] = ()
     workload: Mapping[str, Any] = field(default_factory=dict)
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
 
 Run = Callable[[Bench], Iterator[Findings]]
@@ -112,31 +121,6 @@ def is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of a package inside one that is not there
         return False
-
-
-def at_least(name: str, text: str, required: float, measured: Metric, bench: Bench) -> tuple[Requirement, ...]:
-    """`measured` must be at least `required`, and its interval decides; of the twin nothing is required."""
-    return _judged(name, text, required, measured, bench, above=True)
-
-
-def at_most(name: str, text: str, required: float, measured: Metric, bench: Bench) -> tuple[Requirement, ...]:
-    """`measured` must be at most `required`, and its interval decides; of the twin nothing is required."""
-    return _judged(name, text, required, measured, bench, above=False)
-
-
-def _judged(
-    name: str, text: str, required: float, measured: Metric, bench: Bench, *, above: bool
-) -> tuple[Requirement, ...]:
-    if bench.twin:
-        return ()
-    passed = None
-    if measured.value is not None:
-        low, high = measured.ci95 or (measured.value, measured.value)
-        met, missed = (low >= required, high < required) if above else (high <= required, low > required)
-        passed = True if met else False if missed else None
-    unit = "" if measured.unit in ("fraction", "ours/theirs") else measured.unit
-    found = Requirement(name=name, text=text, required=required, measured=measured.value, unit=unit, passed=passed)
-    return (found,)
 
 
 def parts_named(names: Sequence[str], parts: Sequence[Part]) -> tuple[Part, ...]:

@@ -21,15 +21,17 @@ from typing import Literal, NamedTuple
 from .part import Bench, Part
 
 LOG_LINES = 4
+ENVIRONMENT = 4  # the exit status of what has none of its own
 TWIN_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # tiny tensors: threads would wait for each other
 Ending = Literal["done", "skipped", "failed", "cut off"]
 
 
 class Ended(NamedTuple):
-    """How a part ended, and why where it is not done."""
+    """How a part ended, and why where it is not done; a part that failed has the exit status of its error, 3 or 4."""
 
     ending: Ending
     reason: str = ""
+    exit_status: int = 0
 
 
 def run_part(part: Part, bench: Bench, *, limit_s: float) -> Ended:
@@ -66,9 +68,9 @@ def _process(bench: Bench, log: int) -> Iterator[subprocess.Popen[bytes]]:
 def _told(folder: Path, status: int) -> Ended:
     try:
         told = json.loads((folder / "ended.json").read_text(encoding="utf-8"))
-        return Ended(told["ending"], told["reason"])
+        return Ended(told["ending"], told["reason"], told["exit_status"])
     except (OSError, ValueError):
         lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         last = " | ".join([line.strip() for line in lines if line.strip()][-LOG_LINES:])
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        return Ended("failed", f"its process {how}{': ' if last else ''}{last}")
+        return Ended("failed", f"its process {how}{': ' if last else ''}{last}", ENVIRONMENT)

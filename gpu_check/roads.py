@@ -132,6 +132,11 @@ class OurRoad:
                 yield images if self._there else self._landing(images)
                 del images
 
+    @property
+    def delivered_bytes(self) -> int:
+        """What read calls returned so far, or who reads in their place."""
+        return int(self._set.reader.delivered_bytes)
+
     def evidence(self) -> RouteEvidence:
         """Which way the bytes took, by what counters saw since this road was opened."""
         found: RouteEvidence = self._loader.evidence()

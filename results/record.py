@@ -137,7 +137,10 @@ class Point(Model):
 
 
 class Requirement(Model):
-    """One condition of a verdict; `passed` is null where the data do not decide it."""
+    """One condition of a verdict; `passed` is null where the data do not decide it.
+
+    `ci95` is the interval that decided, where one did; without a measured value `reason` may say why there is none.
+    """
 
     name: str
     text: str
@@ -145,6 +148,8 @@ class Requirement(Model):
     measured: float | None
     unit: str
     passed: bool | None
+    ci95: tuple[float, float] | None = None
+    reason: str | None = None
 
 
 class Verdict(Model):

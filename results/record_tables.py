@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from .facts import fact_text, head_of
 from .labels import labels_of
-from .quantities import COUNTS, NOT_MEASURED, amount, counted, number, percent
+from .quantities import COUNTS, NOT_MEASURED, amount, counted, interval_text, number, percent
+from .record import Metric
 from .tables import (
     MOST_RANKS,
     MOST_ROWS,
@@ -24,7 +25,7 @@ from .wording import metric_label, points_of, stage_of, unit_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .record import Metric, Point, RankReport, ReadPath, RunRecord
+    from .record import Point, RankReport, ReadPath, Requirement, RunRecord
 
 COUNTER_CLASSES = {
     "exact": "exact",
@@ -50,7 +51,7 @@ def requirement_table(record: RunRecord) -> Table | None:
         "Requirements",
         (
             text_column("requirement", [item.text for item in requirements]),
-            text_column("measured", [_bare(item.measured, item.unit) for item in requirements], numeric=True),
+            text_column("measured", [_with_interval(item) for item in requirements], numeric=True),
             text_column("required", [_bare(item.required, item.unit) for item in requirements], numeric=True),
             Column("result", tuple(words[item.passed] for item in requirements)),
         ),
@@ -234,6 +235,13 @@ def _ratio(value: float | None) -> str:
 
 def _size(num_bytes: int | None) -> str:
     return NOT_MEASURED if num_bytes is None else amount(num_bytes, "bytes")
+
+
+def _with_interval(item: Requirement) -> str:
+    measured = _bare(item.measured, item.unit)
+    if item.measured is None or item.ci95 is None:
+        return f"{measured}: {item.reason}" if item.reason else measured
+    return f"{measured} ({interval_text(Metric(value=item.measured, unit=item.unit, ci95=item.ci95))})"
 
 
 def _bare(value: float | None, unit: str) -> str:

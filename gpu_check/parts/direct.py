@@ -10,4 +10,4 @@ from .storage import compare
 
 def run(bench: Bench) -> Iterator[Findings]:
     """Rates of the bare loop and of our loader with O_DIRECT; nothing is required of them."""
-    return compare(bench, ("direct",), required=None)
+    return compare(bench, "direct", required=None)

@@ -13,4 +13,4 @@ from .storage import compare
 
 def run(bench: Bench) -> Iterator[Findings]:
     """Rates of the bare loop and of our loader with kvikio; nothing is required of them."""
-    return compare(bench, ("kvikio",), required=None)
+    return compare(bench, "kvikio", required=None)

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from ...loaders.stall import StallMeter
 from ...results.record import Metric, Point
 from ...results.stats import summarise
+from ..asked import asked
 from ..device import Device
-from ..part import Bench, Findings, at_most
+from ..part import Bench, Findings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCKS = 8
-REQUIRED = 0.02
 
 
 @dataclass(slots=True)
@@ -116,7 +116,6 @@ def _findings(errors: list[float], waits: list[float], delay_s: float, step_s: f
     metrics: dict[str, Metric] = {"gpu_data_wait_s" if not bench.twin else "data_wait_s": summarise(waits, unit="s")}
     metrics["meter_error"] = error
     params = {"stage": "stall", "delay_s": round(delay_s, 6), "step_s": round(step_s, 6)}
-    text = "the meter's wait, away from the injected one"
     sentence = f"a delay of {delay_s * 1e3:.1f} ms before steps of {step_s * 1e3:.1f} ms: off by {error.value or 0:.1%}"
-    requirements = at_most("stall_of_injected_delay", text, REQUIRED, error, bench)
+    requirements = asked("stall_of_injected_delay").judge(error, bench)
     return Findings((Point(params=params, metrics=metrics),), metrics, requirements, sentence)

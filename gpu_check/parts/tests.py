@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...results.record import Metric, Point
-from ..part import Bench, Findings, PartSkippedError, at_most
+from ..asked import asked
+from ..part import Bench, Findings, PartSkippedError
 
 ROOT = Path(__file__).parents[2]
 MARK = "mark.gpu"
@@ -77,7 +78,7 @@ def _findings(points: list[Point], failed: list[str], bench: Bench) -> Findings:
     passed, broken, skipped = (
         int(last.metrics[f"tests_{ending}"].value or 0) for ending in ("passed", "failed", "skipped")
     )
-    requirements = at_most("tests", "tests that failed", 0, last.metrics["tests_failed"], bench)
+    requirements = asked("tests").judge(last.metrics["tests_failed"], bench)
     sentence = f"{passed} passed, {broken} failed, {skipped} skipped"
     return Findings(
         tuple(points), dict(last.metrics), requirements, sentence, tuple(f"failed: {name}" for name in failed)

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from iobench.gpu_check.child import status_of
+from iobench.gpu_check.job import START_S, CheckOutcome, PartOutcome, planned_seconds
 from iobench.gpu_check.machine import what_is_missing
-from iobench.gpu_check.part import Bench, Part, parts_named
+from iobench.gpu_check.part import Bench, GpuCheckError, Part, PartSkippedError, parts_named
 from iobench.gpu_check.parts import PARTS
-from iobench.gpu_check.process import run_part
+from iobench.gpu_check.process import Ended, run_part
+from iobench.gpu_check.roads import RoadGoneError
 from iobench.results.record import read_record
 
 
@@ -97,6 +100,58 @@ def test_a_part_that_fails_says_how_and_leaves_nothing_running(tmp_path, page_se
     assert ended.ending == "failed"
     assert "status 1" in ended.reason
     assert "StopIteration" in ended.reason
+
+
+def test_a_part_that_raises_keeps_its_error_in_its_record_and_takes_no_other_along(check, tmp_path):
+    """Shards of the user's own that are damaged: what reads them fails, what does not is measured."""
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    (tmp_path / "data" / "raw" / "one.tfrecord").write_bytes(b"not a record at all, and no length that fits" * 100)
+    done = check("--twin", "--parts", "storage,copies", "--minutes", "1", "--data", "data", "--out", "out", "--json")
+    document = json.loads(done.stdout)
+    storage, copies = document["parts"]
+    assert (storage["ending"], copies["ending"]) == ("failed", "done")
+    assert (done.returncode, document["result"], storage["exit_status"]) == (4, "failed", 4)
+    record = read_record(tmp_path / "out" / "storage")
+    error = record.workload["error"]
+    assert (error["ending"], error["exit_status"]) == ("failed", 4)
+    assert error["reason"] == storage["reason"]
+    assert "one.tfrecord" in error["reason"]
+    assert record.warnings == (f"failed: {storage['reason']}",)
+    assert "one.tfrecord" in (tmp_path / "out" / "report.html").read_text()
+    (figure,) = [row for row in document["asked"] if row["name"] == "storage_to_gpu"]
+    assert figure["outcome"] == "not measured"
+    assert figure["reason"].startswith("part storage failed: ")
+
+
+def test_an_error_of_a_measurement_that_is_not_valid_has_status_3_and_any_other_4():
+    assert [status_of(error) for error in (RoadGoneError("x"), PartSkippedError("x"), GpuCheckError("x"))] == [3, 4, 4]
+    assert [status_of(error) for error in (OSError("x"), KeyError("x"))] == [4, 4]
+
+
+def outcome(name, ending, status=0):
+    (part,) = parts_named([name], PARTS)
+    return PartOutcome(part, Ended(ending, "why", status), 1.0, Path())
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "result", "status"),
+    [
+        ([("storage", "done", 0), ("stall", "skipped", 0)], "done", 0),
+        ([("storage", "cut off", 0), ("stall", "done", 0)], "not decided", 3),
+        ([("storage", "failed", 3), ("stall", "done", 0)], "failed", 3),
+        ([("storage", "failed", 3), ("stall", "failed", 4)], "failed", 4),
+    ],
+)
+def test_the_checks_status_is_that_of_its_worst_part(outcomes, result, status):
+    found = CheckOutcome("cuda", tuple(outcome(*each) for each in outcomes), Path(), 1.0, {})
+    assert (found.result, found.exit_status) == (result, status)
+
+
+def test_the_plan_gives_each_part_its_seconds_and_names_those_there_is_no_time_for():
+    parts = parts_named(["routes", "storage", "infer"], PARTS)
+    assert list(planned_seconds(parts, 600).values()) == [part.seconds for part in parts]
+    short = planned_seconds(parts, 2 * START_S + parts[0].least_s + parts[1].least_s)
+    assert short == {"routes": parts[0].least_s, "storage": parts[1].least_s, "infer": None}
 
 
 @pytest.mark.slow

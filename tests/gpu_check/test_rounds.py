@@ -6,9 +6,7 @@ import pytest
 
 from iobench.gpu_check.bare import BareLoop
 from iobench.gpu_check.device import Device
-from iobench.gpu_check.part import TWIN, Bench, at_least, at_most
 from iobench.gpu_check.rounds import ratio, rounds
-from iobench.results.record import Metric
 
 
 def test_every_round_has_one_block_of_each_and_the_first_of_all_is_not_counted():
@@ -42,29 +40,6 @@ def test_a_ratio_is_of_pairs():
     assert found.n == 2
     assert ratio([3.0], [2.0]).value == 1.5
     assert ratio([3.0], [2.0]).ci95 is None
-
-
-def bench(device, tmp_path):
-    return Bench(device, tmp_path, tmp_path, tmp_path, 1.0, 2)
-
-
-def over(low, high):
-    return Metric(value=(low + high) / 2, unit="ours/theirs", ci95=(low, high), n=8)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "least", "most"), [(1.1, 1.3, True, False), (0.7, 0.9, False, True), (0.9, 1.1, None, None)]
-)
-def test_a_whole_interval_decides_and_a_wide_one_does_not(low, high, least, most, tmp_path):
-    on_gpu = bench("cuda", tmp_path)
-    assert [each.passed for each in at_least("x", "x", 1.0, over(low, high), on_gpu)] == [least]
-    assert [each.passed for each in at_most("x", "x", 1.0, over(low, high), on_gpu)] == [most]
-
-
-def test_nothing_is_required_of_the_twin(tmp_path):
-    twin = bench("cpu", tmp_path)
-    assert twin.label == TWIN
-    assert at_least("x", "x", 1.0, over(0.1, 0.2), twin) == ()
 
 
 def test_a_block_has_one_read_at_least_however_short_it_is(page_set):
