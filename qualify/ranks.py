@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..loaders.discovery import find_shards
+from ..results.fed import Fed, predict_utilisation, rate_between
 from ..results.record import Point
-from ..results.verdict import Fed, predict_utilisation, rate_between
 from ..storage_bench.choice import choose_engine
 from ..storage_bench.staging import StageResult
 from ..training_bench.fed import fed_by_ranks
@@ -57,9 +57,9 @@ def run_ranks(run: Run, predicted: Fed, staged: StageResult | None) -> Fed:
     _launch(run, replace(launch, budget_s=max(run.left_s, run.reserved_s)))
     for _ in range(MORE_LAUNCHES):
         fed = fed_by_ranks(run.points, threshold=run.config.threshold)
-        if (find := next_search(run, fed, centre)) is None:
+        if (more := next_search(run, fed, centre)) is None:
             break
-        launch = _make_run(run, find, (), None)
+        launch = _make_run(run, more, (), None)
         if expected_seconds(launch) + START_S > run.left_s:
             break
         _launch(run, launch)
