@@ -13,7 +13,7 @@ import typer
 
 from ..results.legible import legible_values
 from ..terminal import say
-from .options import ENVIRONMENT, INVALID
+from .options import ENVIRONMENT, INVALID, USAGE
 from .points import show_points
 from .verdicts import show_verdict
 
@@ -41,7 +41,7 @@ class Journal:
         for data in (path, *also) if isinstance(path, Path) else also:
             if self._joins(data):
                 text = f"{self._folder}: the run's folder would lie among the data in {data}; give another --out"
-                raise OutputError(text)
+                raise OutputUsageError(text)
         made = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
         probe = self._folder / ".iobench-probe.tmp"
         try:
@@ -172,6 +172,12 @@ class OutputError(OSError):
     """The run's folder cannot be written."""
 
     exit_status = ENVIRONMENT
+
+
+class OutputUsageError(OutputError):
+    """The run's folder is named where it may not be."""
+
+    exit_status = USAGE
 
 
 def command_line() -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from ..results.stats import ratio_interval
 from .limits import require_room_to_warm
 from .road_process import RoadProcess, RoadProcessError, end_all
 from .road_server import Consumer, RoadBlock
-from .workload import PageCache, WorkloadError
+from .workload import PageCache, WorkloadError, WorkloadUsageError
 
 RAMP_SHARE = 0.2
 COLD_RAMPS = 4  # in one pass; with fewer a cold block is mostly ramp
@@ -123,9 +123,9 @@ def open_contest(path: Path, options: RoadOptions, *, consumer: Consumer, second
     """Find and index the shards; WorkloadError where they are too few for cold blocks, or too many for warm ones."""
     paths, index = open_index(path)
     if index.layout.ragged and not options.transform:
-        raise WorkloadError(f"{path}: samples of unequal size are read by our loader alone; leave --peers out")
+        raise WorkloadUsageError(f"{path}: samples of unequal size are read by our loader alone; leave --peers out")
     if isinstance(paths, ImageFiles):
-        raise WorkloadError(
+        raise WorkloadUsageError(
             f"{path}: folders of images are read by our loader alone; leave --peers out, or compare over shards of "
             f"them (`iobench convert {path} DST --format tfrecord-jpeg`)"
         )

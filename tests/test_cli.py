@@ -192,7 +192,7 @@ def test_a_run_is_not_written_among_the_data(iobench, small_set, monkeypatch):
     before = sorted(small_set.iterdir())
     for out in (small_set, small_set / "runs"):
         done = iobench("storage", small_set, "--out", out)
-        assert done.status == 4
+        assert done.status == 2
         assert "among the data" in done.message
     monkeypatch.chdir(small_set)
     assert "among the data" in iobench("qualify", ".").message
@@ -203,6 +203,16 @@ def test_a_run_may_be_written_below_a_folder_that_lies_beside_the_files_measured
     Path("any.bin").write_bytes(os.urandom(1 << 16))
     Path("work").mkdir()
     assert iobench(*short("storage", "."), "--out", "work/run").status == 0
+
+
+def test_an_image_folder_is_not_given_a_shape_nor_measured_as_a_storage_that_is_wrong_usage(iobench, tmp_path):
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "images" / "cats" / "1.jpg").write_bytes(b"a cat")
+    for words in (("load", "--shape", "2,2,3"), ("index", "--dtype", "uint8"), ("load", "--peers", "torch")):
+        done = iobench(words[0], tmp_path / "images", *words[1:])
+        assert (done.status, "leave" in done.message) == (2, True), done.message
+    done = iobench("storage", tmp_path / "images")
+    assert (done.status, "iobench convert" in done.message) == (2, True), done.message
 
 
 def test_without_a_home_the_local_folder_must_be_named(iobench, small_set, monkeypatch):

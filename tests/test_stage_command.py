@@ -78,8 +78,23 @@ def test_wrong_usage_is_exit_2_and_names_the_word(stage, words, named):
 
 def test_a_run_is_not_written_among_the_copies(stage, page_set, tmp_path):
     done = stage(page_set.folder, tmp_path / "copy", "--out", tmp_path / "copy" / "run", "--no-compare")
-    assert done.status == 4
+    assert done.status == 2
     assert "among the data" in done.document["error"]["message"]
+    assert not (tmp_path / "copy").exists()
+
+
+def test_where_another_set_or_images_are_nothing_is_copied_and_images_are_not_staged_that_is_wrong_usage(
+    stage, page_set, odd_set, tmp_path
+):
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "images" / "cats" / "1.jpg").write_bytes(b"a cat")
+    for source, target in ((page_set.folder, odd_set.folder), (page_set.folder, tmp_path / "images")):
+        done = stage(source, target, "--no-compare")
+        assert done.status == 2
+        assert "name another folder" in done.document["error"]["message"]
+    done = stage(tmp_path / "images", tmp_path / "copy", "--no-compare")
+    assert done.status == 2
+    assert "iobench convert" in done.document["error"]["message"]
     assert not (tmp_path / "copy").exists()
 
 

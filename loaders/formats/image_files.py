@@ -33,6 +33,12 @@ class ImageFolderError(ValueError):
     exit_status: ClassVar[int] = 4
 
 
+class ImageFolderUsageError(ImageFolderError):
+    """A tree of images is asked to be read as what it is not."""
+
+    exit_status = 2
+
+
 class Folder(NamedTuple):
     """One folder of the tree: its path from the root, its time of change, and the images right in it.
 

@@ -23,7 +23,7 @@ from ..index import INDEX_NAME, index_locations, keep_index, one_builder
 from ..index_file import Arrays, IndexCacheError, read_index_file
 from ..plan import Indices
 from .fields import Fields, Shape, encoding_of
-from .image_files import Folder, ImageFiles, ImageFolderError, find_classes, scan
+from .image_files import Folder, ImageFiles, ImageFolderUsageError, find_classes, scan
 from .ragged import Extents
 from .records import RecordLayout, ShardIndex, ShardStamp, first_records_of
 
@@ -55,10 +55,11 @@ def open_image_folder(
 ) -> tuple[ImageFiles, ShardIndex]:
     """The images of the tree under `root` and their index: a kept one that is still true, unless it is made `anew`.
 
-    `fields` may only ask for bytes as they are (`Fields(opaque=True)`).  Raises ImageFolderError, OSError.
+    `fields` may only ask for bytes as they are (`Fields(opaque=True)`), else ImageFolderUsageError is raised;
+    also ImageFolderError, OSError.
     """
     if fields not in (None, Fields(opaque=True)) or shape is not None or dtype is not None:
-        raise ImageFolderError(
+        raise ImageFolderUsageError(
             f"{root}: an image folder's files say their size, and its folders their label; leave fields, shape and "
             f"dtype out, or take their bytes as they are with fields=Fields(opaque=True)"
         )

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from ...loaders.discovery import SHARD_SUFFIXES, is_shard_name
 from ...loaders.evidence import RouteEvidence
+from ...loaders.formats.image_files import is_image_name
 from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...results.privacy import public_path
 from ...results.record import ColdScope, Metric, Point, WriteError, not_measured, write_whole
@@ -119,7 +120,7 @@ def copy_hop(
 
 
 def check_target(source: Source, target: Path) -> None:
-    """Raise StagingError where the target lies in the source, holds other data, or a shard would have no name there."""
+    """Raise StagingUsageError where the target lies in the source or holds other data, StagingError for odd names."""
     shards = source.shards
     folders = {shard.place.resolve().parent for shard in shards if isinstance(shard.place, Path)}
     if inside := sorted(folders & {target.resolve(), *target.resolve().parents}):
@@ -131,11 +132,18 @@ def check_target(source: Source, target: Path) -> None:
         raise StagingError(f"{odd[0]}: a copy of it would be no shard to anybody; name it {odd[0]}{SHARD_SUFFIXES[0]}")
     if len(set(names)) < len(names):
         raise StagingError(f"two shards of the source are named {max(names, key=names.count)}; stage them one by one")
+    if _holds_images(target):
+        raise StagingUsageError(f"{target}: holds folders of images; name another folder")
     theirs = target / DESCRIPTION_NAME
     if theirs.is_file() and theirs.read_bytes() != source.description:
-        raise StagingError(f"{target}: holds another data set; name another folder, or empty this one")
+        raise StagingUsageError(f"{target}: holds another data set; name another folder, or empty this one")
     if foreign := sorted({path.name for path in target.glob("*") if is_shard_name(path.name)} - set(names)):
-        raise StagingError(f"{target / foreign[0]}: not a shard of {source.name}; name another folder")
+        raise StagingUsageError(f"{target / foreign[0]}: not a shard of {source.name}; name another folder")
+
+
+def _holds_images(target: Path) -> bool:
+    """Whether there are folders with images in them; shards beside them would make their set none to any reader."""
+    return any(is_image_name(path.name) for path in target.glob("*/*"))
 
 
 def missing_bytes(shards: Sequence[SourceShard], target: Path) -> int:

@@ -25,7 +25,7 @@ class StagingError(ValueError):
 
 
 class StagingUsageError(StagingError):
-    """The places named do not make a chain of copies."""
+    """The places named do not make a chain of copies: what is copied, or where it would go."""
 
     exit_status = 2
 

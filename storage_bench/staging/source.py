@@ -18,7 +18,7 @@ from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...loaders.remote import RemotePath, is_remote, local_files
 from ...results.record import ColdScope
 from ..evidence import cold_scope_of
-from .place import StagingError
+from .place import StagingError, StagingUsageError
 from .watch import ColdWatch
 
 
@@ -135,7 +135,7 @@ class LocalSource:
 def open_source(source: str | Path) -> Source:
     """The source under a path, a glob, or an address; raises StagingError, or what finding shards raises."""
     if (root := find_image_folder(source)) is not None:
-        raise StagingError(
+        raise StagingUsageError(
             f"{root}: folders of images, each a file of its own, which are not copied as they are; write shards of "
             f"them with `iobench convert {root} DST --format tfrecord-jpeg`"
         )

@@ -16,7 +16,7 @@ from iobench.loaders import DataLoader, Fields, ShardSet, transforms
 from iobench.loaders.discovery import ShardSetError, find_shards
 from iobench.loaders.engines.choice import EngineError
 from iobench.loaders.engines.readers import MAX_OPEN_FILES, ReadError
-from iobench.loaders.formats.image_files import ImageFiles, ImageFolderError
+from iobench.loaders.formats.image_files import ImageFiles, ImageFolderError, ImageFolderUsageError
 from iobench.loaders.images.decoding import ImageError
 from iobench.loaders.index import INDEX_NAME, ShardFormatError, verify_shards
 from iobench.loaders.opening import open_index
@@ -335,7 +335,7 @@ def test_what_does_not_fit_is_refused(animals):
     with pytest.raises(EngineError, match=r"encoded images \(jpeg\), .* `iobench convert SRC DST --format tensors`"):
         ShardSet.open(animals, engine="kvikio")
     for asked in ({"fields": Fields(label=None)}, {"shape": (2, 2, 3)}, {"dtype": "uint8"}):
-        with pytest.raises(ImageFolderError, match="leave fields, shape and dtype out"):
+        with pytest.raises(ImageFolderUsageError, match="leave fields, shape and dtype out"):
             ShardSet.open(animals, **asked)
     paths, index = open_index(animals)
     with pytest.raises(ShardFormatError, match="there is nothing to verify against"):

@@ -12,9 +12,9 @@ from iobench.loaders.roads.road import RoadOptions
 from iobench.storage_bench.contest import open_contest
 from iobench.storage_bench.load import measure_load
 from iobench.storage_bench.load_setup import LoadConfig
-from iobench.storage_bench.staging.place import StagingError
+from iobench.storage_bench.staging.place import StagingUsageError
 from iobench.storage_bench.staging.source import open_source
-from iobench.storage_bench.workload import WorkloadError, data_files
+from iobench.storage_bench.workload import WorkloadUsageError, data_files
 
 NUM = 24
 
@@ -44,7 +44,9 @@ def test_the_loader_is_measured_on_them(folder):
 
 
 def test_storage_is_not_measured_with_them_unless_there_are_other_files(folder, tmp_path):
-    with pytest.raises(WorkloadError, match=r"folders of images, files too small .* `iobench load .* `iobench convert"):
+    with pytest.raises(
+        WorkloadUsageError, match=r"folders of images, files too small .* `iobench load .* `iobench convert"
+    ):
         data_files(folder)
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "large").write_bytes(b"x" * 5000)
@@ -52,7 +54,7 @@ def test_storage_is_not_measured_with_them_unless_there_are_other_files(folder, 
 
 
 def test_they_are_not_copied_nor_compared(folder):
-    with pytest.raises(StagingError, match=r"folders of images, .* write shards of them with `iobench convert"):
+    with pytest.raises(StagingUsageError, match=r"folders of images, .* write shards of them with `iobench convert"):
         open_source(folder)
-    with pytest.raises(WorkloadError, match=r"folders of images are read by our loader alone; leave --peers out"):
+    with pytest.raises(WorkloadUsageError, match=r"folders of images are read by our loader alone; leave --peers out"):
         open_contest(folder, RoadOptions(transform="train"), consumer="touch", seconds=0.1)

@@ -120,6 +120,6 @@ def test_a_target_that_is_a_file_and_a_run_among_the_data_are_refused(iobench, p
     assert done.status == 2
     assert "is a file" in done.document["error"]["message"]
     done = iobench("convert", page_set.folder, "other", "--format", "tensors", "--out", "other/run")
-    assert done.status == 4
+    assert done.status == 2
     assert "among the data" in done.document["error"]["message"]
     assert [path.name for path in Path().iterdir()] == ["made"]

@@ -310,9 +310,17 @@ def test_a_target_that_holds_another_data_set_is_refused_and_kept(source, odd_se
     stage(odd_set.folder, tmp_path / "bare")
     for folder, rule in (("described", "another data set"), ("bare", "not a shard of")):
         before = names(tmp_path / folder)
-        with pytest.raises(StagingError, match=rule):
+        with pytest.raises(StagingUsageError, match=rule):
             stage(source, tmp_path / folder)
         assert names(tmp_path / folder) == before
+
+
+def test_shards_are_not_copied_among_folders_of_images(source, tmp_path):
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "images" / "cats" / "1.jpg").write_bytes(b"a cat")
+    with pytest.raises(StagingUsageError, match="holds folders of images"):
+        stage(source, tmp_path / "images")
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["cats"]
 
 
 def test_two_shards_of_one_name_are_refused(source, tmp_path, target):
