@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from ..results.break_even import CopyChoice, choose_copy
 from ..results.privacy import public_path
 from ..results.record import Point, new_run_id
-from ..results.verdict import (
-    CopyChoice,
-    choose_copy,
-)
 from ..storage_bench.staging import StageResult, on_same_device, remove_stage, room_for, stage, stage_point
 from ..storage_bench.workload import data_files
 from ..training_bench.summary import find_point

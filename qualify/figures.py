@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..results.break_even import CopyChoice
+from ..results.fed import Fed
 from ..results.record import Metric, Point, not_measured
-from ..results.verdict import CopyChoice, Fed
 from .run import Run
 
 RANK_FIGURES = {

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..results.break_even import CopyChoice
 from ..results.environment import collect
+from ..results.fed import Fed, predict_fed
+from ..results.lasting import Lasting
 from ..results.privacy import public_path, public_text
 from ..results.quantities import counted
 from ..results.record import INVALID_MARK, RunRecord, merge_warnings, new_run_id, utc_now
-from ..results.verdict import (
-    CopyChoice,
-    Fed,
-    Lasting,
-    compose_verdict,
-    judge_requirement,
-    predict_fed,
-)
+from ..results.verdict import compose_verdict, judge_requirement
 from ..storage_bench.accelerators import MODEL_TITLES
 from ..storage_bench.evidence import PROVEN, proof_of, scope_told
 from ..training_bench.fed import fed_by_ranks

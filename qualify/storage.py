@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..results.fed import Fed, predict_fed
 from ..results.record import Metric, Point
-from ..results.verdict import (
-    Fed,
-    predict_fed,
-)
 from ..storage_bench.evidence import doubts
 from ..storage_bench.feeding import candidate_readers, new_rates, pilot_rates
 from ..storage_bench.limits import WARM_RAM_SHARE, ram_bytes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from time import perf_counter
 
+from ..results.lasting import Lasting, judge_lasting
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import DRIFT_BLOCKS, StatisticsError, drift, summarise
-from ..results.verdict import Lasting, judge_lasting
 from ..storage_bench.evidence import doubts
 from ..storage_bench.feeding import reader_point
 from ..storage_bench.sweep.drive import timing_of

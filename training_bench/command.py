@@ -11,9 +11,9 @@ from typing import Any, get_args
 from ..loaders.discovery import find_shards
 from ..loaders.shards import ShardSet
 from ..loaders.traced import MAX_SPANS
+from ..results.fed import Fed
 from ..results.quantities import counted
 from ..results.record import Metric, Point, new_run_id
-from ..results.verdict import Fed
 from ..results.wording import accelerator_name
 from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.choice import choose_engine

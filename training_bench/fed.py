@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..results.fed import Fed, decide_fed, missed_in_spite_of_few_steps, settles
 from ..results.record import Point
-from ..results.verdict import Fed, decide_fed, missed_in_spite_of_few_steps, settles
 from .summary import find_point
 
 FEW_STEPS = "too few steps were counted within the time; allow more (--measure-seconds; of train --seconds)"

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...loaders.remote import is_remote, shown_address
+from ...results.break_even import CopyChoice, choose_copy
 from ...results.privacy import public_path
 from ...results.record import Metric, Point, not_measured
 from ...results.stats import rate_flags, summarise
-from ...results.verdict import CopyChoice, choose_copy
 from ..evidence import doubts, read_path
 from ..limits import WARM_RAM_SHARE, ram_bytes
 from .chain import ChainResult

@@ -7,8 +7,8 @@ from iobench.qualify.data import open_data
 from iobench.qualify.job import reserve_time
 from iobench.qualify.ranks import next_search, required_ranks
 from iobench.qualify.run import Run
+from iobench.results.fed import Fed
 from iobench.results.record import Metric, Point
-from iobench.results.verdict import Fed
 from iobench.storage_bench.accelerators import resolve_accelerator
 from iobench.storage_bench.launching.launch import horovod_available
 

@@ -6,8 +6,10 @@ from iobench.qualify import QualifyConfig
 from iobench.qualify.data import open_data
 from iobench.qualify.run import Run
 from iobench.qualify.sustain import drift_per_hour, sustain
+from iobench.results.fed import Fed
+from iobench.results.lasting import judge_lasting
 from iobench.results.record import Metric, Requirement
-from iobench.results.verdict import Fed, compose_verdict, judge_lasting
+from iobench.results.verdict import compose_verdict
 from iobench.storage_bench.accelerators import resolve_accelerator
 
 
