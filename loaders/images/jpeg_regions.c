@@ -127,7 +127,7 @@ static int decode_region(const unsigned char *data, size_t size, const struct re
             jpeg.destroy(&info);
         return -1;
     }
-    jpeg.create(&info, JPEG_LIB_VERSION, sizeof info);
+    jpeg.create(&info, JPEG_LIB_VERSION, sizeof info); /* anew: a used one lends its tables to an image without any */
     jpeg.mem_src(&info, data, (unsigned long)size);
     start(&info, doubt, region);
     size_t row_bytes = (size_t)info.output_width * SHADES;

@@ -105,6 +105,17 @@ def test_what_libjpeg_turbo_doubts_the_others_judge_of():
         RegionDecoder().decode(data, header, scratch=untouched, region=Crop(0, 0, 90, 75))
 
 
+def test_an_image_without_tables_does_not_take_those_of_the_one_before():
+    data = encoded(40, 30, "420").tobytes()
+    tables = data.index(b"\xff\xdb")
+    without = data[:tables] + data[data.index(b"\xff\xc0") :]
+    assert decoded(np.frombuffer(data, np.uint8), Crop(0, 0, 40, 30)).shape == (40, 30, 3)
+    with pytest.raises(ValueError, match="Quantization table 0x00 was not defined"):
+        regions._compiled().decode(without, untouched(3600), (40, 30, 1), (0, 0, 40, 30))
+    with pytest.raises(BrokenImageError):
+        decoded(np.frombuffer(without, np.uint8), Crop(0, 0, 40, 30))
+
+
 def test_a_header_of_another_image_is_noticed():
     data, other = encoded(90, 75, "420"), encoded(64, 64, "420")
     with pytest.raises(ValueError, match="not the size that its header was read with"):
