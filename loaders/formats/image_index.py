@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..index import INDEX_NAME, index_locations, keep_index, one_builder
+from ..index_cache import INDEX_NAME, index_locations, keep_index, one_builder
 from ..index_file import Arrays, IndexCacheError, read_index_file
 from ..plan import Indices
 from .fields import Fields, Shape, encoding_of
