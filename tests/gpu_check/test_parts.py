@@ -10,7 +10,6 @@ import torch
 from iobench.gpu_check.machine import what_is_missing
 from iobench.gpu_check.part import Bench, PartSkippedError, parts_named
 from iobench.gpu_check.parts import PARTS, run_of
-from iobench.gpu_check.parts.kernels_samples import SamplesWrongError, SampleWork, require_samples, sample_work
 from iobench.gpu_check.parts.storage import extra_of
 from iobench.gpu_check.parts.tests import marked_files
 from iobench.storage_bench.generate import GenerateJpeg, generate
@@ -58,21 +57,6 @@ def test_the_part_of_kernels_checks_the_numbers_before_it_tells_a_rate(bench):
     assert {point.params["way"] for point in found.points} == {"eager"}  # there is no GPU, and nothing is interpreted
     assert kernels["samples"].metrics["images_per_s"].value > 0
     assert kernels["samples"].metrics["over_eager"].n == kernels["samples"].metrics["images_per_s"].n
-
-
-class DarkerWork(SampleWork):
-    """That of a device that halves what it makes."""
-
-    def make(self):
-        super().make()
-        self.out.copy_(self.out // 2)
-
-
-def test_samples_that_are_not_the_cpus_end_the_part_of_kernels():
-    work = sample_work("cpu", count=4, side=32)
-    require_samples(work)
-    with pytest.raises(SamplesWrongError, match="of the levels are off those of the CPU"):
-        require_samples(DarkerWork(work.pixels, work.cuts, work.transform, work.out))
 
 
 def test_the_part_of_storage_holds_our_loader_against_the_bare_loop(bench):
