@@ -1,44 +1,39 @@
 """Where the GPU, the network card and the storage are plugged in, and on which cores reader threads stand near them.
 
-    /sys/bus/pci/devices/<address>/numa_node, local_cpulist         of a GPU, a NIC, an NVMe drive
-    /sys/devices/system/node/node<N>/cpulist                        the cores of a NUMA node
+    /sys/bus/pci/devices/<address>/numa_node        of a GPU, a NIC, an NVMe drive
+    /sys/class/net/<name>/device, lower_<name>      the PCI device of an interface; what a bond or a VLAN is made of
 
 Pinned buffers are filled by the threads that read and emptied by the GPU: threads on the GPU's own node keep the bytes
-off the link between sockets.  On a machine with one node there is nothing to choose.  Of several GPUs each process has
-its own; ranks of one node share its cores, and each takes its part of them.
+off the link between sockets.  On a machine with one node there is nothing to choose.  How ranks of one host share its
+cores is in shares.py.
 
-Sources: Linux Documentation/ABI/testing/sysfs-bus-pci (numa_node), sysfs-devices-node (cpulist).
+Sources: Linux Documentation/ABI/testing/sysfs-bus-pci (numa_node), sysfs-class-net.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-SYSFS = Path("/sys")
-
-
-class NearnessError(ValueError):
-    """A list of cores, or a share of them, that makes no sense."""
-
-    exit_status: ClassVar[int] = 2
+from .topology import SYSFS, Cores, cores_of, format_cores, text_of
 
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """The cores that reader threads should stand on, and why; empty where there is nothing to choose."""
+    """The cores that threads should stand on, and why; empty where there is nothing to choose."""
 
-    cores: frozenset[int]
+    cores: Cores
     node: int | None
     reason: str
 
 
 def node_of(address: str, *, sysfs: Path = SYSFS) -> int | None:
     """The NUMA node of a PCI device (0000:3b:00.0); None where the machine has one node, or does not tell."""
-    text = _text(sysfs / "bus/pci/devices" / address.lower() / "numa_node")
+    text = text_of(sysfs / "bus/pci/devices" / address.lower() / "numa_node")
     number = int(text) if text is not None and text.lstrip("-").isdigit() else -1
     return number if number >= 0 else None
 
@@ -55,52 +50,21 @@ def nics_of(node: int, *, sysfs: Path = SYSFS) -> tuple[str, ...]:
     return tuple(name for name in names if node_of_nic(name, sysfs=sysfs) == node)
 
 
-def cores_of(node: int, *, sysfs: Path = SYSFS) -> frozenset[int]:
-    """The cores of a NUMA node; empty where the machine does not tell."""
-    return parse_cores(_text(sysfs / "devices/system/node" / f"node{node}" / "cpulist") or "")
-
-
-def parse_cores(text: str) -> frozenset[int]:
-    """`0-3,8,10-11` as numbers; raises NearnessError for what is none."""
-    found: set[int] = set()
-    for piece in filter(None, text.strip().split(",")):
-        first, dash, last = piece.partition("-")
-        last = last if dash else first
-        if not first.isdigit() or not last.isdigit() or int(last) < int(first):
-            raise NearnessError(f"{text!r} is no list of cores: {piece!r}; it is written as 0-3,8")
-        found.update(range(int(first), int(last) + 1))
-    return frozenset(found)
-
-
-def cores_near(
-    address: str,
-    *,
-    share: tuple[int, int] = (0, 1),
-    allowed: Collection[int] | None = None,
-    sysfs: Path = SYSFS,
-) -> Near:
+def cores_near(address: str, *, allowed: Collection[int] | None = None, sysfs: Path = SYSFS) -> Near:
     """The cores for readers that feed the GPU at this PCI address: those of its node that this process may use.
 
-    `share` is (this rank, ranks whose GPUs are at the same node): each takes every so-manieth core.  `allowed` is what
-    this process may use, unless given what the system says.
+    `allowed` is what this process may use, unless given what the system says.
     """
-    mine, ranks = share
-    if not 0 <= mine < ranks:
-        raise NearnessError(f"share {share}: give (rank, ranks), ranks counted from 0")
     node = node_of(address, sysfs=sysfs)
     if node is None:
         return Near(frozenset(), None, f"{address}: the machine has one NUMA node, or does not tell")
     may = frozenset(os.sched_getaffinity(0) if allowed is None else allowed)
-    near = sorted(cores_of(node, sysfs=sysfs) & may)
+    near = cores_of(node, sysfs=sysfs) & may
     if not near:
         return Near(frozenset(), node, f"{address} is at NUMA node {node}, none of whose cores this process may use")
-    if len(near) < ranks:
-        return Near(frozenset(near), node, f"NUMA node {node}, whose {len(near)} cores {ranks} ranks share")
-    taken = frozenset(near[mine::ranks])
-    part = f", part {mine + 1} of {ranks}" if ranks > 1 else ""
     nics = nics_of(node, sysfs=sysfs)
     beside = f", beside {', '.join(nics)}" if nics else ""
-    return Near(taken, node, f"{len(taken)} cores of NUMA node {node}, where {address} is{part}{beside}")
+    return Near(near, node, f"{len(near)} cores of NUMA node {node}, where {address} is{beside}")
 
 
 def address_of_gpu(number: int) -> str | None:
@@ -116,7 +80,7 @@ def address_of_gpu(number: int) -> str | None:
 def near_device(name: str, *, wanted: bool = True) -> Near:
     """The cores for readers that feed the device which torch names so (cuda:1); none but for a GPU, and if `wanted`.
 
-    Ranks whose GPUs are at one node share all of its cores: the kernel moves threads between these as it sees fit.
+    Of a rank that has cores of its own these are those of them that are at its GPU's node.
     """
     if not name.startswith("cuda"):
         return Near(frozenset(), None, f"batches go to {name}, which is near all cores")
@@ -145,8 +109,15 @@ def standing_on(near: Near) -> Callable[[int], None] | None:
     return stand
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
+def where_threads_stand(threads: Iterable[int]) -> dict[str, int]:
+    """How many of these threads (by native id) may run on which cores, as the kernel has it: {"0-3,8": 2}."""
+    found: Counter[str] = Counter()
+    for thread in threads:
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            found[format_cores(os.sched_getaffinity(thread))] += 1
+    return dict(sorted(found.items()))
+
+
+def threads_of_this_process() -> tuple[int, ...]:
+    """The native ids of all threads, those of libraries included."""
+    return tuple(int(name) for name in os.listdir("/proc/self/task"))

@@ -29,6 +29,7 @@ KIND_TITLES = {
 }
 METRIC_LABELS = {
     "read_gbps": "read rate",
+    "client_read_gbps": "read by all ranks of a host through its one client",
     "read_iops": "read operations",
     "create_per_s": "files made",
     "remove_per_s": "files removed",

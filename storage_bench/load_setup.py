@@ -16,7 +16,7 @@ from ..loaders.engines.choice import EngineName, open_reader, refuse_engine
 from ..loaders.engines.readers import BufferedReader, DirectReader, Reader
 from ..loaders.evidence import background_rate
 from ..loaders.formats.image_files import ImageFiles
-from ..loaders.nearness import Near, near_device, standing_on
+from ..loaders.nearness import Near, standing_on
 from ..loaders.opening import open_index
 from ..loaders.page_cache import cache_fraction, evict, warm
 from ..loaders.plan import ShuffleMode
@@ -28,6 +28,7 @@ from ..loaders.traced import Recorder, trace_set
 from .choice import choose_engine
 from .image_hops import ImageConfig
 from .limits import require_memory, require_room_to_warm
+from .placement import Placement, near_readers
 from .workload import PageCache, WorkloadUsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ Prepared = Callable[[str, int, int], None]  # which part of the preparation, fil
 class LoadConfig(ImageConfig):
     """What the loader reads, how, and for how long.  Threads and depth that are not given come from a probe.
 
-    With `near_gpu` threads that read for a GPU stand on the cores of its NUMA node.
+    With `placement` auto, threads that read for a GPU stand on the cores of its NUMA node; else on those given.
     """
 
     engine: EngineName = "auto"
@@ -54,7 +55,7 @@ class LoadConfig(ImageConfig):
     seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     blocks: Annotated[int, Field(ge=2, le=1000)] = 8
     seed: Annotated[int, Field(ge=0)] = 0
-    near_gpu: bool = True
+    placement: Placement = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def open_load(
     looked_at = files.spread() if isinstance(files, ImageFiles) else files
     resident = cache_fraction(looked_at)
     _require_batches(shards, chosen, batch_size)
-    near = near_device("the host" if device is None else device.name, wanted=config.near_gpu)
+    near = near_readers(config.placement, "the host" if device is None else device.name)
     loader = _new_loader(shards, config, chosen, batch_size, near)
     measured = config, device, shards, reason, files, looked_at, counter, background, resident, batch_size
     return Load(*measured, chosen, near, loader)

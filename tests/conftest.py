@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,7 +152,18 @@ def needs_direct(path: Path) -> None:
 @pytest.fixture(scope="session")
 def fake_gpu() -> ModuleType:
     """The module of the stand-in for a GPU."""
-    spec = importlib.util.spec_from_file_location("fake_gpu", Path(__file__).with_name("fake_gpu.py"))
+    return module_beside("fake_gpu")
+
+
+@pytest.fixture
+def made_machine(tmp_path: Path) -> Callable[..., Path]:
+    """`made_machine(nodes, threads=..., devices=...)`: a folder like the /sys of such a machine (made_machine.py)."""
+    return partial(module_beside("made_machine").make_machine, tmp_path / "sys")
+
+
+def module_beside(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

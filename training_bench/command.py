@@ -19,6 +19,7 @@ from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.choice import choose_engine
 from .fed import fed_by_ranks
 from .hops import Ladder, plan_ladder, tell_hops
+from .placed import told_of_places
 from .places import Places
 from .plan import Source
 from .summary import find_point, find_straggler
@@ -113,6 +114,7 @@ def run_train(
         "hosts": [host.name for host in places.of(num_ranks)],
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
     }
+    workload |= told_of_places(result.logs)
     if find_max is not None:
         return _found(result, workload, threshold=find_max, label=chosen.label)
     return _ran(result, workload, source=asked, num_ranks=num_ranks, ladder=ladder)

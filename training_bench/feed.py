@@ -96,7 +96,7 @@ class ShardFeed:
             batch_sampler=sampler,
             num_workers=plan.reader_threads,
             prefetch_factor=plan.prefetch_factor if plan.reader_threads else None,
-            worker_init_fn=standing_on(near_device(str(device), wanted=plan.near_gpu)),
+            worker_init_fn=standing_on(near_device(str(device), wanted=plan.placement == "auto")),
         )
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -25,6 +25,7 @@ from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launching.launch import rank_main
 from ..storage_bench.launching.ranks import Ranks, machine_id
 from .energy import EnergyMeter, energy_counters
+from .placed import ReadersSeen
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, bisect, next_window, window
 from .sources import Batch, BatchSource, Shards, Synthetic, copied, open_sources
@@ -61,7 +62,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         launch.find_max(plan.search)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     told = {"blocks": launch.logs, "trials": launch.trials, "peak_rss_bytes": peak, "wall_s": launch.elapsed_s}
-    return {**told, **recorded(recorder)}
+    return {**told, "readers": launch.readers.told(), **recorded(recorder)}
 
 
 class Computes(Protocol):
@@ -88,6 +89,7 @@ class Launch(Generic[Batch]):
     ) -> None:
         self.logs: list[dict[str, Any]] = []
         self.trials: list[dict[str, Any]] = []
+        self.readers = ReadersSeen()
         self._plan, self._sources, self._measure, self._ranks = plan, sources, measure, ranks
         self._energy = energy or EnergyMeter(energy_counters() if ranks.local_rank == 0 else None)
         self._begin = perf_counter()
@@ -170,10 +172,13 @@ class Launch(Generic[Batch]):
         own = process_read_bytes()
         ranks.barrier()
         self._energy.start()
+        begun = perf_counter()
         if mine:
             seed = self._plan.seed + 7919 * number
             with source.batches(rank=ranks.rank, num_ranks=block.num_ranks, seed=seed) as batches:
                 steps = self._measure(batches, block)
+                self.readers.look()
+        read_s = perf_counter() - begun
         energy = self._energy.stop()
         ranks.barrier()
         if not mine:
@@ -183,6 +188,7 @@ class Launch(Generic[Batch]):
         delivered, payload = source.take_bytes()
         return {
             "steps_ns": steps.tolist(),
+            "read_s": read_s,
             "delivered_bytes": delivered,
             "payload_bytes": payload,
             "device_bytes": went.pop(source.counter_name, None),

@@ -22,6 +22,7 @@ from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from ..storage_bench.evidence import cold_scope_of, read_path
 from .energy import BlockEnergy, block_energy, energy_metrics
+from .placed import CLIENT_RATE, RANK_RATE, Read, client_rate, rank_rates
 from .plan import Block, RankPlan, Rung, Source
 from .timeline import EMULATED_PARTS, TRAINING_PARTS, Times, Waiting, step_parts, straggler, waiting
 
@@ -62,6 +63,7 @@ class _Pile:
     beside: list[dict[str, int]] = field(default_factory=list)
     seconds: float = 0.0
     counted: bool = True
+    reads: list[dict[int, Read]] = field(default_factory=list)
     energy: list[BlockEnergy] = field(default_factory=list)
     energy_reason: str | None = None
     num_hosts: int = 1
@@ -144,6 +146,7 @@ def _add(pile: _Pile, block: Block, plan: RankPlan, logs: Mapping[int, dict[str,
     together = waiting(counted) if block.meets else None
     _add_energy(pile, logs, images=plan.batch_size * sum(len(steps) for steps in times.values()))
     _add_counters(pile, logs)
+    pile.reads.append({rank: Read(log["delivered_bytes"], log["read_s"]) for rank, log in sorted(logs.items())})
     for place, (rank, steps) in enumerate(times.items()):
         _add_bytes(pile, logs[rank], seconds=(steps[-1, -1] - steps[0, 0]) / 1e9)
         if together is not None:
@@ -252,6 +255,8 @@ def _point(
         reason=pile.energy_reason if num_pieces else NOT_COUNTED,
         num_hosts=pile.num_hosts,
     )
+    metrics[CLIENT_RATE] = client_rate(pile.reads, {result["rank"]: result["machine"] for result in results})
+    own_rates = rank_rates(pile.reads)
     enough = pile.num_steps >= (STEPS_PER_DEPTH * plan.prefetch_depth if block.source != "synthetic" else 1)
     return Point(
         params={
@@ -267,7 +272,7 @@ def _point(
         },
         read_path=None if evidence is None else read_path(evidence, cold_scope=_cold_scope(plan, block.source)),
         metrics=metrics,
-        ranks=tuple(_rank_report(results[rank], rows) for rank, rows in sorted(pile.per_rank.items())),
+        ranks=tuple(_rank_report(results[rank], rows, own_rates[rank]) for rank, rows in sorted(pile.per_rank.items())),
         flags=() if enough else ("insufficient",),
     )
 
@@ -289,8 +294,9 @@ def _unit(name: str) -> str:
     return "s" if name == OPTIMIZER else UNITS[name]
 
 
-def _rank_report(result: dict[str, Any], rows: dict[str, list[float]]) -> RankReport:
+def _rank_report(result: dict[str, Any], rows: dict[str, list[float]], read: Metric) -> RankReport:
     metrics = {name: summarise(seen, unit=_unit(name), reason=NOT_COUNTED) for name, seen in rows.items()}
+    metrics[RANK_RATE] = read
     return RankReport(
         rank=result["rank"], local_rank=result["local_rank"], pid=result["pid"], host=result["host"], metrics=metrics
     )

@@ -21,6 +21,8 @@ from ..results.record import Point
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.encoded import EncodedImages, images_of
 from ..storage_bench.launching.launch import launch_ranks
+from ..storage_bench.launching.placing import Placing
+from ..storage_bench.placement import Placement
 from .energy import energy_counters, idle_watts
 from .places import Places
 from .plan import Block, RankPlan, Rung, Source
@@ -56,7 +58,7 @@ class TrainConfig(EncodedImages):
     """How ranks read, what becomes of encoded images, and how long they run.
 
     At least `warmup_steps` of a block are dropped; `count_steps` are counted in all rounds together, where fewer than
-    ten times the depth would do.
+    ten times the depth would do.  `placement` says which cores ranks get (storage_bench/launching/placing.py).
     """
 
     prefetch_depth: Annotated[int, Field(ge=1, le=64)] = 2
@@ -66,6 +68,7 @@ class TrainConfig(EncodedImages):
     count_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     shuffle: ShuffleMode = "blocks"
     seed: Annotated[int, Field(ge=0)] = 0
+    placement: Placement = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
             num_ranks=plan.num_ranks,
             folder=Path(folder),
             timeout_s=limit,
+            placing=Placing(run.config.placement),
             hosts=run.places.hosts,
             ssh=run.places.ssh,
             on_progress=on_progress,

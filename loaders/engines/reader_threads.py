@@ -110,6 +110,7 @@ class PendingBatch:
 
 
 EXIT_TIMEOUT_S = 2.0
+READER_NAME = "iobench-reader-"
 
 Work = Reads | Part
 _Task = tuple[PendingBatch, Work]
@@ -138,7 +139,7 @@ class ReaderThreads:
             atexit.register(at_exit)
         for number in range(num_threads):
             arguments = (number, self._queue, leaving, reader, paths, on_start, done)
-            name = f"iobench-reader-{number}"
+            name = f"{READER_NAME}{number}"
             thread = threading.Thread(target=_serve, args=arguments, name=name, daemon=True)
             self._threads.append(thread)  # before it starts: Ctrl-C may come while it does, and it is to be ended then
             thread.start()
@@ -177,6 +178,12 @@ class ReaderThreads:
     def __del__(self) -> None:
         if hasattr(self, "_threads"):
             self.end()
+
+
+def reader_thread_ids() -> tuple[int, ...]:
+    """The native ids of all reader threads of this process that run now, whoever started them."""
+    readers = (thread for thread in threading.enumerate() if thread.name.startswith(READER_NAME))
+    return tuple(thread.native_id for thread in readers if thread.native_id is not None)
 
 
 def _serve(

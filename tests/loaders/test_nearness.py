@@ -13,13 +13,11 @@ import torch
 from iobench.loaders import DataLoader, ShardSet
 from iobench.loaders.nearness import (
     Near,
-    NearnessError,
     address_of_gpu,
     cores_near,
     near_device,
     node_of,
     node_of_nic,
-    parse_cores,
     standing_on,
 )
 
@@ -27,23 +25,11 @@ GPU, OTHER = "0000:3b:00.0", "0000:af:00.0"
 
 
 @pytest.fixture
-def two_sockets(tmp_path):
+def two_sockets(made_machine):
     """A machine of two nodes of eight cores, a GPU and a network card at each; the second card's name comes first."""
-    for address, node in ((GPU, 0), (OTHER, 1), ("0000:3c:00.0", 0), ("0000:b0:00.0", 1)):
-        device = tmp_path / "devices/pci0000:00" / address
-        device.mkdir(parents=True)
-        (device / "numa_node").write_text(f"{node}\n")
-        (tmp_path / "bus/pci/devices").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "bus/pci/devices" / address).symlink_to(device)
-    for name, address in (("ib0", "0000:b0:00.0"), ("ib1", "0000:3c:00.0")):
-        (tmp_path / "class/net" / name).mkdir(parents=True)
-        (tmp_path / "class/net" / name / "device").symlink_to(tmp_path / "devices/pci0000:00" / address)
-    (tmp_path / "class/net/lo").mkdir()
-    for node, cores in ((0, "0-3,8-11"), (1, "4-7,12-15")):
-        folder = tmp_path / "devices/system/node" / f"node{node}"
-        folder.mkdir(parents=True)
-        (folder / "cpulist").write_text(f"{cores}\n")
-    return tmp_path
+    devices = {GPU: 0, OTHER: 1, "0000:3c:00.0": 0, "0000:b0:00.0": 1}
+    nics = {"ib0": "0000:b0:00.0", "ib1": "0000:3c:00.0"}
+    return made_machine({0: "0-3,8-11", 1: "4-7,12-15"}, devices=devices, nics=nics)
 
 
 def near(address, sysfs, **options):
@@ -55,12 +41,6 @@ def test_threads_stand_on_the_cores_of_the_gpus_own_node(two_sockets):
     found = near(OTHER.upper(), two_sockets)
     assert found.cores == {4, 5, 6, 7, 12, 13, 14, 15}
     assert found.reason == f"8 cores of NUMA node 1, where {OTHER.upper()} is, beside ib0"
-
-
-def test_ranks_of_one_node_share_its_cores_out(two_sockets):
-    parts = [near(GPU, two_sockets, share=(rank, 3)).cores for rank in range(3)]
-    assert parts == [{0, 3, 10}, {1, 8, 11}, {2, 9}]
-    assert near(GPU, two_sockets, share=(0, 9)).cores == {0, 1, 2, 3, 8, 9, 10, 11}
 
 
 def test_only_cores_that_the_process_may_use_are_taken(two_sockets):
@@ -78,22 +58,6 @@ def test_where_there_is_one_node_nothing_is_chosen(two_sockets):
 
 def test_a_network_card_has_a_node_and_the_loopback_none(two_sockets):
     assert [node_of_nic(name, sysfs=two_sockets) for name in ("ib0", "ib1", "lo", "eth9")] == [1, 0, None, None]
-
-
-@pytest.mark.parametrize(("text", "cores"), [("", set()), ("5\n", {5}), ("0-2,7,9-10", {0, 1, 2, 7, 9, 10})])
-def test_lists_of_cores_are_read_as_the_kernel_writes_them(text, cores):
-    assert parse_cores(text) == cores
-
-
-@pytest.mark.parametrize("text", ["a", "3-1", "1-", "1-2-3", "-4"])
-def test_what_is_no_list_of_cores_is_refused(text):
-    with pytest.raises(NearnessError, match="no list of cores"):
-        parse_cores(text)
-
-
-def test_a_share_that_is_none_is_refused(two_sockets):
-    with pytest.raises(NearnessError, match="ranks counted from 0"):
-        near(GPU, two_sockets, share=(2, 2))
 
 
 def test_reader_threads_stand_where_they_are_told_and_nobody_else(page_set):

@@ -7,6 +7,7 @@ A step is over when the answers are on the host: that is what who asked waits fo
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -25,7 +26,7 @@ class NetworkStep:
     """A network in evaluation on this rank's device; the weights are fp32, `precision` is what is computed in."""
 
     def __init__(self, network: Network, local_rank: int) -> None:
-        torch.set_num_threads(network.threads)
+        torch.set_num_threads(min(network.threads, len(os.sched_getaffinity(0))))  # those of its own, if given any
         torch.manual_seed(network.seed)
         self._network = network
         self.device = own_device(network.device, local_rank)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...loaders.plan import ShuffleMode
 from ...storage_bench.encoded import EncodedImages
+from ...storage_bench.placement import Placement
 from ..models import ModelName
 from ..plan import RankPlan, Source
 from ..real.plan import Device, Precision
@@ -41,8 +42,8 @@ class InferConfig(EncodedImages):
     `accelerator` is cpu or cuda, which compute `models` and are measured, or an emulated one: seconds per batch, or a
     published name.  `batches` are counted of each source in all rounds together.  `latency_bound_s` asks for the
     highest rate of arrivals whose 99th percentile stays under it; `trial_batches` arrive at each rate that is tried.
-    `agreement_batches` are answered in fp32 as well where `precision` is another.  With `near_gpu` threads that read
-    for a GPU stand on the cores of its NUMA node.
+    `agreement_batches` are answered in fp32 as well where `precision` is another.  `placement` says which cores ranks
+    and their reader threads get (storage_bench/launching/placing.py).
     """
 
     about: str = ""
@@ -70,7 +71,7 @@ class InferConfig(EncodedImages):
     channels_last: bool = False
     shuffle: ShuffleMode = "off"
     engine: str = "auto"
-    near_gpu: bool = True
+    placement: Placement = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @model_validator(mode="after")

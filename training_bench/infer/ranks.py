@@ -28,6 +28,7 @@ from ...storage_bench.launching.launch import rank_main
 from ...storage_bench.launching.ranks import Ranks, machine_id
 from ..loop import Computes, measured_steps
 from ..peers import all_told
+from ..placed import ReadersSeen
 from ..plan import Block, RankPlan
 from ..sources import BatchSource, Shards, Synthetic
 from .plan import Bound, InferPlan
@@ -51,6 +52,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "peak_rss_bytes": peak,
         "wall_s": run.elapsed_s,
         "placement": run.placement,
+        "readers": run.readers.told(),
     }
 
 
@@ -66,6 +68,7 @@ class _Run:
 
     def __init__(self, plan: InferPlan, ranks: Ranks) -> None:
         self.logs: list[dict[str, Any]] = []
+        self.readers = ReadersSeen()
         self._plan, self._ranks = plan, ranks
         self._network: Any = None
         self._device = "cpu"  # where batches are brought
@@ -164,8 +167,11 @@ class _Run:
         own = process_read_bytes()
         ready: list[int] = []
         ranks.barrier()
+        begun = perf_counter()
         with _noted(source, ready, rank=ranks.rank, num_ranks=ranks.size, seed=plan.seed + 7919 * number) as batches:
             steps = measured_steps(batches, block, self._computes(plan), ranks)
+            self.readers.look()
+        read_s = perf_counter() - begun
         ranks.barrier()
         went = moved(before, source.counters()) if leads else {}
         own_after = process_read_bytes()
@@ -173,6 +179,7 @@ class _Run:
         return {
             "steps_ns": steps.tolist(),
             "ready_ns": ready[: len(steps)],
+            "read_s": read_s,
             "delivered_bytes": delivered,
             "payload_bytes": payload,
             "device_bytes": went.pop(source.counter_name, None),

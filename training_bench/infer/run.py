@@ -17,8 +17,10 @@ from ...loaders.shards import ShardSet
 from ...results.record import Metric, Point, new_run_id
 from ...storage_bench.choice import choose_engine
 from ...storage_bench.launching.launch import launch_ranks
+from ...storage_bench.launching.placing import Placing
 from .. import saved
 from ..models import ModelName
+from ..placed import told_of_places
 from ..plan import Source
 from ..train import START_S, check_memory
 from .plan import InferConfig, InferError, InferPlan, InferUsageError
@@ -87,7 +89,7 @@ class _Found:
     invalid: tuple[str, ...]
     num_rounds: int
     peak_rss_bytes: int
-    placement: Sequence[str]
+    told: Mapping[str, Any]
     searches: list[dict[str, Any]]
 
 
@@ -118,6 +120,7 @@ def _run_model(run: InferRun, name: ModelName, data: _Data, show: Show) -> _Foun
             folder=Path(folder),
             timeout_s=_limit_s(run.config, plan),
             emulated=plan.network is None,
+            placing=Placing(run.config.placement, "emulated" if plan.network is None else plan.network.device),
             environment=_threads(plan),
             hosts=run.places.hosts,
             ssh=run.places.ssh,
@@ -137,7 +140,7 @@ def _run_model(run: InferRun, name: ModelName, data: _Data, show: Show) -> _Foun
         invalid=tuple(f"{name}, {text}" for text in invalid),
         num_rounds=1 + max((log["round"] for log in results[0]["logs"]), default=-1),
         peak_rss_bytes=sum(result["peak_rss_bytes"] for result in results),
-        placement=[result["placement"] for result in results],
+        told=told_of_places(results),
         searches=results[0]["rates"],
     )
 
@@ -206,7 +209,7 @@ def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> InferOutcom
         "image_shape": list(shape),
         "codec": shards.index.layout.codec,
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
-        "placement": list(found[0].placement),
+        **found[0].told,
         "searches": [search for each in found for search in each.searches],
     }
     peak = max(each.peak_rss_bytes for each in found)

@@ -54,7 +54,7 @@ def make_plan(
             channels_last=config.channels_last,
             threads=max(1, len(os.sched_getaffinity(0)) // run.places.most_on_a_host(config.num_ranks)),
             seed=config.seed,
-            near_gpu=config.near_gpu,
+            near_gpu=config.placement == "auto",
             weights=None if run.weights is None else str(run.weights.resolve()),
             agreement_batches=config.agreement_batches if config.precision != "fp32" else 0,
         )

@@ -56,12 +56,13 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         launch = Launch(plan, sources, steps.measure, ranks, energy=energy_meter(ranks, device))
         launch.run_rounds(range(len(plan.blocks)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    near = near_device(str(device), wanted=training.near_gpu)
+    near = near_device(str(device), wanted=training.placement == "auto")
     return {
         "blocks": launch.logs,
         "peak_rss_bytes": peak,
         "wall_s": launch.elapsed_s,
         "placement": near.reason,
+        "readers": launch.readers.told(),
     }
 
 
@@ -112,7 +113,7 @@ class TensorShards(ShardFiles[TensorBatch]):
             batch_sampler=cast("Any", self._order),  # whose batches are arrays, not lists
             num_workers=plan.reader_threads,
             prefetch_factor=plan.prefetch_factor if plan.reader_threads else None,
-            worker_init_fn=standing_on(near_device(device, wanted=plan.near_gpu)),
+            worker_init_fn=standing_on(near_device(device, wanted=plan.placement == "auto")),
         )
         self._tally = self._loader.tally
 

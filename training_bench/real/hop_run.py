@@ -17,9 +17,11 @@ from ...storage_bench.accelerators import Accelerator
 from ...storage_bench.choice import choose_engine
 from ...storage_bench.encoded import images_of
 from ...storage_bench.launching.launch import launch_ranks
+from ...storage_bench.launching.placing import Placing
 from ..command import TrainOutcome, TrainUsageError
 from ..energy import energy_counters, idle_watts
 from ..hops import Ladder, plan_ladder, tell_hops
+from ..placed import told_of_places
 from ..places import Places, Show
 from ..plan import Block, RankPlan, Rung, Source
 from ..summary import find_point, summarise_ranks
@@ -62,7 +64,7 @@ def run_real_hops(run: RealRun, *, seconds: float, show: Show) -> TrainOutcome:
     return TrainOutcome(
         points=[*points, *hops.points],
         best=best,
-        workload=_workload(run, told, reason) | {"placement": [result["placement"] for result in results]},
+        workload=_workload(run, told, reason) | told_of_places(results),
         warnings=(*_fewer_rounds(results, told), *hops.warnings),
         invalid=invalid,
         metrics=dict(best.metrics),
@@ -134,6 +136,7 @@ def _measure(
             folder=Path(folder),
             timeout_s=training.max_seconds,
             emulated=False,
+            placing=Placing(training.placement, training.device),
             environment=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(training.threads)),
             hosts=places.hosts,
             ssh=places.ssh,

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ...loaders.engines.choice import EngineName
 from ...loaders.plan import ShuffleMode
 from ...storage_bench.encoded import EncodedImages
+from ...storage_bench.placement import Placement
 from ..models import ModelName
 from ..plan import RankPlan, Source
 
@@ -29,8 +30,8 @@ class RealConfig(EncodedImages):
     `warmup_steps` (a tenth of the steps unless given), then follows `schedule`.  `crop` is the side of the centred
     square that is cut out of each image, of encoded ones after `transform`.  `labels="shuffled"` is the control: labels
     that say nothing of the pixels.  `rounds` are those of a training that is measured hop by hop.  With
-    `cuda_graphs` forward and backward of a step are launched as one graph, on a GPU and of one rank.  With `near_gpu`
-    a rank's reader threads stand on the cores of its GPU's NUMA node.
+    `cuda_graphs` forward and backward of a step are launched as one graph, on a GPU and of one rank.  `placement` says
+    which cores ranks and their reader threads get (storage_bench/launching/placing.py).
     """
 
     precision: Precision = "fp32"
@@ -54,7 +55,7 @@ class RealConfig(EncodedImages):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     max_seconds: Annotated[float, Field(gt=0)] = 7 * 86400.0
     rounds: Annotated[int, Field(ge=2, le=1000)] = 4
-    near_gpu: bool = True
+    placement: Placement = "auto"
 
     @model_validator(mode="after")
     def _can_be_captured(self) -> Self:
@@ -114,7 +115,7 @@ class RealPlan(RealConfig):
             "decoder",
             "on_error",
             "trace_spans",
-            "near_gpu",
+            "placement",
         }
         return self.model_dump(mode="json", exclude=free)
 

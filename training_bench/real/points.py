@@ -15,6 +15,7 @@ from ...results.record import Metric, Point, RankReport, ReadPath, not_measured
 from ...results.stats import summarise
 from ..energy import block_energy, energy_metrics
 from ..models import model_info
+from ..placed import CLIENT_RATE, RANK_RATE, Read, client_rate, rank_rates
 from ..summary import find_straggler
 from ..timeline import TRAINING_PARTS, Times, Waiting, step_parts, waiting
 from .plan import RealPlan
@@ -45,6 +46,9 @@ def summarise_real(plan: RealPlan, results: Sequence[Mapping[str, Any]], path: R
     met = waiting(counted)
     per_rank = [_blocks(rows, streams[rank], met, rank, plan) for rank, rows in enumerate(counted)]
     metrics = {name: _metric(name, np.array([rows[name] for rows in per_rank])) for name in (*UNITS, *STREAM_UNITS)}
+    reads = [{result["rank"]: Read(result["delivered_bytes"], result["read_s"]) for result in results}]
+    own_rates = rank_rates(reads)
+    metrics[CLIENT_RATE] = client_rate(reads, {result["rank"]: result["machine"] for result in results})
     return Point(
         params={
             "stage": "real",
@@ -60,7 +64,9 @@ def summarise_real(plan: RealPlan, results: Sequence[Mapping[str, Any]], path: R
         },
         read_path=path,
         metrics={**metrics, **_energy(plan, results), **_learned(plan, results[0])},
-        ranks=tuple(_report(result, rows) for result, rows in zip(results, per_rank, strict=True)),
+        ranks=tuple(
+            _report(result, rows, own_rates[result["rank"]]) for result, rows in zip(results, per_rank, strict=True)
+        ),
     )
 
 
@@ -110,8 +116,8 @@ def _metric(name: str, table: np.ndarray[Any, np.dtype[np.float64]]) -> Metric:
     return summarise(samples.tolist(), unit=UNITS[name], reason=_TOO_FEW)
 
 
-def _report(result: Mapping[str, Any], rows: Mapping[str, Sequence[float]]) -> RankReport:
-    metrics = {name: _metric(name, np.array([rows[name]])) for name in (*UNITS, *STREAM_UNITS)}
+def _report(result: Mapping[str, Any], rows: Mapping[str, Sequence[float]], read: Metric) -> RankReport:
+    metrics = {name: _metric(name, np.array([rows[name]])) for name in (*UNITS, *STREAM_UNITS)} | {RANK_RATE: read}
     return RankReport(
         rank=result["rank"], local_rank=result["local_rank"], pid=result["pid"], host=result["host"], metrics=metrics
     )

@@ -8,10 +8,12 @@ Nothing in the loop asks the device for a value: losses stay there until a check
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -22,12 +24,13 @@ from ...loaders.evidence import moved, process_read_bytes
 from ...loaders.nearness import near_device
 from ...loaders.traced import Recorder
 from ...storage_bench.launching.launch import rank_main
-from ...storage_bench.launching.ranks import Ranks, machine_id
+from ...storage_bench.launching.ranks import Ranks
 from .. import saved
 from ..energy import EnergyMeter, energy_counters
 from ..feed import Feed, open_feed
 from ..models import build_model, model_info
 from ..peers import Alone, peers_of
+from ..placed import ReadersSeen
 from ..ranges import shown
 from ..timeline import TRAINING_PARTS, Marks, StepClock, StreamClock
 from ..tracing import PARTS, recorded
@@ -55,7 +58,9 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         before, own = feed.counters(), process_read_bytes()
         ranks.barrier()  # nobody reads before all have looked at the counters, and none looks before all have read
         energy.start()
+        begun = perf_counter()
         run.loop(clock)
+        read_s = perf_counter() - begun
         taken = energy.stop()
         ranks.barrier()
         went, own_after = moved(before, feed.counters()), process_read_bytes()
@@ -69,13 +74,14 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "accuracies": run.losses[:, 1].tolist(),
         "energy": taken,
         "validation": validation,
+        "read_s": read_s,
         "delivered_bytes": feed.delivered_bytes,
         "payload_bytes": feed.payload_bytes,
         "counters": went,
-        "machine": machine_id(),
         "process_bytes": None if own is None or own_after is None else own_after - own,
         "peak_rss_bytes": peak,
-        "placement": near_device(str(device), wanted=plan.near_gpu).reason,
+        "placement": near_device(str(device), wanted=plan.placement == "auto").reason,
+        "readers": run.readers.told(),
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         **recorded(recorder),
     }
@@ -96,7 +102,7 @@ def own_device(kind: str, local_rank: int) -> torch.device:
 
 def open_training(plan: RealPlan, feed: Feed, *, ranks: Ranks, peers: Alone, device: torch.device) -> Training:
     """The plan's network before its first step, the same on every rank."""
-    torch.set_num_threads(plan.threads)
+    torch.set_num_threads(min(plan.threads, len(os.sched_getaffinity(0))))  # those of its own, if it was given any
     torch.manual_seed(plan.seed)
     model = build_model(plan.model, num_classes=plan.num_classes, aux_heads=plan.aux_heads)
     return Training(model, feed, plan=plan, ranks=ranks, peers=peers, device=device)
@@ -139,6 +145,7 @@ class Training:
         self.first_step = 0
         self.losses = torch.zeros(plan.steps, 2, device=device)  # loss and share of right answers, on the device
         self._agreed = 0
+        self.readers = ReadersSeen()
 
     def new_clock(self, num_steps: int | None = None) -> StepClock | StreamClock:
         """A clock for so many steps, or those that are left."""
@@ -154,6 +161,7 @@ class Training:
             while done < total:
                 stop = min((done // each + 1) * each for each in (save_each, report_each, total))
                 self.make_steps(batches, range(done, stop), clock)
+                self.readers.look()
                 done = stop
                 if done % save_each == 0 or done == total:
                     self.save(done)

@@ -22,10 +22,12 @@ from ...results.record import new_run_id
 from ...storage_bench.choice import choose_engine
 from ...storage_bench.evidence import cold_scope_of, doubts, read_path
 from ...storage_bench.launching.launch import launch_ranks
+from ...storage_bench.launching.placing import Placing
 from .. import saved
 from ..command import TrainOutcome, TrainUsageError
 from ..feed import check_data
 from ..models import check_size, model_info
+from ..placed import told_of_places
 from ..places import Places
 from ..plan import Source
 from ..train import TrainError
@@ -106,7 +108,7 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         "engine_reason": reason,
         "parameters": first["parameters"],
         "first_step": first["first_step"],
-        "placement": [result["placement"] for result in results],
+        **told_of_places(results),
         "loss_curve": loss_curve(first["losses"]),
     }
     invalid = evidence.invalid_reason() if evidence is not None else None
@@ -266,6 +268,7 @@ def _launch(plan: RealPlan, places: Places, show: Callable[[str, float, str], No
             folder=Path(folder),
             timeout_s=plan.max_seconds,
             emulated=False,
+            placing=Placing(plan.placement, plan.device),
             environment={"OMP_NUM_THREADS": str(plan.threads), "MKL_NUM_THREADS": str(plan.threads)},
             hosts=places.hosts,
             ssh=places.ssh,

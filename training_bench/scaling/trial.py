@@ -20,6 +20,7 @@ from ...results.scaling import Layout, cycle_rate
 from ...storage_bench.accelerators import Accelerator
 from ...storage_bench.launching.hosts import HostSlots
 from ...storage_bench.launching.launch import launch_ranks
+from ...storage_bench.launching.placing import Placing
 from ..places import Places
 from ..plan import Block, RankPlan, Source
 from ..summary import find_point, summarise_ranks
@@ -73,6 +74,7 @@ def run_trial(run: GridRun, layout: Layout, repetition: int) -> dict[Source, Sou
             num_ranks=plan.num_ranks,
             folder=Path(folder),
             timeout_s=START_S + run.budget_s + sum(block.limit_s for block in plan.blocks),
+            placing=Placing(run.train.placement),
             hosts=run.hosts_of(layout),
             ssh=run.places.ssh,
         )

@@ -143,7 +143,8 @@ def test_the_parts_of_a_step_add_up_over_ranks(page_set):
     steps = [[0, 9, 9, 9, 9], [9, 9, 9, 9, 9], [1000, 1100, 1400, 1500, 1550], [1600, 1600, 1900, 2100, 2200]]
     learned = {"losses": [2.0, 1.0, 1.0, 0.5], "accuracies": [0.1, 0.2, 0.3, 0.75], "validation": None}
     results = [
-        {"rank": rank, "local_rank": rank, "pid": 7 + rank, "host": "here", **learned}
+        {"rank": rank, "local_rank": rank, "pid": 7 + rank, "host": "here", "machine": "this one", **learned}
+        | {"delivered_bytes": 3_000_000_000, "read_s": 2.0 + rank}
         | {"steps_ns": [[mark * 10**6 * scale for mark in row] for row in steps]}
         for rank, scale in ((0, 1), (1, 2))
     ]

@@ -1,0 +1,116 @@
+"""Where ranks stood, and which of them read through one file system client: what a record says of both.
+
+A host mounts a file system once: all its ranks read through that one client, with its connections and its read-ahead.
+What the ranks of a host read together is the client's rate; each rank's own is with its report.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..loaders.engines.reader_threads import reader_thread_ids
+from ..loaders.nearness import where_threads_stand
+from ..loaders.topology import parse_cores
+from ..results.record import Metric, not_measured
+from ..results.stats import summarise
+
+NOTHING_READ = "nothing was read from files"
+CLIENT_RATE = "client_read_gbps"
+RANK_RATE = "read_gbps"
+INHERITED = "where their rank stands"
+
+
+class ReadersSeen:
+    """Where reader threads were seen to stand while they ran: the most at once on each set of cores."""
+
+    def __init__(self) -> None:
+        self._most: Counter[str] = Counter()
+
+    def look(self) -> None:
+        """Ask the kernel about those that run now."""
+        self._most |= Counter(where_threads_stand(reader_thread_ids()))
+
+    def told(self) -> dict[str, int]:
+        """Cores as `0-3,8`, and how many threads; empty where none was seen."""
+        return dict(sorted(self._most.items()))
+
+
+def told_of_places(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a record's workload says of its ranks: where each one `placed`, and the `clients` that they shared.
+
+    `communication` is what the user had set of interfaces and cores, as it reached the first rank.
+    """
+    return {
+        "placed": [_placed(result) for result in results],
+        "clients": clients(results),
+        "communication": dict(results[0]["stood"]["hints"]),
+    }
+
+
+def _placed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a rank was given and why, and on which cores the kernel had its threads, and of these its readers."""
+    stood = {name: result["stood"][name] for name in ("cores", "node", "reason", "threads")}
+    readers = {"readers": result["readers"], "readers_reason": result.get("placement", INHERITED)}
+    return {"rank": result["rank"], "host": result["host"], **stood, **readers}
+
+
+def strays(results: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Warnings of ranks with threads outside the cores they were given: something has moved them."""
+    found = []
+    for result in results:
+        given = result["stood"]["cores"]
+        if given is None:
+            continue
+        may = parse_cores(given)
+        out = [cores for cores in (*result["stood"]["threads"], *result["readers"]) if not parse_cores(cores) <= may]
+        if out:
+            found.append(f"rank {result['rank']} was given cores {given}, and has threads on {', '.join(out)}")
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What one rank read in one time block, and how long it was at it."""
+
+    num_bytes: int
+    seconds: float
+
+
+def clients(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The hosts that the ranks ran on, once a machine, and which ranks shared each one's file system client."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in results:
+        client = found.setdefault(result["machine"], {"host": result["host"], "ranks": []})
+        client["ranks"].append(result["rank"])
+    return list(found.values())
+
+
+def client_rate(blocks: Sequence[Mapping[int, Read]], machines: Mapping[int, str]) -> Metric:
+    """GB/s that the ranks of one machine read together, a sample for each block, as the mean of all machines.
+
+    `blocks` have the reads of each rank; a machine's rate is what its ranks read over the time of the slowest.
+    """
+    samples = []
+    for block in blocks:
+        together: dict[str, list[Read]] = defaultdict(list)
+        for rank, read in block.items():
+            together[machines[rank]].append(read)
+        samples.append(sum(map(_gbps, together.values())) / len(together))
+    return _rate(samples)
+
+
+def rank_rates(blocks: Sequence[Mapping[int, Read]]) -> dict[int, Metric]:
+    """GB/s of each rank, a sample for each block."""
+    ranks = dict.fromkeys(rank for block in blocks for rank in block)
+    return {rank: _rate([_gbps([block[rank]]) for block in blocks if rank in block]) for rank in ranks}
+
+
+def _rate(samples: Sequence[float]) -> Metric:
+    return summarise(samples, unit="GB/s") if any(samples) else not_measured("GB/s", NOTHING_READ)
+
+
+def _gbps(reads: Sequence[Read]) -> float:
+    return sum(read.num_bytes for read in reads) / max(read.seconds for read in reads) / 1e9
