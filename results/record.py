@@ -253,11 +253,17 @@ def write_record(record: RunRecord, folder: Path) -> Path:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content` through a temporary name, fsync and rename; raises WriteError with `path`."""
+    """Replace `path` by `content` through a temporary name, fsync and rename; raises WriteError with `path`.
+
+    What a link leads to is replaced, not the link; what is no regular file, as /dev/stdout, is written to.
+    """
     if path.is_dir():
         raise _unwritable(path, IsADirectoryError(errno.EISDIR, "it is a folder"))
     try:
-        _replace(path, content)
+        if path.exists() and not path.is_file():
+            path.write_bytes(_bytes(content))
+        else:
+            _replace(Path(os.path.realpath(path)), content)
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -266,11 +272,15 @@ def _unwritable(path: Path, error: OSError) -> WriteError:
     return WriteError(error.errno, f"{error.strerror}; name another place to write to", str(path))
 
 
+def _bytes(content: str | bytes) -> bytes:
+    return content if isinstance(content, bytes) else content.encode()
+
+
 def _replace(path: Path, content: str | bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=".iobench-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode())
+            file.write(_bytes(content))
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

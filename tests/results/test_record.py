@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,25 @@ from iobench.results.record import (
     write_record,
     write_whole,
 )
+
+
+def test_what_is_no_regular_file_is_written_to_and_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(tmp_path / "pipe", "some words")
+    assert os.read(reader, 100) == b"some words"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "page").symlink_to("there/page")
+    for words in ("new", "newer"):  # what is not there yet, too
+        write_whole(tmp_path / "page", words)
+        assert (tmp_path / "page").is_symlink()
+        assert (tmp_path / "there" / "page").read_text() == words
 
 
 def test_a_record_comes_back_as_it_was_written(qualified, tmp_path):
