@@ -14,7 +14,6 @@ from .options import (
     DONE,
     INVALID,
     MISSED,
-    TRACED,
     ConfigFile,
     DataPath,
     EngineFlag,
@@ -73,7 +72,6 @@ def train(
 ) -> None:
     """Run ranks that compute on batches from one source: emulated beside a synthetic control, or a real training."""
     from ..configs import load as load_config
-    from ..results.record import write_whole
     from ..storage_bench.emulate import WORKLOADS
     from ..training_bench.command import run_train
     from ..training_bench.places import Places
@@ -157,17 +155,15 @@ def train(
         workload = {**settings.model_dump(mode="json"), **outcome.workload}
         if roofline:
             outcome = with_roofline(outcome, path, workload, show=screen.show)
-    if trace is not None:
-        write_whole(trace, trace_of_ranks(outcome.logs, outcome.block_labels))
-        say(f"trace: {trace}  (open it in ui.perfetto.dev)")
     journal.finish(
         workload=workload,
         points=outcome.points,
         metrics=outcome.metrics,
         best=outcome.best,
-        warnings=(*outcome.warnings, *([TRACED] if trace is not None else [])),
+        warnings=outcome.warnings,
         invalid=outcome.invalid,
         sentence=outcome.sentence,
+        trace=(trace, lambda: trace_of_ranks(outcome.logs, outcome.block_labels)) if trace else None,
     )
 
 
@@ -184,7 +180,6 @@ def _train_really(
 ) -> None:
     """A real training; with `hops_s` seconds for its hops, in blocks on every source."""
     from ..configs import load as load_config
-    from ..results.record import write_whole
     from ..training_bench.real.hop_run import run_real_hops
     from ..training_bench.real.plan import RealConfig
     from ..training_bench.real.run import RealRun, run_real
@@ -200,17 +195,15 @@ def _train_really(
             outcome = run_real_hops(run, seconds=hops_s, show=screen.show)
         if roofline:
             outcome = with_roofline(outcome, asked["path"], outcome.workload, show=screen.show)
-    if trace is not None:
-        write_whole(trace, trace_of_training(outcome.logs))
-        say(f"trace: {trace}  (open it in ui.perfetto.dev)")
     journal.finish(
         workload=outcome.workload,
         points=outcome.points,
         metrics=outcome.metrics,
         best=outcome.best,
-        warnings=(*outcome.warnings, *([TRACED] if trace is not None else [])),
+        warnings=outcome.warnings,
         invalid=outcome.invalid,
         sentence=outcome.sentence,
+        trace=(trace, lambda: trace_of_training(outcome.logs)) if trace else None,
     )
 
 

@@ -13,12 +13,12 @@ import typer
 
 from ..results.legible import legible_values
 from ..terminal import say
-from .options import ENVIRONMENT, INVALID, USAGE
+from .options import ENVIRONMENT, INVALID, TRACED, USAGE
 from .points import show_points
 from .verdicts import show_verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..results.record import Kind, Metric, Point, RunRecord
 
@@ -90,10 +90,12 @@ class Journal:
         warnings: Sequence[str] = (),
         invalid: Sequence[str] = (),
         sentence: str = "",
+        trace: tuple[Path, Callable[[], str]] | None = None,
     ) -> None:
         """Write the record of a run without a requirement, and say what it means; exit 3 where it is not valid.
 
         Of the lines of `sentence` those that are sentences stand in the record; rows of figures are its points.
+        `trace` is its file, and what makes its text: written behind the record, which is there whatever comes of it.
         """
         from ..results.environment import collect
         from ..results.privacy import public_text
@@ -111,14 +113,16 @@ class Journal:
             metrics=metrics,
             ranks=best.ranks,
             points=tuple(points),
-            warnings=(*warnings, *(f"{INVALID_MARK}{text}" for text in invalid)),
+            warnings=(*warnings, *([TRACED] if trace else []), *(f"{INVALID_MARK}{text}" for text in invalid)),
             summary=tuple(public_text(line) for line in sentence.splitlines() if line.endswith(".")),
         )
-        self.write(record)
-        if sentence:
-            say(sentence)
-        for warning in record.warnings:
-            say(f"warning: {warning}")
+        try:
+            self.write(record, trace=trace)
+        finally:  # where it cannot be written, this is all that is left of it
+            if sentence:
+                say(sentence)
+            for warning in record.warnings:
+                say(f"warning: {warning}")
         if invalid:
             raise typer.Exit(INVALID)
 
@@ -132,18 +136,21 @@ class Journal:
         write_report([record], self._folder / "report.html")
         say(f"record of what was measured until then: {path}")
 
-    def write(self, record: RunRecord) -> None:
-        """record.json and report.html into the run's folder, the tables on the terminal, the JSON on stdout."""
-        from ..results.record import write_record
+    def write(self, record: RunRecord, *, trace: tuple[Path, Callable[[], str]] | None = None) -> None:
+        """The tables on the terminal, record.json and report.html into the run's folder, the JSON on stdout."""
+        from ..results.record import write_record, write_whole
         from ..results.report import write_report
 
         record = self._named(record)
-        path = write_record(record, self._folder)
-        write_report([record], self._folder / "report.html")
         show_points(record.points)
         show_verdict(record)
+        path = write_record(record, self._folder)
         say(f"record: {path}")
+        write_report([record], self._folder / "report.html")
         say(f"report: {self._folder / 'report.html'}")
+        if trace is not None:
+            write_whole(trace[0], trace[1]())
+            say(f"trace: {trace[0]}  (open it in ui.perfetto.dev)")
         if self._json:
             print_json(record.model_dump(mode="json"))
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..terminal import Screen, say
+from ..terminal import Screen
 from .folders import measure_checkpoints, measure_names
 from .journal import Journal, require_writable
 from .options import (
     ENVIRONMENT,
-    TRACED,
     ConfigFile,
     DataPath,
     DataSource,
@@ -127,7 +126,9 @@ def load(
     page_cache: Annotated[str | None, typer.Option(help="cold or warm")] = None,
     seconds: Annotated[float | None, typer.Option(help="seconds of one time block")] = None,
     peers: Annotated[str | None, typer.Option(help="beside ours, interleaved: preadv, torch, tfrecord, dali")] = None,
-    decoder: Annotated[str | None, typer.Option(help="auto, libjpeg-turbo, simplejpeg, nvimgcodec, dali; none: bytes")] = None,
+    decoder: Annotated[
+        str | None, typer.Option(help="auto, libjpeg-turbo, simplejpeg, nvimgcodec, dali; none: bytes")
+    ] = None,
     transform: Annotated[str | None, typer.Option(help="of encoded images: train, validation or none")] = None,
     shape: Shape = None,
     dtype: Dtype = None,
@@ -142,7 +143,6 @@ def load(
     """What the loader delivers by itself: images/s, GB/s and CPU seconds per GB; with --peers beside other loaders."""
     from ..configs import load as load_config
     from ..loaders.traced import Recorder
-    from ..results.record import write_whole
     from ..storage_bench.load import measure_load
     from ..storage_bench.load_setup import LoadConfig
     from ..storage_bench.load_telling import sentences_of
@@ -176,9 +176,6 @@ def load(
             on_prepare=lambda part, done, total: screen.show(part, done / total, f"{done} of {total}"),
             recorder=recorder,
         )
-    if trace is not None and recorder is not None:
-        write_whole(trace, trace_of_load(recorder))
-        say(f"trace: {trace}  (open it in ui.perfetto.dev)")
     journal.finish(
         workload={
             **settings.model_dump(mode="json"),
@@ -191,9 +188,10 @@ def load(
         points=[result.point],
         metrics=result.point.metrics,
         best=result.point,
-        warnings=(*result.warnings, *([TRACED] if trace is not None else [])),
+        warnings=result.warnings,
         invalid=[result.invalid] if result.invalid else [],
         sentence="\n".join(sentences_of(result)),
+        trace=(trace, lambda: trace_of_load(recorder)) if trace and recorder else None,
     )
 
 
@@ -216,7 +214,6 @@ def _load_beside(
     trace: Path | None,
 ) -> None:
     from ..configs import load as load_config
-    from ..results.record import write_whole
     from ..storage_bench.peers import PeersConfig, compare_peers
     from ..storage_bench.tracing import trace_of_roads
 
@@ -230,17 +227,14 @@ def _load_beside(
             on_block=lambda done, total, road, rate: screen.show("peers", done / total, f"{road}: {rate:.0f} images/s"),
             traced=trace is not None,
         )
-    if trace is not None:
-        write_whole(trace, trace_of_roads(result.noted))
-        say(f"trace: {trace}  (open it in ui.perfetto.dev)")
     ours = result.points[0]
     journal.finish(
         workload={**settings.model_dump(mode="json"), "roads": list(result.roads), "images": result.images},
         points=result.points,
         metrics=ours.metrics,
         best=ours,
-        warnings=(*result.warnings, *([TRACED] if trace is not None else [])),
+        warnings=result.warnings,
         invalid=result.invalid,
+        sentence="\n".join(result.sentences),
+        trace=(trace, lambda: trace_of_roads(result.noted)) if trace else None,
     )
-    for text in result.sentences:
-        say(text)

@@ -186,8 +186,8 @@ def sentence(point: Point) -> str:
     """What a peer's point says, in one line."""
     rate, cpu = (point.metrics[f"{name}_ratio"] for name in COMPARED)
     return (
-        f"against {point.params['road']} ({point.params['engine']}) ours gives {_spread(rate)} times the images/s, "
-        f"for {_spread(cpu)} times the CPU seconds per GB"
+        f"Against {point.params['road']} ({point.params['engine']}) ours gives {_spread(rate)} times the images/s, "
+        f"for {_spread(cpu)} times the CPU seconds per GB."
     )
 
 

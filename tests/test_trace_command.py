@@ -53,6 +53,17 @@ def test_a_trace_of_the_loader_has_every_read_in_its_thread_and_every_wait_of_th
     assert any("trace" in warning for warning in record.warnings)
 
 
+def test_a_trace_that_cannot_be_written_leaves_the_record(iobench, page_set):
+    words = ("--num-workers", "1", "--trace", "/dev/full", "--out", "run")
+    status, err = iobench("load", page_set.folder, *LOAD, *words)
+    assert status == 4
+    assert "iobench: /dev/full: No space left on device; name another place to write to" in err
+    assert "The loader hands over" in err
+    assert read_record(Path("run")).points
+    assert Path("run/report.html").exists()
+    assert not Path("/dev/full").is_file()
+
+
 def test_without_a_trace_no_reader_is_in_the_way(iobench, page_set, monkeypatch):
     monkeypatch.setattr(TracedReader, "__init__", lambda *_: pytest.fail("a reader was traced"))
     assert iobench("load", page_set.folder, *LOAD, "--num-workers", "1")[0] == 0
