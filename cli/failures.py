@@ -28,7 +28,7 @@ def status_of(error: Exception) -> tuple[int | None, str]:
     What the system says of a file is followed by what can be done about it; errors of this program's own say it.
     """
     if hasattr(error, "format_message"):  # what typer raises for wrong usage
-        return USAGE, f"{error.format_message()} (iobench --help)"
+        return USAGE, f"{_in_short(error.format_message())} (iobench --help)"
     status = getattr(error, "exit_status", None)
     if not isinstance(error, OSError):  # of a rank's error it is the number that says the way out
         return status, str(error) + WAYS_OUT.get(getattr(error, "errno", None) or 0, "")
@@ -36,3 +36,13 @@ def status_of(error: Exception) -> tuple[int | None, str]:
         return status or ENVIRONMENT, str(error)
     way_out = WAYS_OUT.get(error.errno or 0, "") if status is None else ""
     return status or ENVIRONMENT, f"{error.filename}: {error.strerror}{way_out}"
+
+
+def _in_short(usage: str) -> str:
+    """A pattern that the shell has put names for is a thousand words that nobody asked for: the first one is enough."""
+    rule, _, words = usage.partition(" (")
+    if not rule.startswith("Got unexpected extra argument"):
+        return usage
+    first, *others = words.removesuffix(")").split(" ")
+    more = f" and {len(others)} more" if others else ""
+    return f"unexpected argument {first}{more}; put patterns as 'data/*.tfrecord', and names with spaces, in quotes"

@@ -6,6 +6,7 @@ import os
 import pytest
 import typer
 
+from iobench.cli import app
 from iobench.cli.failures import status_of
 from iobench.loaders.remote import ObjectError
 
@@ -28,6 +29,14 @@ def test_what_the_system_refuses_is_told_with_the_way_out(number, way_out):
     assert status == 4
     assert message.startswith(f"there/a.tfrecord: {os.strerror(number)}; ")
     assert way_out in message
+
+
+def test_names_that_the_shell_put_for_a_pattern_are_told_by_the_first_of_them():
+    with pytest.raises(typer.TyperException) as caught:
+        app(["load", *(f"data/{number}.tfrecord" for number in range(1000))], standalone_mode=False)
+    status, message = status_of(caught.value)
+    assert status == 2
+    assert message.startswith("unexpected argument data/1.tfrecord and 998 more; put patterns as 'data/*.tfrecord'")
 
 
 def test_an_error_of_our_own_says_its_way_out_itself():
