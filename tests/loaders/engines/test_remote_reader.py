@@ -18,7 +18,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from iobench.loaders import objects
+from iobench.loaders import object_stores
 from iobench.loaders.engines import remote_reader
 from iobench.loaders.engines.readers import BufferedReader, ReadError
 from iobench.loaders.engines.remote_reader import RemoteReader
@@ -189,7 +189,7 @@ def test_an_answer_that_is_no_answer_is_an_error_without_credentials(server, pat
 
 
 def test_a_server_that_hangs_is_given_up(server, path, monkeypatch):
-    monkeypatch.setattr(objects, "REQUEST_LIMIT", timedelta(seconds=0.2))
+    monkeypatch.setattr(object_stores, "REQUEST_LIMIT", timedelta(seconds=0.2))
     server[1].delay_s = 2
     with pytest.raises(ReadError, match="read of 10 bytes at byte 0 failed: the server does not give it"):
         read(RemoteReader(), path, 0, 10)
@@ -296,18 +296,18 @@ def test_a_pickled_or_closed_reader_reads_on_and_still_knows_the_object(server, 
 
 
 def test_only_some_connections_are_kept(server, monkeypatch):
-    monkeypatch.setattr(objects, "_MAX_STORES", 3)
+    monkeypatch.setattr(object_stores, "_MAX_STORES", 3)
     asking = Objects()
     for number in range(5):
         asking.get(RemotePath(f"http://{server[0]}/{number}?x={number}"), 0, 10)
-    assert len(asking._stores) == 3
+    assert len(asking._stores._open) == 3
     paths = ["/a/b-0.tfrecord", "/a/_c.tfrecord", "/./a", "/a%20b", "/a?", "/a#x", "/é", "/a+b"]
     for path in paths[:2]:
         asking.get(RemotePath(f"http://{server[0]}{path}"), 0, 10)
-    assert list(asking._stores)[-1] == f"http://{server[0]}"
+    assert list(asking._stores._open)[-1] == f"http://{server[0]}"
     for path in paths[2:]:
         asking.get(RemotePath(f"http://{server[0]}{path}"), 0, 10)
-        assert len(asking._stores) == 3
+        assert len(asking._stores._open) == 3
     asked = [asked for _, asked, _ in server[1].asked[5:]]
     assert asked == ["/a/b-0.tfrecord", "/a/_c.tfrecord", "/a", "/a%20b", "/a", "/a", "/%C3%A9", "/a+b"]
 
