@@ -72,11 +72,16 @@ def value_text(metric: Metric, scale: Scale | None = None) -> str:
 
 
 def interval_text(metric: Metric, scale: Scale | None = None) -> str:
-    """A metric's interval without its unit; empty where it has none."""
+    """A metric's interval without its unit; empty where it has none.
+
+    Of a rate it begins at 0 at the least: the record keeps the bound that a few blocks gave, no rate lies below.
+    """
     if metric.value is None or metric.ci95 is None:
         return ""
     scale = scale or scale_for(metric.unit, [metric.value])
-    low, high = (number(scale.of(bound), half_width=_half_width(metric, scale)) for bound in metric.ci95)
+    is_rate = metric.unit.endswith("/s") and metric.value >= 0
+    bounds = (max(bound, 0.0) if is_rate else bound for bound in metric.ci95)
+    low, high = (number(scale.of(bound), half_width=_half_width(metric, scale)) for bound in bounds)
     return f"{low} to {high}"
 
 

@@ -130,6 +130,11 @@ class PointResult:
         small = asleep_once and self.point.block_bytes <= SMALL_BLOCK_BYTES
         return small and bool(waits) and float(np.median(waits)) > LOCK_WAITS_LIMIT
 
+    @property
+    def moved_nothing(self) -> bool:
+        """Whether its blocks were over before a byte was there."""
+        return bool(self.blocks) and not any(block.gbps for block in self.blocks)
+
     def percentile_us(self, percent: float) -> float | None:
         """A latency percentile over all blocks."""
         return merge(block.latencies for block in self.blocks).percentile_us(percent)

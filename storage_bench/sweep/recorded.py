@@ -22,6 +22,7 @@ TAIL = {
     "slowest_thread_gbps": "GB/s",
     "fastest_thread_gbps": "GB/s",
 }
+NOTHING_MOVED = "its blocks were over before a byte was there"
 
 
 def storage_point(result: PointResult, path: Path) -> Point:
@@ -71,8 +72,8 @@ def _metrics(result: PointResult) -> dict[str, Metric]:
         **dict.fromkeys(PERCENTILES, "us"),
         **TAIL,
     }
-    if result.error is not None:
-        return {name: not_measured(unit, result.error) for name, unit in units.items()}
+    if (missing := result.error or (NOTHING_MOVED if result.moved_nothing else None)) is not None:
+        return {name: not_measured(unit, missing) for name, unit in units.items()}
     blocks = result.blocks
     tails = [block.tail for block in blocks if block.tail is not None]
     return {

@@ -10,6 +10,7 @@ from ..evidence import doubts
 from ..workload import DataFile
 from .points import PointResult
 from .proof import write_doubt
+from .recorded import NOTHING_MOVED
 from .streams import crowding
 
 NAMED = 4  # points that one warning names
@@ -46,6 +47,8 @@ def said_of(results: Sequence[PointResult], files: Sequence[DataFile]) -> list[s
 
 def against(result: PointResult) -> list[str]:
     """Why a point does not count."""
+    if result.moved_nothing:
+        return [f"{result.point.words}: {NOTHING_MOVED}; take longer ones (--seconds)"]
     if result.evidence is None:
         return []
     rule = write_doubt if result.point.operation == "write" else type(result.evidence).invalid_reason

@@ -82,6 +82,14 @@ def test_what_was_not_measured_is_no_number():
 
 
 @pytest.mark.parametrize(
+    ("unit", "shown"),
+    [("images/s", "0 to 17,377"), ("GB/s", "0 to 17,377"), ("fraction", "\N{MINUS SIGN}7,282 to 17,377")],
+)
+def test_no_rate_is_shown_below_nothing(unit, shown):
+    assert interval_text(Metric(value=7398.0, unit=unit, ci95=(-7282.0, 17377.0), n=8)) == shown
+
+
+@pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
         (402.3e9, "bytes", "402 GB"),

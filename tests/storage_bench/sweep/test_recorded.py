@@ -6,6 +6,7 @@ import pytest
 from iobench.storage_bench.latency import LatencyHistogram
 from iobench.storage_bench.sweep.points import BlockResult, PointResult, SweepPoint, Tail
 from iobench.storage_bench.sweep.recorded import PERCENTILES, storage_point
+from iobench.storage_bench.sweep.telling import against
 
 READ = SweepPoint("direct", "random", 4096, 2, 3, "cold")
 WRITE = SweepPoint("buffered", "sequential", 4096, 2, 3, "cold", "write")
@@ -13,7 +14,7 @@ WRITE = SweepPoint("buffered", "sequential", 4096, 2, 3, "cold", "write")
 
 def block(latencies_ns, *, gbps=1.0, tail=None, lock_waits=None):
     histogram = LatencyHistogram()
-    histogram.add(np.asarray(latencies_ns))
+    histogram.add(np.asarray(latencies_ns, dtype=np.int64))
     return BlockResult(gbps, gbps * 1e9 / 4096, histogram, 100, 90, None, 1.0, None, tail=tail, lock_waits=lock_waits)
 
 
@@ -56,6 +57,16 @@ def test_a_point_that_failed_has_no_figures_and_says_why():
     assert point.flags == ("failed",)
     assert {metric.value for metric in point.metrics.values()} == {None}
     assert {metric.reason for metric in point.metrics.values()} == {"/data/x: byte 4096 cannot be read"}
+
+
+def test_blocks_in_which_nothing_moved_have_no_figures_and_do_not_count():
+    empty = result(block([], gbps=0.0), block([], gbps=0.0))
+    metrics = storage_point(empty, ".").metrics
+    assert {metric.value for metric in metrics.values()} == {None}
+    assert {metric.reason for metric in metrics.values()} == {"its blocks were over before a byte was there"}
+    (said,) = against(empty)
+    assert said.endswith("before a byte was there; take longer ones (--seconds)")
+    assert against(result(block([], gbps=0.0), block([1]))) == []
 
 
 def test_writes_have_their_own_names_and_no_cache_state():
