@@ -5,9 +5,13 @@ Everything goes to stderr; stdout belongs to --json.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import zip_longest
+from textwrap import wrap
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
 
 QUIET_INTERVAL_S = 5.0
 WHOLE = ("accelerators", "epochs")
+GAP = 2  # blanks before each column
+LEAST_TEXT = 20  # letters of a line of text beside figures
+
+Column = tuple[str, ...]  # its head, and a cell for each row
 
 
 class Screen:
@@ -82,20 +90,117 @@ def say(text: str = "") -> None:
     print(legible(text), file=sys.stderr)
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """An aligned table; columns that hold only figures and dashes stand to the right."""
+def terminal_columns() -> int | None:
+    """Columns of the terminal that a person looks at; None where stderr goes elsewhere, and lines may be any length."""
+    if not sys.stderr.isatty():
+        return None
+    told = os.environ.get("COLUMNS", "")
+    with suppress(OSError):
+        return int(told) if told.isdecimal() else os.get_terminal_size(sys.stderr.fileno()).columns or None
+    return None
+
+
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", keys: int = 1, spare: Sequence[str] = ()
+) -> None:
+    """An aligned table; columns that hold only figures and dashes stand to the right.
+
+    On a terminal that is too narrow what is the same in all rows is told below them, then columns of `spare` are left
+    out, the first named first, and what is still too wide goes on in a second table.  The first `keys` columns tell
+    rows apart and are in each; the last column, where it has no head, stands below its row.
+    """
     if title:
         say(title)
     columns = list(zip(headers, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    figures = [all(cell[:1].isdigit() or cell in ("-", "") for cell in column[1:]) for column in columns]
-    lines = [headers, tuple("-" * width for width in widths), *rows]
-    for line in lines:
-        cells = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, figures, strict=True)
+    room = terminal_columns()
+    if room is None or _width_of(columns) <= room:
+        _print_columns(columns)
+    else:
+        _print_narrow(columns, room, keys, spare)
+
+
+def _print_narrow(columns: list[Column], room: int, keys: int, spare: Sequence[str]) -> None:
+    below = columns.pop() if not columns[-1][0] else None
+    same: list[Column] = []
+    gone: list[Column] = []
+    if len(columns[0]) > 2:  # of a single row nothing is the same as elsewhere, and nothing need be left out
+        alike = [column for column in columns if len(set(column[1:])) == 1]
+        telling = columns[:keys]
+        same = _taken(columns, alike, room)
+        keys = max(1, sum(column not in same for column in telling))
+        gone = _taken(columns, [column for head in spare for column in columns if column[0] == head], room)
+    for part in _parts(columns, room, keys):
+        _print_columns(_wrapped(part, room), below)
+        below = None
+    if same:
+        _say_wrapped(f"every row: {', '.join(f'{column[0]} {column[1]}' for column in same)}", room)
+    if gone:
+        _say_wrapped(
+            f"no room for {', '.join(column[0] for column in gone)}: see the report, or a wider terminal", room
         )
-        say(f"  {'  '.join(cells)}".rstrip())
+
+
+def _taken(columns: list[Column], candidates: Sequence[Column], room: int) -> list[Column]:
+    """Candidates taken out of `columns`, in their order, until the others fit."""
+    taken = []
+    for column in candidates:
+        if _width_of(columns) <= room:
+            break
+        columns.remove(column)
+        taken.append(column)
+    return taken
+
+
+def _parts(columns: Sequence[Column], room: int, keys: int) -> list[list[Column]]:
+    """The columns in as many tables as it takes, the keys in each; a last column of text may be wrapped."""
+    first = list(columns[:keys])
+    parts = [list(first)]
+    for number, column in enumerate(columns[keys:], keys):
+        last_text = number == len(columns) - 1 and not _is_figures(column)
+        needed = min(LEAST_TEXT, _cell_width(column)) if last_text else _cell_width(column)
+        if len(parts[-1]) > len(first) and _width_of(parts[-1]) + GAP + needed > room:
+            parts.append(list(first))
+        parts[-1].append(column)
+    return parts
+
+
+def _wrapped(columns: list[Column], room: int) -> list[Column]:
+    """The columns with the last one, where it is text and too wide, in lines of the room that is left."""
+    left = room - _width_of(columns[:-1]) - GAP
+    if _width_of(columns) <= room or _is_figures(columns[-1]) or left < LEAST_TEXT:
+        return columns
+    return [*columns[:-1], tuple("\n".join(wrap(cell, left)) for cell in columns[-1])]
+
+
+def _say_wrapped(text: str, room: int) -> None:
+    for line in wrap(text, room, initial_indent="  ", subsequent_indent="    "):
+        say(line)
+
+
+def _cell_width(column: Column) -> int:
+    return max(len(line) for cell in column for line in cell.split("\n"))
+
+
+def _width_of(columns: Sequence[Column]) -> int:
+    return sum(GAP + _cell_width(column) for column in columns)
+
+
+def _is_figures(column: Column) -> bool:
+    return all(cell[:1].isdigit() or cell in ("-", "") for cell in column[1:])
+
+
+def _print_columns(columns: Sequence[Column], below: Column | None = None) -> None:
+    widths, rights = [_cell_width(column) for column in columns], [_is_figures(column) for column in columns]
+    rows = list(zip(*columns, strict=True))
+    for number, row in enumerate([rows[0], tuple("-" * width for width in widths), *rows[1:]]):
+        for line in zip_longest(*(cell.split("\n") for cell in row), fillvalue=""):
+            cells = (
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(line, widths, rights, strict=True)
+            )
+            say(f"{' ' * GAP}{(' ' * GAP).join(cells)}".rstrip())
+        if below is not None and number > 1 and below[number - 1]:
+            say(f"{' ' * 3 * GAP}{below[number - 1]}")
 
 
 def figure(metric: Metric | None, *, digits: int = 3) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from shlex import quote
-from shutil import get_terminal_size
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..results.quantities import amount, counted
-from ..terminal import Screen, say, table
+from ..terminal import Screen, say, table, terminal_columns
 from .journal import print_json
 from .options import DataSource, Dtype, ImageField, Json, LabelField, Shape, app, data_source
 
@@ -59,7 +58,7 @@ def _public(row: Mapping[str, object]) -> dict[str, object]:
 
 def _notes(title: str, rows: list[tuple[str, bool | None, str, str]]) -> None:
     """A table of what was seen, the way out below it, in lines that fit the terminal."""
-    width = max(60, get_terminal_size((120, 24)).columns - NOTES_INDENT)
+    width = max(40, (terminal_columns() or 120) - NOTES_INDENT)
     lines: list[tuple[str, str, str]] = []
     for name, available, seen, advice in rows:
         texts = [*wrap(seen, width), *wrap(f"-> {advice}" if advice else "", width, subsequent_indent="   ")]

@@ -49,6 +49,8 @@ def _storage(points: Sequence[Point]) -> None:
             (*heads, "max us", "cached", "route", ""),
             [_storage_row(point) for point in found],
             title=f"Storage rate ({SPREAD})",
+            keys=6,
+            spare=("max us", "cached", "p50 us", "ops/s", "route"),
         )
 
 
@@ -57,6 +59,8 @@ def _roads(points: Sequence[Point]) -> None:
         table(
             ("road", "way", "threads", "consumer", "cache", "images/s", "GB/s", "CPU s/GB", "peak MB", "ours/it", ""),
             [_road_row(point) for point in found],
+            keys=2,
+            spare=("peak MB", "CPU s/GB"),
             title="Loaders side by side (mean and 95 % interval over interleaved time blocks)",
         )
 

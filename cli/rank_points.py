@@ -32,7 +32,7 @@ def show_ranks(points: Sequence[Point]) -> None:
         for point, metric in zip(points, predicted, strict=True)
     ]
     title = f"Ranks on {points[0].params['accelerator']}" + (" (emulated)" if points[0].params["emulated"] else "")
-    table((*heads, *(("predicted",) if known else ()), ""), rows, title=title)
+    table((*heads, *(("predicted",) if known else ()), ""), rows, title=title, keys=2)
 
 
 def show_trainings(points: Sequence[Point]) -> None:

@@ -132,6 +132,7 @@ def show_grid(points: Sequence[Point]) -> None:
     table(
         ("nodes", "gpus", "source", "images/s", "of linear", "of synthetic", "stall", "GB/s", "predicted", "error", ""),
         [_row(point) for point in points],
+        keys=3,
         title=f"Grid, {first['workload']} on {first['accelerator']}{kind}{nodes} "
         f"(mean and 95 % interval over repetitions)",
     )
