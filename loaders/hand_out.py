@@ -23,6 +23,7 @@ from .engines.readers import Reader
 from .formats.ragged import Arrays, sample_views
 from .images.augment import uniforms
 from .images.decoding import Decoding, ImageBatch, ImageError, SkippedImage
+from .images.library_batch import LibraryBatch
 from .index import ShardIndex
 from .plan import Indices
 from .remote import ShardPath
@@ -131,14 +132,15 @@ class HandOut:
         """What reader threads make of a batch once it is read, and where to."""
         records, transform = batch.records, decoding.transform
         samples, place = self._samples(batch), partial(_place_of, self._source)  # self would be a cycle
+        kind = ImageBatch if decoding.here is None else LibraryBatch
         if transform is None:
-            return ImageBatch(decoding, records, samples, (), None, place)
+            return kind(decoding, records, samples, (), None, place)
         numbers = uniforms(self._source.seed, self._epoch, records, transform.num_numbers).tolist()
         if self._freight is not None and self._freight.decodes:
             return self._freight.images(decoding, batch, samples, numbers, place)
         room = 0 if self._freight is None else room_bytes(len(records))
         output = self._image_pool.acquire(decoding.output_bytes(len(records)) + room)
-        return ImageBatch(decoding, records, samples, numbers, output, place)
+        return kind(decoding, records, samples, numbers, output, place)
 
     def __call__(self, batch: PendingBatch) -> RawBatch:
         """Count a batch that is ready, and show it; ImageError where none of its images can be decoded."""

@@ -4,7 +4,8 @@ shards with raw pixels     -> as they are
 shards of encoded images   -> decoded -> cut, resized (train, validation) -> bytes of one size
                                       -> none: whole images, each of its own size
                               decoder none: the encoded bytes themselves
-                              decoder nvimgcodec, dali: decoded on the GPU that batches go to
+                              decoder nvimgcodec, dali: decoded on the GPU that batches go to, or by the library's
+                              threads on the CPU where they stay in host memory
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How a set's images become samples: which decoder, on the host or on a device, and what its transform takes.
 
-encoded images    a decoder of reader threads, or of the device that batches go to    -> samples, or lists of pixels
+encoded images    a decoder of reader threads, or a library: on the device that batches go to, or on the CPU where they
+                  stay in host memory                                             -> samples, or lists of pixels
 raw pixels        none, where a transform of loaders.transforms takes them            -> samples
 anything else     batches are what was read
 """
@@ -10,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..destinations.choice import DeviceChoice
+from ..destinations.choice import DeviceChoice, cuda_missing
 from ..evidence import Route
 from ..formats.records import ShardIndex
 from ..route import refuse_encoded
 from ..transforms import ImageTransform, TransformError
-from .decoders import DEVICE_DECODERS, DecoderName, RawPixels, open_decoder
+from .decoders import DEVICE_DECODERS, DecoderError, DecoderName, RawPixels, open_decoder
 from .decoding import Decoding, OnError
 
 if TYPE_CHECKING:
@@ -49,20 +50,31 @@ def choose_decoding(
             )
         return Decoding(RawPixels(), "pixels are stored as they are", of_images, on_error)
     refuse_encoded(require_route, codec=index.layout.codec, name=index.stamps[0].name)
-    found, reason = open_decoder("auto" if there is not None else decoder)
-    if there is not None:
-        reason = f"asked for; samples made by {there.made_by}"
-    return Decoding(found, reason, of_images, on_error, there)
+    if decoder not in DEVICE_DECODERS:
+        return Decoding(*open_decoder(decoder), of_images, on_error)
+    from .device_batch import OnDevice
+
+    others, _ = open_decoder("auto")
+    if there is None:
+        here = OnDevice(decoder, device="cpu")
+        return Decoding(others, "asked for; on the CPU, where batches stay", of_images, on_error, here=here)
+    return Decoding(others, f"asked for; samples made by {there.made_by}", of_images, on_error, there)
 
 
 def device_decoder(name: str, index: ShardIndex, transform: Transform, device: DeviceChoice) -> OnDevice | None:
-    """What decodes on the device that batches go to; None where nothing was asked to."""
+    """What decodes on the device that batches go to; None where nothing was asked to, or they stay in host memory.
+
+    DecoderError where there is nothing to decode, or the device cannot make the samples.
+    """
     if name not in DEVICE_DECODERS:
         return None
-    from .device_batch import OnDevice, require_decodable
+    if index.layout.codec is None:
+        raise DecoderError(f"decoder {name!r}: the set holds no encoded images; leave decoder out")
+    if device == "cpu" or (device == "auto" and cuda_missing() is not None):
+        return None
+    from .device_batch import OnDevice, require_made_there
 
-    of_images = transform if isinstance(transform, ImageTransform) else None
-    require_decodable(name, codec=index.layout.codec, transform=of_images, to_host=device == "cpu")
+    require_made_there(name, transform if isinstance(transform, ImageTransform) else None)
     return OnDevice(name, device="cuda" if isinstance(device, str) else device.name)
 
 

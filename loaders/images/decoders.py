@@ -36,11 +36,7 @@ _PLAIN = ("YCbCr", "Gray")  # colour spaces whose way to RGB is one and the same
 _ROWS_BELOW = 8  # the last rows are made with the chroma below them, of at most 4 rows a sample
 _WORTH_CUTTING = 0.97  # of the height: for fewer rows left out the copy is not made
 _BYTES_BEHIND = "extraneous bytes before marker"
-_BATCHES = (
-    "not available because reader threads decode image by image on the CPU; device_decoders.py decodes whole batches"
-)
 _AUTO = "images are decoded by threads of the CPU here, and it makes no more pixels than a sample needs"
-_ELSEWHERE = {"dali": f"{_BATCHES} onto a GPU with it", "nvimgcodec": f"{_BATCHES} onto a GPU with it"}
 
 
 class DecoderError(ValueError):
@@ -202,7 +198,7 @@ class RawPixels:
 def open_decoder(name: str) -> tuple[Decoder, str]:
     """The decoder of this name, and why it is the one; DecoderError or DecoderMissingError, with the way out."""
     if name in DEVICE_DECODERS:
-        raise DecoderError(f"decoder {name!r} decodes whole batches on a GPU; here it is {BY_THREADS}")
+        raise DecoderError(f"decoder {name!r} decodes whole batches; for image by image it is {BY_THREADS}")
     if name not in get_args(DecoderName):
         raise DecoderError(f"decoder {name!r} is not one of {', '.join(get_args(DecoderName))}")
     for package, title in (("simplejpeg", "simplejpeg"), ("PIL", "pillow")):

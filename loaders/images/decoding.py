@@ -66,7 +66,8 @@ class SkippedImage(NamedTuple):
 class Decoding:
     """How a set's images become samples: with `transform` of one size, in a batch; without it a list of pixels.
 
-    `there` decodes what goes to a device, where that was asked for; `decoder` what stays on the host, and what is odd.
+    Where that was asked for, a library decodes what goes to a device (`there`) or stays in host memory (`here`);
+    `decoder` does the rest, and what is odd.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Decoding:
         transform: ImageTransform | None,
         on_error: OnError,
         there: OnDevice | None = None,
+        here: OnDevice | None = None,
     ) -> None:
         if on_error not in get_args(OnError):
             raise DecodingUsageError(f"on_error {on_error!r} is not one of {', '.join(get_args(OnError))}")
@@ -84,12 +86,14 @@ class Decoding:
         self.transform = transform
         self.on_error = on_error
         self.there = there
+        self.here = here
         self.note: Callable[[str, int, int], None] | None = None  # of a trace: what was done, from when to when
 
     @property
     def name(self) -> str:
         """Of the decoder, as records say it."""
-        return self.decoder.name if self.there is None else self.there.name
+        library = self.there or self.here
+        return self.decoder.name if library is None else library.name
 
     @property
     def draws(self) -> bool:

@@ -34,7 +34,7 @@ _END = b"\xff\xd9"
 
 
 class OnDevice:
-    """The device's decoder of one set: opened with its first batch, and kept; it decodes one batch at a time.
+    """The decoder of one set, on a device or the CPU: opened with its first batch, and kept; one batch at a time.
 
     `made_by` is what makes samples of the pixels there.
     """
@@ -64,20 +64,14 @@ class OnDevice:
         """See DeviceDecoder; `device` is as torch names it."""
         with self._lock:
             if self._opened is None or self._opened[0] != device:
-                threads = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) - 1))  # one is the loop's
+                spare = 0 if device == "cpu" else 1  # the loop's, which has a device to feed
+                threads = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) - spare))
                 self._opened = device, open_device_decoder(self._name, device, num_threads=threads)[0]
             return self._opened[1].decode(samples)
 
 
-def require_decodable(name: str, *, codec: str | None, transform: ImageTransform | None, to_host: bool) -> None:
-    """Raise DecoderError where a device's decoder has nothing to do, or nowhere to bring it."""
-    if codec is None:
-        raise DecoderError(f"decoder {name!r}: the set holds no encoded images; leave decoder out")
-    if to_host:
-        raise DecoderError(
-            f"decoder {name!r} decodes onto the device that batches go to, and device='cpu' is host memory; use "
-            f"device='cuda' (in commands --destination gpu, --accelerator cuda), or decoder {BY_THREADS}"
-        )
+def require_made_there(name: str, transform: ImageTransform | None) -> None:
+    """Raise DecoderError where a device cannot make the samples."""
     if not isinstance(transform, NormalisedTransform) or not transform.made_there:
         raise DecoderError(
             f"decoder {name!r} makes samples of one size on the device: give transform=ImageNetTrain(...) or "

@@ -29,10 +29,9 @@ from ..transforms import Cut
 if TYPE_CHECKING:
     from torch import Tensor
 
-Places = npt.NDArray[np.int64]
-Ratios = npt.NDArray[np.float32]
+Table = npt.NDArray[np.int64]
 BLOCK = 512  # values; four for each thread of a program
-NUM_PLACES, NUM_SCALES = 9, 2  # int64 and float32 of an image's row
+NUM_TOLD = 9  # numbers of each image in the table
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
@@ -43,7 +42,7 @@ def _weight(first, step, length, away, reach):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _samples(  # type: ignore[no-untyped-def]  # Triton compiles annotations as well, and knows its own only
-    places, ratios, scales, shifts, target, row_values, size, num_blocks,
+    table, scales, shifts, target, row_values, size, num_blocks,
     bytes_alone: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """One block of a sample; rows of the table are as `table_of` makes them.
@@ -57,19 +56,19 @@ def _samples(  # type: ignore[no-untyped-def]  # Triton compiles annotations as 
     row, within = value // row_values, value % row_values
     channel = within % 3
 
-    told = places + image * 9
+    told = table + image * 9  # NUM_TOLD
     source = tl.load(told).to(tl.pointer_type(tl.uint8))
     row_stride, height, width = tl.load(told + 1), tl.load(told + 2).to(tl.int32), tl.load(told + 3).to(tl.int32)
-    new_row = row + tl.load(told + 4).to(tl.int32)
-    new_column = tl.load(told + 5).to(tl.int32) + within // 3 * tl.load(told + 6).to(tl.int32)
-    ratio_y, ratio_x = tl.load(ratios + image * 2), tl.load(ratios + image * 2 + 1)
+    ratio_y = tl.div_rn(height.to(tl.float32), tl.load(told + 4).to(tl.float32))
+    ratio_x = tl.div_rn(width.to(tl.float32), tl.load(told + 5).to(tl.float32))
+    new_row = row + tl.load(told + 6).to(tl.int32)
+    new_column = tl.load(told + 7).to(tl.int32) + within // 3 * tl.load(told + 8).to(tl.int32)
     reach_y, reach_x = tl.maximum(ratio_y, 1.0), tl.maximum(ratio_x, 1.0)
+    num_rows, num_columns = tl.ceil(2 * reach_y).to(tl.int32), tl.ceil(2 * reach_x).to(tl.int32)
     middle_y, middle_x = (new_row.to(tl.float32) + 0.5) * ratio_y, (new_column.to(tl.float32) + 0.5) * ratio_x
     first_y = tl.maximum((middle_y - reach_y + 0.5).to(tl.int32), 0)
     first_x = tl.maximum((middle_x - reach_x + 0.5).to(tl.int32), 0)
     away_y, away_x = first_y.to(tl.float32) + 0.5 - middle_y, first_x.to(tl.float32) + 0.5 - middle_x
-
-    num_rows, num_columns = tl.load(told + 7).to(tl.int32), tl.load(told + 8).to(tl.int32)
 
     width_weight = tl.zeros((block,), tl.float32)
     for right in range(num_columns):
@@ -108,30 +107,26 @@ def write_batch(images: Sequence[Tensor], cuts: Sequence[Cut], scale: Tensor, sh
     size = height * width * channels
     num_blocks = triton.cdiv(size, BLOCK)
     with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
-        places, ratios = _sent(*table_of(images, cuts), out.device)
+        table = _sent(table_of(images, cuts), out.device)
         _samples[(len(images) * num_blocks,)](
-            places, ratios, scale, shift, out, width * channels, size, num_blocks,
+            table, scale, shift, out, width * channels, size, num_blocks,
             bytes_alone=out.dtype == torch.uint8, block=BLOCK,
         )  # fmt: skip
 
 
-def table_of(images: Sequence[Tensor], cuts: Sequence[Cut]) -> tuple[Places, Ratios]:
-    """What the kernel is told of each image, int64 (B, NUM_PLACES) and float32 (B, NUM_SCALES).
+def table_of(images: Sequence[Tensor], cuts: Sequence[Cut]) -> Table:
+    """What the kernel is told of each image, int64 (B, NUM_TOLD).
 
-    The address of its piece, bytes from row to row, height and width of the piece; the window's first row, its first
-    column and the step to the next one, -1 where it is turned over; how many pixels are below a triangle, in rows and
-    columns.  And old size over new, of rows and columns.
+    The address of its piece, bytes from row to row, height and width of the piece, height and width that it is resized
+    to, the window's first row, its first column and the step to the next one: -1 where it is turned over.
     """
-    rows, sizes = [], []
+    told = []
     for image, (piece, resized, window, flip) in zip(images, cuts, strict=True):
         stride = image.stride(0)
         start = image.data_ptr() + piece.top * stride + piece.left * 3
         left, step = (window.left + window.width - 1, -1) if flip else (window.left, 1)
-        below = (_below(piece.height, resized[0]), _below(piece.width, resized[1]))
-        rows.append((start, stride, piece.height, piece.width, window.top, left, step, *below))
-        sizes.append((piece.height, piece.width, *resized))
-    extents = np.array(sizes, np.float32).reshape(-1, 4)
-    return np.array(rows, np.int64).reshape(-1, NUM_PLACES), extents[:, :2] / extents[:, 2:]
+        told.append((start, stride, piece.height, piece.width, *resized, window.top, left, step))
+    return np.array(told, np.int64).reshape(-1, NUM_TOLD)
 
 
 def _interleaved(image: Tensor) -> Tensor:
@@ -139,18 +134,11 @@ def _interleaved(image: Tensor) -> Tensor:
     return image if image.stride(2) == 1 and image.stride(1) == 3 else image.contiguous()
 
 
-def _below(length: int, resized: int) -> int:
-    """How many pixels' middles are within a triangle's foot at most, which is open: 2 * max(1, length / resized)."""
-    return max(2, -(-2 * length // resized))
+def _sent(table: Table, device: torch.device) -> Tensor:
+    """The table on the device, by a copy that nothing waits for.
 
-
-def _sent(places: Places, ratios: Ratios, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both on the device, in one copy that nothing waits for.
-
-    The page-locked memory is torch's own: it is given out again once the event behind the copy has passed.
+    Page-locked memory is torch's own: it is given out again once the event behind the copy has passed.
     """
-    host = torch.empty(places.nbytes + ratios.nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    host.numpy()[: places.nbytes] = places.reshape(-1).view(np.uint8)
-    host.numpy()[places.nbytes :] = ratios.reshape(-1).view(np.uint8)
-    there = host.to(device, non_blocking=True)
-    return there[: places.nbytes].view(torch.int64), there[places.nbytes :].view(torch.float32)
+    host = torch.empty(table.shape, dtype=torch.int64, pin_memory=device.type == "cuda")
+    host.numpy()[:] = table
+    return host.to(device, non_blocking=True)

@@ -428,10 +428,6 @@ def test_hops_are_timed_and_bytes_counted(folder, images):
 
 
 def test_what_does_not_fit_is_refused_by_name(folder, tmp_path, monkeypatch):
-    with pytest.raises(
-        DecoderError, match=r"decoder 'dali' .* device='cpu' is host memory.* auto, libjpeg-turbo or simplejpeg"
-    ):
-        ShardSet.open(folder, decoder="dali", device="cpu")
     with pytest.raises(DecoderError, match="decoder 'pil' is not one of auto, libjpeg-turbo, simplejpeg"):
         ShardSet.open(folder, decoder="pil")
     with pytest.raises(DecodingUsageError, match="on_error 'ignore' is not one of raise, skip"):

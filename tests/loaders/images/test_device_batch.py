@@ -13,7 +13,7 @@ from iobench.loaders import DataLoader, ShardSet, transforms
 from iobench.loaders.engines.readers import direct_refused
 from iobench.loaders.formats.example import encode_example
 from iobench.loaders.formats.tfrecord import frame
-from iobench.loaders.images.decoders import DecoderError, DecoderMissingError
+from iobench.loaders.images.decoders import DecoderError
 from iobench.loaders.images.decoding import ImageError
 from iobench.loaders.probe import suggest
 
@@ -200,7 +200,7 @@ def test_work_on_batches_sees_them_whole_however_far_the_device_is_behind(plain,
     device.settle()
     assert all((one.int() - two.int()).abs().max() <= 2 for one, (two, _) in zip(seen, here, strict=True))
     assert not device.sanitizer.races
-    assert loader._destination.pool.num_allocated <= 2 * 2 + 3
+    assert loader._road.destination.pool.num_allocated <= 2 * 2 + 3
 
 
 def test_an_epoch_that_is_left_gives_its_buffers_back(plain, device, decoder):
@@ -210,7 +210,7 @@ def test_an_epoch_that_is_left_gives_its_buffers_back(plain, device, decoder):
         next(iter(loader))
     assert len(list(loader)) == 15
     device.settle()
-    assert loader._pool.num_allocated <= 2 * 2 + 3
+    assert loader._road.pool.num_allocated <= 2 * 2 + 3
     assert not device.sanitizer.races
 
 
@@ -254,7 +254,6 @@ class Grey(transforms.ImageNetTrain):
 
 def test_what_does_not_fit_is_refused_by_name(plain, page_set, device, decoder):
     for options, said in (
-        ({"device": "cpu"}, "device='cpu' is host memory; use device='cuda'"),
         ({"transform": None}, "give transform=ImageNetTrain"),
         ({"transform": Grey()}, "give transform=ImageNetTrain"),
     ):
@@ -264,11 +263,13 @@ def test_what_does_not_fit_is_refused_by_name(plain, page_set, device, decoder):
         ShardSet.open(page_set.folder, device=device, decoder=decoder)
 
 
-def test_without_a_gpu_it_is_refused_when_the_set_is_opened(plain, decoder):
+def test_without_a_gpu_it_works_on_the_cpu_and_says_so(plain, decoder):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(DecoderMissingError, match=f"decoder {decoder}: not available because torch sees no GPU"):
-        ShardSet.open(plain, decoder=decoder, transform=train())
+    shards = ShardSet.open(plain, decoder=decoder, transform=train())
+    assert (shards.device, shards.decoding.reason) == ("auto", "asked for; on the CPU, where batches stay")
+    assert len(shards[3][0]) == 3
+    assert shards.decoding.name.endswith("(CPU)")
 
 
 @pytest.mark.twin(
