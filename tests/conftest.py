@@ -219,6 +219,35 @@ def encode() -> Callable[..., bytes]:
     return encode_image
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def in_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ended]]:
+    """`in_process("infer", data, ...)`: a command without a process of its own, in the test's own folder."""
+    from iobench.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*words: object) -> Ended:
+        capfd.readouterr()
+        status = run([str(word) for word in words])
+        return Ended(status, *capfd.readouterr())
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def new_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     """`new_disk(size_bytes)`: an ext4 file system of its own on a loop device."""

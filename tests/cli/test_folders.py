@@ -59,9 +59,11 @@ def test_checkpoints_end_with_a_record_and_a_table(iobench, tmp_path):
         (("--checkpoint", "1000T"), 4, "give a smaller size"),
     ],
 )
-def test_what_does_not_fit_together_is_told(iobench, tmp_path, words, status, named):
-    ended, document, _ = iobench(*words)
-    assert ended == document["error"]["exit_status"] == status
+def test_what_does_not_fit_together_is_told(in_process, tmp_path, words, status, named):
+    (tmp_path / "data").mkdir()
+    done = in_process("storage", "data", *words, "--json")
+    document = json.loads(done.out)
+    assert done.status == document["error"]["exit_status"] == status
     assert named in document["error"]["message"]
     assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["data"]
 

@@ -33,10 +33,10 @@ def infer(folder: Path, *more: object) -> subprocess.CompletedProcess[str]:
         (("--preset", "quick"), "presets are: five-models, hpe-validation"),
     ],
 )
-def test_wrong_usage_is_exit_2_and_leaves_no_folder(tmp_path, page_set, wrong, said):
-    done = infer(tmp_path, page_set.folder, *wrong)
-    assert done.returncode == 2
-    assert said in done.stderr
+def test_wrong_usage_is_exit_2_and_leaves_no_folder(in_process, tmp_path, page_set, wrong, said):
+    done = in_process("infer", page_set.folder, *wrong)
+    assert done.status == 2
+    assert said in done.err
     assert not list(tmp_path.iterdir())
 
 

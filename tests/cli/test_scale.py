@@ -39,10 +39,10 @@ def test_numbers_stand_between_commas():
         (("--transform", "sideways"), "--transform: key 'transform' is 'sideways'"),
     ],
 )
-def test_wrong_usage_is_exit_2_and_leaves_no_folder(tmp_path, page_set, wrong, said):
-    done = scale(tmp_path, page_set.folder, *wrong)
-    assert done.returncode == 2
-    assert said in done.stderr
+def test_wrong_usage_is_exit_2_and_leaves_no_folder(in_process, tmp_path, page_set, wrong, said):
+    done = in_process("scale", page_set.folder, *wrong)
+    assert done.status == 2
+    assert said in done.err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,8 +1,6 @@
 """Presets state what they require, in words and numbers that agree with their settings."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -56,10 +54,10 @@ def test_a_flag_changes_the_requirement_that_is_told():
     assert requirement_text(config).startswith("feeds 2 emulated A100 running ResNet-50 at AU 90 %: 0.19 GB/s")
 
 
-def test_the_command_lists_them_for_people_and_programs():
-    command = [sys.executable, "-m", "iobench", "presets", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    listed = {preset["name"]: preset for preset in json.loads(done.stdout)["presets"]}
+def test_the_command_lists_them_for_people_and_programs(in_process):
+    done = in_process("presets", "--json")
+    assert done.status == 0
+    listed = {preset["name"]: preset for preset in json.loads(done.out)["presets"]}
     assert set(listed) >= EXPECTED
     assert listed["quick"]["needed_gbps"] == pytest.approx(0.9 * 400 * 270_000 / 0.224 / 1e9)
-    assert "feeds 8 emulated H100 running U-Net3D" in done.stderr
+    assert "feeds 8 emulated H100 running U-Net3D" in done.err

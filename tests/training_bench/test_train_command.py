@@ -62,7 +62,7 @@ def test_a_roofline_is_points_of_the_record_and_lines_on_the_terminal(train):
     [("--hops", "--source", "synthetic"), ("--hops", "--accelerator", "cpu", "--checkpoint", "kept")],
     ids=" ".join,
 )
-def test_hops_that_lead_nowhere_are_refused(train, words):
-    status, document, _ = train(*SMALL, *words)
-    assert status == 2
-    assert "--hops" in document["error"]["message"]
+def test_hops_that_lead_nowhere_are_refused(in_process, page_set, words):
+    done = in_process("train", page_set.folder, *SMALL, *words, "--local", "local", "--json")
+    assert done.status == 2
+    assert "--hops" in json.loads(done.out)["error"]["message"]
