@@ -76,7 +76,8 @@ def one_builder(folder: Path | str, *, name: str) -> Iterator[None]:
             location = index_locations(folder, name=name)[-1]
             with suppress(OSError):
                 location.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(location.with_name(f".{location.name}.lock"), wait=True))
+                lock = location.with_name(f".{location.name}.lock")
+                stack.enter_context(locked(lock, wait=True, doing=f"builds the index of {folder}"))
         yield
 
 

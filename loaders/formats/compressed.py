@@ -116,7 +116,7 @@ def _make_one(wanted: _Copy, *, wait: bool) -> bool:
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.parent.chmod(0o700)  # who may read the cache need not be who may read the shard
-        with locked(wanted.unfinished, wait=wait) as fd:
+        with locked(wanted.unfinished, wait=wait, doing=f"makes a plain copy of {path}") as fd:
             if fd is None:
                 return False
             if not copy.is_file():
