@@ -11,7 +11,7 @@ from ...loaders.evidence import counter_for
 from ...loaders.page_cache import resident_bytes
 from ...loaders.remote import shown_address
 from ...results.mounts import Mount, covering, mount_of, parse_mountinfo
-from ...results.privacy import PRIVATE_OPTIONS
+from ...results.privacy import PRIVATE_OPTIONS, public_path
 from ..evidence import LOCAL_FILE_SYSTEMS
 from .alignment import Alignment, direct_alignment
 from .devices import disks_of, stack_of
@@ -52,6 +52,16 @@ def sample_file(path: Path) -> Path | None:
         return place if place.is_file() and place.stat().st_size else None
     entries = (entry for entry in sorted(place.iterdir()) if entry.is_file() and entry.stat().st_size)
     return next((entry for entry in entries if os.access(entry, os.R_OK)), None)
+
+
+def named_path(path: Path) -> Seen:
+    """Whether it is there; all else is said of the nearest folder above it, which may be on quite another disk."""
+    shown = public_path(path.absolute())
+    if path.exists():
+        return Seen(True, f"{shown}, a {'folder' if path.is_dir() else 'file'}")
+    above = public_path(nearest(path))
+    advice = "see how it is spelled, and whether its file system is mounted"
+    return Seen(False, f"{shown} does not exist: what follows is of {above}", advice)
 
 
 def file_system(path: Path) -> Seen:
@@ -168,6 +178,7 @@ SUBJECT = Subject(
     "storage",
     __name__,
     {
+        "path": named_path,
         "file system": file_system,
         "mount options": mount_options,
         "writing": writing,

@@ -11,6 +11,7 @@ GROUPS = {
     "software": {"python", "torch", "numpy", "DALI", "JPEG crops", "obstore", "ranks (horovod)"},
     "gpu": {"driver", "GPU", "CUDA", "kvikio", "cuFile", "cuFile configuration", "nvidia-fs", "P2PDMA"},
     "storage": {
+        "path",
         "file system",
         "mount options",
         "writing",

@@ -10,6 +10,7 @@ from iobench.results.mounts import Mount
 from iobench.storage_bench.doctor.alignment import Alignment, direct_alignment
 from iobench.storage_bench.doctor.devices import Disk, disks_of, stack_of
 from iobench.storage_bench.doctor.gds_support import gds_support, p2pdma_support
+from iobench.storage_bench.doctor.storage import named_path
 
 
 def disk(name):
@@ -134,3 +135,11 @@ def test_what_the_kernel_says_of_o_direct_is_enough_for_a_read(tmp_path, direct_
 )
 def test_an_alignment_fits_where_it_divides_that_of_our_reads(offset, memory, fits):
     assert Alignment(offset, memory, "by hand").fits is fits
+
+
+def test_a_path_that_is_not_there_is_said_and_what_is_looked_at_instead(tmp_path):
+    assert named_path(tmp_path).available is True
+    seen = named_path(tmp_path / "mnt" / "bnech")
+    assert seen.available is False
+    assert seen.text == f"{tmp_path}/mnt/bnech does not exist: what follows is of {tmp_path}"
+    assert "mounted" in seen.advice
