@@ -18,22 +18,18 @@ import torch.utils.data
 from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, default_convert
 
 from .batches import PlannedBatches
-from .buffers import BufferPool
-from .destinations.choice import open_device
-from .destinations.destination import Destination
-from .destinations.device import Device
-from .engines.reader_threads import ReaderThreads
 from .evidence import RouteEvidence
+from .fast_road import FastRoad
+from .hand_out import Tally
 from .iterators import LocalBatches, ProcessBatches, ShardBatches
 from .order import draws_globally, samplers_of, settings_of
 from .plan import Indices
-from .prefetch import Prefetcher, Tally
+from .prefetch import Prefetcher
 from .resume import Place, State, checked_state, generators_of, new_state, own_state, restore, sampler_epoch
 from .resume import set_sampler_epoch as set_epoch_of
-from .route import EvidenceError, RouteWatch
+from .route import EvidenceError
 from .shards import ShardSet
 from .stall import StallMeter, cuda_in_use
-from .worker_start import starting_workers
 
 T_co = TypeVar("T_co", covariant=True)
 DEFAULT_PREFETCH_FACTOR = 2
@@ -69,7 +65,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         in_order: bool = True,
     ) -> None:
         shards = dataset if isinstance(dataset, ShardSet) else None
-        self._shards = shards
+        self._road = None if shards is None else FastRoad(shards)
         self._plan: PlannedBatches | None = None
         if shards is not None and multiprocessing_context is not None:
             raise ValueError(
@@ -101,24 +97,21 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._place: Place
         self._begun = False
         self._pending: State | None = None
-        self._pool: BufferPool | None = None
-        self._image_pool: BufferPool | None = None
-        self._destination: Destination | None = None
-        self._empty_ms: float | None = None  # of a pair of events: known from the first epoch on
-        self._watch: RouteWatch | None = None
-        self._reader_threads: ReaderThreads | None = None  # those of persistent workers
         # Whoever rebuilds a loader from its attributes gives torch's default by name.
         self._own_collate = None if collate_fn in (default_collate, default_convert) else collate_fn
         if shards is not None:
             given = sampler if batch_sampler is None else batch_sampler
             self._check_fast_road(shards, given=given)
-            if isinstance(batch_sampler, PlannedBatches):
-                self._plan = batch_sampler.of(shards)
-            elif given is None:
-                size, shuffled = self.batch_size or 1, bool(shuffle)
-                self._plan = PlannedBatches(
-                    shards, size, shuffle=shuffled, drop_last=self.drop_last, generator=self.generator
-                )
+            self._plan = self._planned(shards, given, shuffle=bool(shuffle))
+
+    def _planned(self, shards: ShardSet, given: Any, *, shuffle: bool) -> PlannedBatches | None:
+        """The batches in the set's own order; None where a sampler gives another."""
+        if isinstance(given, PlannedBatches):
+            return given.of(shards)
+        if given is not None:
+            return None
+        size = self.batch_size or 1
+        return PlannedBatches(shards, size, shuffle=shuffle, drop_last=self.drop_last, generator=self.generator)
 
     def _check_fast_road(self, shards: ShardSet, *, given: Any) -> None:
         """Refuse by name what torch accepts and reader threads cannot do."""
@@ -135,19 +128,15 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process begins its own epochs; buffers and counters stay here."""
         own = {
-            "_pool": None,
-            "_image_pool": None,
-            "_destination": None,
-            "_watch": None,
+            "_road": None if self._road is None else FastRoad(self._road.shards),
             "_begun": False,
-            "_reader_threads": None,
             "_iterator": None,
         }
         return {name: value for name, value in {**self.__dict__, **own}.items() if name != "_place"}
 
     def check_worker_number_rationality(self) -> None:
         """Torch warns of more workers than cores; over a ShardSet they are threads that wait for storage."""
-        if self._shards is None:
+        if self._road is None:
             super().check_worker_number_rationality()
 
     # --- epochs
@@ -187,8 +176,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             restore(begun, samplers)
         self._place = Place(begun, sampler=own_state(samplers), resumed=resumed, seed_drawn=self.generator is None)
         self.meter = StallMeter()
-        self.meter.transfer_not_covered = cuda_in_use() and (self._shards is None or self._target(self._shards) is None)
-        batches: Any = super().__iter__() if self._shards is None else self._get_iterator()
+        road = self._road
+        on_host = road is None or road.target(pin_memory=self.pin_memory) is None
+        self.meter.transfer_not_covered = cuda_in_use() and on_host
+        batches: Any = super().__iter__() if road is None else self._get_iterator()
         self._begun, self._pending = True, None
         self.epoch += 1
         if isinstance(self.dataset, IterableDataset):
@@ -196,63 +187,29 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return batches
 
     def _get_iterator(self) -> Any:
-        if self._shards is not None:
-            return ShardBatches(self, self._shards)
+        if self._road is not None:
+            return ShardBatches(self, self._road)
         if self.num_workers == 0:
             return LocalBatches(self)
         self.check_worker_number_rationality()
         return ProcessBatches(self)
 
-    def _open(self, shards: ShardSet, batches: Iterator[Indices], *, base_seed: int) -> Prefetcher:
+    def _open(self, road: FastRoad, batches: Iterator[Indices], *, base_seed: int) -> Prefetcher:
         """Begin to read `batches`."""
-        depth = self.num_workers * (self.prefetch_factor or DEFAULT_PREFETCH_FACTOR)
         stated = getattr(self._index_sampler, "batch_size", 1)
-        size = stated if isinstance(stated, int) else 1  # the pool grows to larger batches
-        self._open_pools(shards, size, depth=max(1, depth))
-        assert self._pool is not None  # it was just made
-        kept = self._reader_threads if self._reader_threads is not None and self._reader_threads.usable else None
-        init_fn = self.worker_init_fn if kept is None else None
-        with starting_workers(
-            init_fn, num_workers=self.num_workers, base_seed=base_seed, dataset=shards, timeout_s=self.timeout
-        ) as on_start:
-            if self.persistent_workers and kept is None:
-                kept = ReaderThreads(self.num_workers, shards.reader, shards.paths, on_start=on_start)
-                self._reader_threads = kept
-            return Prefetcher(
-                shards,
-                batches,
-                pool=self._pool,
-                tally=self.tally,
-                num_threads=self.num_workers,
-                depth=depth,
-                timeout_s=self.timeout,
-                on_thread_start=on_start,
-                threads=kept,
-                epoch=self.epoch,
-                image_pool=self._image_pool,
-                freight=None if self._destination is None else shards.freight(self._destination),
-            )
-
-    def _open_pools(self, shards: ShardSet, batch_size: int, *, depth: int) -> None:
-        """Buffers, kept from epoch to epoch unless batches go elsewhere from now on: a process may start CUDA late."""
-        device = self._target(shards)
-        if (device and device.name) != (self._destination and self._destination.device.name):
-            self._destination = None if device is None else Destination(device, num_free_kept=depth + 2)
-            self._pool, self._image_pool, self._watch = None, None, None
-        to = self._destination
-        self._pool = self._pool or shards.new_pool(batch_size, depth=depth, destination=to)
-        if self._image_pool is None:
-            self._image_pool = BufferPool(0, num_free_kept=depth + 2) if to is None else to.pinned_pool(0)
-        self._watch = self._watch or RouteWatch(shards, into_gpu=to is not None)
-
-    def _target(self, shards: ShardSet) -> Device | None:
-        """The device that batches go to now; None is host memory.
-
-        Who asks for no device, but for `pin_memory`, means host memory; images without one size stay there, too.
-        """
-        decoding = shards.decoding
-        as_they_are = decoding is not None and decoding.transform is None
-        return None if shards.device == "auto" and (self.pin_memory or as_they_are) else open_device(shards.device)
+        return road.open(
+            batches,
+            batch_size=stated if isinstance(stated, int) else 1,  # pools grow to larger batches
+            num_threads=self.num_workers,
+            depth=self.num_workers * (self.prefetch_factor or DEFAULT_PREFETCH_FACTOR),
+            epoch=self.epoch,
+            tally=self.tally,
+            pin_memory=self.pin_memory,
+            persistent=self.persistent_workers,
+            timeout_s=self.timeout,
+            init_fn=self.worker_init_fn,
+            base_seed=base_seed,
+        )
 
     # --- evidence
 
@@ -267,11 +224,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         What others read is measured for `background_s` seconds if asked.  Raises EvidenceError where nothing was read
         yet, or this is no loader over a ShardSet; RouteError where the set requires a route that is not proven.
         """
-        if self._watch is None:
-            what = "nothing was read yet" if self._shards is not None else "there are counters only over a ShardSet"
+        watch = None if self._road is None else self._road.watch
+        if watch is None:
+            what = "nothing was read yet" if self._road is not None else "there are counters only over a ShardSet"
             raise EvidenceError(f"no evidence: {what}")
-        found = self._watch.evidence(self.tally, background_s=background_s)
-        self._watch.check(found)
+        found = watch.evidence(self.tally, background_s=background_s)
+        watch.check(found)
         return found
 
     # --- state

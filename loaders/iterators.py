@@ -28,6 +28,7 @@ from .stall import Steps
 
 if TYPE_CHECKING:
     from .dataloader import DataLoader
+    from .fast_road import FastRoad
     from .stall_cuda import DeviceWaits
 
 
@@ -89,19 +90,19 @@ class ProcessBatches(_Tracked, _MultiProcessingDataLoaderIter):
 class ShardBatches(_Tracked):
     """One epoch over a ShardSet.  Leaving it early, or dropping it, ends its reader threads unless they persist."""
 
-    def __init__(self, loader: DataLoader[Any], shards: ShardSet) -> None:
+    def __init__(self, loader: DataLoader[Any], road: FastRoad) -> None:
         super().__init__(loader)
-        self._shards = shards
+        shards = self._shards = road.shards
         self._collate = loader._own_collate
         self._held_to_route = loader.evidence if shards.require_route is not None else None
         indices = self._place.stream(self._sampler_iter, self._index_sampler)
         records = indices if loader._plan is not None else _checked(shards, indices, batched=self._auto_collation)
-        self._prefetcher = loader._open(shards, records, base_seed=int(self._base_seed))
-        self._destination = loader._destination
+        self._prefetcher = loader._open(road, records, base_seed=int(self._base_seed))
+        self._destination = road.destination
         self._waits: DeviceWaits | None = None
         if self._destination is not None:
-            self._waits = loader.meter.on_device(self._destination.device, empty_ms=loader._empty_ms)
-            loader._empty_ms = self._waits.empty_ms
+            self._waits = loader.meter.on_device(self._destination.device, empty_ms=road.empty_ms)
+            road.empty_ms = self._waits.empty_ms
 
     def _next_data(self) -> Any:
         if self._destination is None or self._waits is None:

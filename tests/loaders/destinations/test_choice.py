@@ -51,11 +51,11 @@ def test_a_process_that_does_not_use_cuda_gets_host_memory():
 
 def test_what_pin_memory_asks_for_wins_over_a_device_nobody_asked_for(page_set, device, monkeypatch):
     """`auto` on a machine whose process uses a GPU; the device itself is played."""
-    monkeypatch.setattr("iobench.loaders.dataloader.open_device", lambda choice: device if choice == "auto" else None)
+    monkeypatch.setattr("iobench.loaders.fast_road.open_device", lambda choice: device if choice == "auto" else None)
     shards = ShardSet.open(page_set.folder)
     plain, pinned = DataLoader(shards, batch_size=4), DataLoader(shards, batch_size=4, pin_memory=True)
-    assert plain._target(shards) is device
-    assert pinned._target(shards) is None
+    assert plain._road.target(pin_memory=plain.pin_memory) is device
+    assert pinned._road.target(pin_memory=pinned.pin_memory) is None
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
@@ -69,7 +69,7 @@ def test_batches_on_a_device_are_not_pinned_again(page_set, device):
 def test_a_loader_that_begins_on_the_host_goes_on_on_the_device(page_set, device, monkeypatch):
     """A process may start CUDA between two epochs: buffers of the first are not those of the second."""
     there = []
-    monkeypatch.setattr("iobench.loaders.dataloader.open_device", lambda _: there[0] if there else None)
+    monkeypatch.setattr("iobench.loaders.fast_road.open_device", lambda _: there[0] if there else None)
     loader = DataLoader(ShardSet.open(page_set.folder), batch_size=4, num_workers=1)
     first = [images.clone() for images, _ in loader]
     assert not device.copies
@@ -84,7 +84,7 @@ def test_a_loader_is_copied_without_its_device_buffers(page_set):
     loader = DataLoader(ShardSet.open(page_set.folder, device="cpu"), batch_size=4)
     list(loader)
     copy = pickle.loads(pickle.dumps(loader))  # it was just made
-    assert copy._destination is None
+    assert copy._road.destination is None
     assert len(list(copy)) == len(loader)
 
 

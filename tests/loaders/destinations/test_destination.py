@@ -62,7 +62,7 @@ def test_a_consumer_that_lags_sees_the_batch_it_was_given(page_set, new_device, 
         assert torch.equal(images, right)
         assert torch.equal(labels, numbers)
     assert device.sanitizer.races == []
-    assert loader._destination.pool.num_allocated <= 2 * 2 + 3  # they go round, however far the device is behind
+    assert loader._road.destination.pool.num_allocated <= 2 * 2 + 3  # they go round, however far the device is behind
 
 
 @pytest.mark.parametrize(("forgets", "delays"), [("copy", (0.0, 0.005)), ("compute", (0.01, 0.0))])
@@ -192,7 +192,7 @@ def test_an_epoch_left_early_leaves_no_buffer_in_use(page_set, new_device):
         batches = iter(loader)
         next(batches)
         batches.close()
-    made = loader._destination.pool.num_allocated
+    made = loader._road.destination.pool.num_allocated
     for wanted, (images, _) in zip(loader._plan, epoch(loader, device), strict=True):
         assert torch.equal(images, expected(page_set, wanted)[0])
     assert made <= 2 * 2 + 3

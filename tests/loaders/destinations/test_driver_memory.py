@@ -136,7 +136,11 @@ def test_every_buffer_is_registered_once_and_no_longer_than_it_is_there(page_set
             assert torch.equal(images, right)
     pieces = [piece for made in device.pieces if (piece := made()) is not None]
     assert sorted(played_kvikio.registered) == sorted(piece.address for piece in pieces if piece.alone)
-    assert len(set(played_kvikio.registered)) == len(played_kvikio.registered) == loader._destination.pool.num_allocated
+    assert (
+        len(set(played_kvikio.registered))
+        == len(played_kvikio.registered)
+        == loader._road.destination.pool.num_allocated
+    )
     found = loader.evidence()
     size = sum(piece.size_bytes for piece in pieces if piece.alone)
     assert (
@@ -160,7 +164,7 @@ def test_what_cannot_be_registered_is_read_into_all_the_same_and_told(
     played_kvikio.compat, played_kvikio.fails = compat, fails
     reader, loader = new_loader(page_set, device, fake_gpu)
     assert sum(len(images) for images, _ in loader) == len(page_set)
-    count = loader._destination.pool.num_allocated
+    count = loader._road.destination.pool.num_allocated
     assert f"{count} buffers were not registered with cuFile: {why}" in loader.evidence().route_evidence
     assert reader.memory.counters()["cufile_registered_bytes"] == 0
     assert reader.memory.counters()["cufile_unregistered_bytes"] > 0

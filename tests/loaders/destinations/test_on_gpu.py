@@ -48,7 +48,7 @@ def test_a_consumer_that_lags_sees_every_batch_it_was_given(request, name, mode,
     for batch, (images, labels) in zip(records, slowly_seen(loader), strict=True):
         assert torch.equal(images, right(known, batch))
         assert torch.equal(labels, torch.from_numpy(known.labels[batch]))
-    assert loader._destination.pool.num_allocated <= 2 * 2 + 3
+    assert loader._road.destination.pool.num_allocated <= 2 * 2 + 3
     assert loader.evidence().observed_route != "host"
 
 

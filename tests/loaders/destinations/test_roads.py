@@ -21,7 +21,7 @@ under_stub = pytest.mark.stub_libcuda
 def batches(loader):
     """Batches of an epoch, all of them kept, once the device has done everything."""
     found = list(loader)
-    loader._destination.device.settle()
+    loader._road.destination.device.settle()
     return found
 
 

@@ -95,7 +95,7 @@ def test_a_batch_of_one_run_takes_no_buffer_and_counts_as_delivered(page_set):
     loader = DataLoader(shards, batch_size=4, num_workers=1, prefetch_factor=1)
     images, _ = next(iter(loader))
     assert (images.permute(0, 2, 3, 1).numpy() == page_set.images[:4]).all()
-    assert loader._pool.num_allocated == 0
+    assert loader._road.pool.num_allocated == 0
     assert loader.tally.delivered_bytes == 4 * shards.index.layout.stride_bytes
 
 

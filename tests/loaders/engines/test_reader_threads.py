@@ -108,7 +108,7 @@ def test_an_epoch_that_is_left_leaves_nothing_to_the_next(page_set, shards):
         del batches
         assert labels_of(loader) == page_set.labels.tolist()
         assert sorted(reader_threads()) == threads
-    assert loader._pool.num_allocated <= 6 + 2 + 1
+    assert loader._road.pool.num_allocated <= 6 + 2 + 1
 
 
 def test_reads_of_an_epoch_that_was_left_are_not_done(shards):

@@ -130,7 +130,7 @@ def test_a_batch_is_let_go_of_behind_its_copy_into_the_graphs_input(page_set, ne
         step(plain, images, labels, wanted)
     assert torch.equal(torch.stack(found), torch.stack(wanted))
     assert device.sanitizer.races == []
-    assert loader._destination.pool.num_allocated <= 2 * 2 + 3
+    assert loader._road.destination.pool.num_allocated <= 2 * 2 + 3
 
 
 def test_what_a_graph_reads_lies_densely_and_at_one_place(page_set):
