@@ -4,11 +4,14 @@ Each test runs on the CPU, and on a GPU where there is one; the lines of the Tri
 Triton's interpreter (test_triton_kernels.py).
 """
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from iobench.loaders.device_kernels import KernelError, gather, gather_normalised, normalise, road
+from iobench.loaders import device_kernels
+from iobench.loaders.device_kernels import KernelError, gather, gather_normalised, normalise, road, why_eager
 from iobench.loaders.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -99,6 +102,15 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_but_for_the_last_bit():
 
 def test_the_cpu_has_no_kernel_of_its_own():
     assert road("cpu") == "eager"
+    assert why_eager("cpu") == "Triton's kernels are for GPUs"
+
+
+def test_without_triton_a_gpu_is_left_to_torchs_operators(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it could not be found
+    device_kernels._why_no_triton.cache_clear()
+    assert road("cuda") == "eager"
+    assert why_eager("cuda") == "Triton is not installed"
+    device_kernels._why_no_triton.cache_clear()
 
 
 @pytest.mark.parametrize(
