@@ -131,15 +131,7 @@ def infer(
         if roofline:
             outcome = with_infer_roofline(outcome, run, show=screen.show)
     show_inference([point for point in outcome.points if point.params["stage"] == "infer"])
-    journal.finish(
-        workload=outcome.workload,
-        points=outcome.points,
-        metrics=outcome.metrics,
-        best=outcome.best,
-        warnings=outcome.warnings,
-        invalid=outcome.invalid,
-        sentence=outcome.sentence,
-    )
+    journal.finish_with(outcome)
 
 
 def _words(text: str | None) -> list[str] | None:

@@ -155,14 +155,9 @@ def train(
         workload = {**settings.model_dump(mode="json"), **outcome.workload}
         if roofline:
             outcome = with_roofline(outcome, path, workload, show=screen.show)
-    journal.finish(
+    journal.finish_with(
+        outcome,
         workload=workload,
-        points=outcome.points,
-        metrics=outcome.metrics,
-        best=outcome.best,
-        warnings=outcome.warnings,
-        invalid=outcome.invalid,
-        sentence=outcome.sentence,
         trace=(trace, lambda: trace_of_ranks(outcome.logs, outcome.block_labels)) if trace else None,
     )
 
@@ -195,16 +190,7 @@ def _train_really(
             outcome = run_real_hops(run, seconds=hops_s, show=screen.show)
         if roofline:
             outcome = with_roofline(outcome, asked["path"], outcome.workload, show=screen.show)
-    journal.finish(
-        workload=outcome.workload,
-        points=outcome.points,
-        metrics=outcome.metrics,
-        best=outcome.best,
-        warnings=outcome.warnings,
-        invalid=outcome.invalid,
-        sentence=outcome.sentence,
-        trace=(trace, lambda: trace_of_training(outcome.logs)) if trace else None,
-    )
+    journal.finish_with(outcome, trace=(trace, lambda: trace_of_training(outcome.logs)) if trace else None)
 
 
 @app.command()

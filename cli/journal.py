@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
@@ -21,6 +21,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..results.record import Kind, Metric, Point, RunRecord
+
+
+class Outcome(Protocol):
+    """What a bench came to: its points, the one that its own figures are of, and what is to be said."""
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """Every combination that was measured."""
+
+    @property
+    def best(self) -> Point:
+        """The point whose way of reading stands for the run."""
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The record's own figures."""
+
+    @property
+    def workload(self) -> dict[str, Any]:
+        """What was asked for and what came of it."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What a reader must know of the figures."""
+
+    @property
+    def invalid(self) -> Sequence[str]:
+        """Why the measurement does not count; empty where it does."""
+
+    @property
+    def sentence(self) -> str:
+        """What it means; may be several lines."""
 
 
 class Journal:
@@ -125,6 +157,25 @@ class Journal:
                 say(f"warning: {warning}")
         if invalid:
             raise typer.Exit(INVALID)
+
+    def finish_with(
+        self,
+        outcome: Outcome,
+        *,
+        workload: dict[str, Any] | None = None,
+        trace: tuple[Path, Callable[[], str]] | None = None,
+    ) -> None:
+        """As `finish`, with what a bench came to; `workload` where more is to be told than the bench knows."""
+        self.finish(
+            workload=outcome.workload if workload is None else workload,
+            points=outcome.points,
+            metrics=outcome.metrics,
+            best=outcome.best,
+            warnings=outcome.warnings,
+            invalid=outcome.invalid,
+            sentence=outcome.sentence,
+            trace=trace,
+        )
 
     def keep(self, record: RunRecord) -> None:
         """record.json and report.html of a run that failed on its way; stdout is left to the error."""

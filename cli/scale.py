@@ -103,15 +103,7 @@ def scale(
         raise
     outcome = grid_outcome(grid)
     show_grid(outcome.points)
-    journal.finish(
-        workload=outcome.workload,
-        points=outcome.points,
-        metrics=outcome.metrics,
-        best=outcome.best,
-        warnings=outcome.warnings,
-        invalid=outcome.invalid,
-        sentence=outcome.sentence,
-    )
+    journal.finish_with(outcome)
 
 
 def numbers(name: str, text: str | None) -> list[int] | None:

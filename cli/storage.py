@@ -102,15 +102,7 @@ def storage(
     with Screen() as screen:
         outcome = measure_storage(path, settings, show=screen.show, hosts=given, ssh=shlex.split(ssh))
     with suppress(typer.Exit) if outcome.failed else nullcontext():  # a point that failed weighs more than doubts
-        journal.finish(
-            workload=outcome.workload,
-            points=outcome.points,
-            metrics=outcome.best.metrics,
-            best=outcome.best,
-            warnings=outcome.warnings,
-            invalid=outcome.invalid,
-            sentence=outcome.sentence,
-        )
+        journal.finish_with(outcome)
     if outcome.failed:
         raise typer.Exit(ENVIRONMENT)
 

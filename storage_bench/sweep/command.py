@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...results.record import Point
+from ...results.record import Metric, Point
 from ..launching.hosts import HostSlots
 from ..workload import DataFile, StorageConfig, WorkloadUsageError
 from .adaptive import Search, find_knees, knee_doubts, knee_words
@@ -35,6 +35,11 @@ class StorageOutcome:
     invalid: list[str] = field(default_factory=list)
     failed: bool = False
     sentence: str = ""
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The record's own figures: those of the best point."""
+        return self.best.metrics
 
 
 def measure_storage(
