@@ -30,6 +30,10 @@ class Near:
     node: int | None
     reason: str
 
+    def told(self) -> dict[str, str | int | None]:
+        """For a record: the cores as `0-3,8`, None where nothing was chosen."""
+        return {"cores": format_cores(self.cores) or None, "node": self.node, "reason": self.reason}
+
 
 def node_of(address: str, *, sysfs: Path = SYSFS) -> int | None:
     """The NUMA node of a PCI device (0000:3b:00.0); None where the machine has one node, or does not tell."""
@@ -58,13 +62,20 @@ def cores_near(address: str, *, allowed: Collection[int] | None = None, sysfs: P
     node = node_of(address, sysfs=sysfs)
     if node is None:
         return Near(frozenset(), None, f"{address}: the machine has one NUMA node, or does not tell")
+    nics = nics_of(node, sysfs=sysfs)
+    beside = f", beside {', '.join(nics)}" if nics else ""
+    return cores_at(node, f"{address} is there{beside}", allowed=allowed, sysfs=sysfs)
+
+
+def cores_at(node: int, why: str, *, allowed: Collection[int] | None, sysfs: Path) -> Near:
+    """The cores of a node that this process may use; none where these are all that it may use."""
     may = frozenset(os.sched_getaffinity(0) if allowed is None else allowed)
     near = cores_of(node, sysfs=sysfs) & may
     if not near:
-        return Near(frozenset(), node, f"{address} is at NUMA node {node}, none of whose cores this process may use")
-    nics = nics_of(node, sysfs=sysfs)
-    beside = f", beside {', '.join(nics)}" if nics else ""
-    return Near(near, node, f"{len(near)} cores of NUMA node {node}, where {address} is{beside}")
+        return Near(frozenset(), node, f"this process may use no core of NUMA node {node}: {why}")
+    if near == may:
+        return Near(frozenset(), node, f"all cores that this process may use are at NUMA node {node}: {why}")
+    return Near(near, node, f"{len(near)} cores of NUMA node {node}: {why}")
 
 
 def address_of_gpu(number: int) -> str | None:

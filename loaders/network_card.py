@@ -23,8 +23,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .counters.mounts import Mount, mount_of
-from .nearness import Near, node_of_nic
-from .topology import SYSFS, cores_of
+from .nearness import Near, cores_at, node_of_nic
+from .topology import SYSFS
 
 DISCARD_PORT = 9  # nothing is sent: connecting a datagram socket only asks for the route
 
@@ -91,16 +91,18 @@ def cards_under(interface: str, *, sysfs: Path = SYSFS) -> tuple[str, ...]:
     return tuple(card for name in lower for card in cards_under(name, sysfs=sysfs))
 
 
+def nodes_of_cards(*, sysfs: Path = SYSFS) -> dict[str, int | None]:
+    """Every interface with a device of its own, and its NUMA node, where the machine tells one."""
+    cards = sorted(folder.parent.name for folder in (sysfs / "class/net").glob("*/device"))
+    return {card: node_of_nic(card, sysfs=sysfs) for card in cards}
+
+
 def near_network(place: Path | str, *, allowed: Collection[int] | None = None, sysfs: Path = SYSFS) -> Near:
     """The cores for readers whose data come over the network: those at the card's node that this process may use."""
     way = way_to(place, sysfs=sysfs)
     if way.node is None:
         return Near(frozenset(), None, way.reason)
-    may = frozenset(os.sched_getaffinity(0) if allowed is None else allowed)
-    near = cores_of(way.node, sysfs=sysfs) & may
-    if not near:
-        return Near(frozenset(), way.node, f"{way.reason}, none of whose cores this process may use")
-    return Near(near, way.node, f"{len(near)} cores of NUMA node {way.node}: {way.reason}")
+    return cores_at(way.node, way.reason, allowed=allowed, sysfs=sysfs)
 
 
 def _described(interface: str, what: str, sysfs: Path) -> Way:
@@ -113,8 +115,8 @@ def _described(interface: str, what: str, sysfs: Path) -> Way:
     if len(nodes) > 1:
         return Way(interface, cards, None, f"{through}, whose cards are at several NUMA nodes")
     (node,) = nodes
-    at = "at no NUMA node that the machine tells of" if node is None else f"at NUMA node {node}"
-    return Way(interface, cards, node, f"{through}, {at}")
+    nowhere = ", which is at no NUMA node that the machine tells of" if node is None else ""
+    return Way(interface, cards, node, f"{through}{nowhere}")
 
 
 def _endpoint(address: str) -> str | None:

@@ -24,6 +24,7 @@ from .evidence import cold_scope_of, doubts, read_path
 from .image_hops import ImageHops, hops_of, warnings_of
 from .load_setup import Load, LoadConfig, Prepared, open_load
 from .load_telling import asked_in_vain
+from .placement import ReadersSeen
 from .takers import DeviceTaker, HostTaker, Taker, TimeBlock, noted, time_blocks
 
 
@@ -31,8 +32,8 @@ from .takers import DeviceTaker, HostTaker, Taker, TimeBlock, noted, time_blocks
 class LoadResult:
     """The point, why it would not count (None: it counts), and what else must be said.
 
-    `chosen` are the threads and the depth it was measured with, and the probe's rates where it chose them.  `images` is
-    what there is to say of encoded ones: the decoder, and which hop limits.
+    `chosen` are the threads and the depth it was measured with, the probe's rates where it chose them, and the cores
+    that threads were `placed` on.  `images` is what there is to say of encoded ones: the decoder, and which hop limits.
     """
 
     point: Point
@@ -56,6 +57,7 @@ class _Seen:
     own: Mapping[str, int]
     went: Mapping[str, int]
     process_bytes: int | None
+    readers: Mapping[str, int]
 
 
 def measure_load(
@@ -96,7 +98,7 @@ def measure_load(
         loaded.engine_reason,
         shards.index.status,
         shards.index.layout_reason,
-        asdict(loaded.chosen) | ({} if loaded.device is None else {"placement": loaded.near.reason}),
+        asdict(loaded.chosen) | {"placed": {**loaded.near.told(), "readers": seen.readers}},
         images.described() if images else None,
     )
 
@@ -113,12 +115,15 @@ def _count(loaded: Load, recorder: Recorder | None, on_block: Callable[[int, int
     before, mine, cpu_before = counter.snapshot(), process_read_bytes(), time.process_time()
     begin = perf_counter()
     blocks = list(time_blocks(batches, taker, seconds=config.seconds, blocks=config.blocks, on_block=on_block))
+    readers = ReadersSeen()
+    readers.look()
     own = {name: count - own_before.get(name, 0) for name, count in own_counters(reader).items()}
     loaded.shards.close()  # what is still being read is read by then
     total_s, cpu_s = perf_counter() - begin, time.process_time() - cpu_before
     went, mine_after = moved(before, counter.snapshot()), process_read_bytes()
     process_bytes = None if mine is None or mine_after is None else mine_after - mine
-    return _Seen(blocks, total_s, cpu_s, reader.delivered_bytes - probed_bytes, own, went, process_bytes)
+    delivered = reader.delivered_bytes - probed_bytes
+    return _Seen(blocks, total_s, cpu_s, delivered, own, went, process_bytes, readers.told())
 
 
 def _evidence(loaded: Load, seen: _Seen) -> RouteEvidence:

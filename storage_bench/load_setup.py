@@ -42,7 +42,7 @@ Prepared = Callable[[str, int, int], None]  # which part of the preparation, fil
 class LoadConfig(ImageConfig):
     """What the loader reads, how, and for how long.  Threads and depth that are not given come from a probe.
 
-    With `placement` auto, threads that read for a GPU stand on the cores of its NUMA node; else on those given.
+    `placement` says which cores reader threads stand on (placement.py).
     """
 
     engine: EngineName = "auto"
@@ -105,7 +105,12 @@ def open_load(
     looked_at = files.spread() if isinstance(files, ImageFiles) else files
     resident = cache_fraction(looked_at)
     _require_batches(shards, chosen, batch_size)
-    near = near_readers(config.placement, "the host" if device is None else device.name)
+    near = near_readers(
+        config.placement,
+        gpu=None if device is None else device.name,
+        sample=shards.paths[0],
+        encoded=shards.index.layout.codec is not None,
+    )
     loader = _new_loader(shards, config, chosen, batch_size, near)
     measured = config, device, shards, reason, files, looked_at, counter, background, resident, batch_size
     return Load(*measured, chosen, near, loader)

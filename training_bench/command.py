@@ -114,7 +114,7 @@ def run_train(
         "hosts": [host.name for host in places.of(num_ranks)],
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
     }
-    workload |= told_of_places(result.logs)
+    workload |= told_of_places(result.logs, path)
     if find_max is not None:
         return _found(result, workload, threshold=find_max, label=chosen.label)
     return _ran(result, workload, source=asked, num_ranks=num_ranks, ladder=ladder)

@@ -24,8 +24,8 @@ from ..loaders.traced import Recorder
 from ..storage_bench.accelerators import Accelerator, Images
 from ..storage_bench.launching.launch import rank_main
 from ..storage_bench.launching.ranks import Ranks, machine_id
+from ..storage_bench.placement import ReadersSeen
 from .energy import EnergyMeter, energy_counters
-from .placed import ReadersSeen
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, bisect, next_window, window
 from .sources import Batch, BatchSource, Shards, Synthetic, copied, open_sources

@@ -6,13 +6,13 @@ What the ranks of a host read together is the client's rate; each rank's own is 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..loaders.engines.reader_threads import reader_thread_ids
-from ..loaders.nearness import where_threads_stand
+from ..loaders.network_card import nodes_of_cards, way_to
 from ..loaders.topology import parse_cores
 from ..results.record import Metric, not_measured
 from ..results.stats import summarise
@@ -23,30 +23,18 @@ RANK_RATE = "read_gbps"
 INHERITED = "where their rank stands"
 
 
-class ReadersSeen:
-    """Where reader threads were seen to stand while they ran: the most at once on each set of cores."""
+def told_of_places(results: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
+    """What a record's workload says of its ranks: where each was `placed`, and the `clients` that they shared.
 
-    def __init__(self) -> None:
-        self._most: Counter[str] = Counter()
-
-    def look(self) -> None:
-        """Ask the kernel about those that run now."""
-        self._most |= Counter(where_threads_stand(reader_thread_ids()))
-
-    def told(self) -> dict[str, int]:
-        """Cores as `0-3,8`, and how many threads; empty where none was seen."""
-        return dict(sorted(self._most.items()))
-
-
-def told_of_places(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a record's workload says of its ranks: where each one `placed`, and the `clients` that they shared.
-
-    `communication` is what the user had set of interfaces and cores, as it reached the first rank.
+    `communication` has the variables about interfaces, cores and GPUs that the first rank found, of which Horovod's
+    launcher has set those that the user had not, and this host's network cards with their NUMA nodes.  The way to the
+    storage under `path` is this host's, too.
     """
     return {
         "placed": [_placed(result) for result in results],
         "clients": clients(results),
-        "communication": dict(results[0]["stood"]["hints"]),
+        "storage_way": way_to(path).reason,
+        "communication": {"variables": dict(results[0]["stood"]["hints"]), "cards": nodes_of_cards()},
     }
 
 

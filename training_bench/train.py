@@ -24,6 +24,7 @@ from ..storage_bench.launching.launch import launch_ranks
 from ..storage_bench.launching.placing import Placing
 from ..storage_bench.placement import Placement
 from .energy import energy_counters, idle_watts
+from .placed import strays
 from .places import Places
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, window
@@ -161,7 +162,7 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
         read_bytes=sum(log["delivered_bytes"] for result in results for log in (*result["blocks"], *result["trials"])),
         num_rounds=rounds,
         invalid=invalid,
-        warnings=_warnings(plan, rounds, run.config.rounds),
+        warnings=(*_warnings(plan, rounds, run.config.rounds), *strays(results)),
         trials=tuple({name: trial[name] for name in ("num_ranks", "au_mlperf")} for trial in results[0]["trials"]),
         logs=tuple(results),
         block_labels=tuple(f"{block.source}, {block.num_ranks} ranks" for block in plan.blocks),

@@ -45,9 +45,7 @@ class Place:
         """For the record, with the cores on which the kernel lets how many threads run: {"0-3": 12}."""
         return {
             "asked": self.asked,
-            "cores": format_cores(self.near.cores) or None,
-            "node": self.near.node,
-            "reason": self.near.reason,
+            **self.near.told(),
             "threads": where_threads_stand(threads_of_this_process()),
             "hints": hints(os.environ),
         }

@@ -40,14 +40,20 @@ def test_threads_stand_on_the_cores_of_the_gpus_own_node(two_sockets):
     assert near(GPU, two_sockets).cores == {0, 1, 2, 3, 8, 9, 10, 11}
     found = near(OTHER.upper(), two_sockets)
     assert found.cores == {4, 5, 6, 7, 12, 13, 14, 15}
-    assert found.reason == f"8 cores of NUMA node 1, where {OTHER.upper()} is, beside ib0"
+    assert found.reason == f"8 cores of NUMA node 1: {OTHER.upper()} is there, beside ib0"
 
 
 def test_only_cores_that_the_process_may_use_are_taken(two_sockets):
     assert cores_near(GPU, allowed={2, 3, 4}, sysfs=two_sockets).cores == {2, 3}
     none = cores_near(GPU, allowed={4, 5}, sysfs=two_sockets)
     assert none.cores == frozenset()
-    assert "none of whose cores" in none.reason
+    assert "may use no core of NUMA node 0" in none.reason
+
+
+def test_where_a_job_has_the_gpus_node_alone_there_is_nothing_to_choose(two_sockets):
+    found = cores_near(GPU, allowed={1, 2, 3}, sysfs=two_sockets)
+    assert found.cores == frozenset()
+    assert found.reason == f"all cores that this process may use are at NUMA node 0: {GPU} is there, beside ib1"
 
 
 def test_where_there_is_one_node_nothing_is_chosen(two_sockets):

@@ -87,7 +87,7 @@ def test_a_load_of_jpegs_that_the_device_decodes_tells_its_hops(folder, device, 
     assert metrics["decode_threads"].value > 0
     assert metrics["augment_threads"].value is None
     assert metrics["augment_threads"].reason == "the GPU makes samples of what it has decoded"
-    assert result.chosen["placement"] == "batches go to fake:0, which is near all cores"
+    assert result.chosen["placed"]["reason"] == "batches go to fake:0, which is near all cores"
     assert not [text for text in result.warnings if "decoded by the CPU" in text]
     with pytest.raises(DecoderError, match="device='cpu' is host memory"):
         measure_load(folder, LoadConfig.model_validate(settings))

@@ -26,9 +26,9 @@ from ...loaders.prefetch import RawBatch
 from ...storage_bench.accelerators import Accelerator, Images
 from ...storage_bench.launching.launch import rank_main
 from ...storage_bench.launching.ranks import Ranks, machine_id
+from ...storage_bench.placement import ReadersSeen
 from ..loop import Computes, measured_steps
 from ..peers import all_told
-from ..placed import ReadersSeen
 from ..plan import Block, RankPlan
 from ..sources import BatchSource, Shards, Synthetic
 from .plan import Bound, InferPlan

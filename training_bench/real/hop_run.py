@@ -21,7 +21,7 @@ from ...storage_bench.launching.placing import Placing
 from ..command import TrainOutcome, TrainUsageError
 from ..energy import energy_counters, idle_watts
 from ..hops import Ladder, plan_ladder, tell_hops
-from ..placed import told_of_places
+from ..placed import strays, told_of_places
 from ..places import Places, Show
 from ..plan import Block, RankPlan, Rung, Source
 from ..summary import find_point, summarise_ranks
@@ -64,8 +64,8 @@ def run_real_hops(run: RealRun, *, seconds: float, show: Show) -> TrainOutcome:
     return TrainOutcome(
         points=[*points, *hops.points],
         best=best,
-        workload=_workload(run, told, reason) | told_of_places(results),
-        warnings=(*_fewer_rounds(results, told), *hops.warnings),
+        workload=_workload(run, told, reason) | told_of_places(results, run.path),
+        warnings=(*_fewer_rounds(results, told), *strays(results), *hops.warnings),
         invalid=invalid,
         metrics=dict(best.metrics),
         sentence=hops.lines,

@@ -25,12 +25,12 @@ from ...loaders.nearness import near_device
 from ...loaders.traced import Recorder
 from ...storage_bench.launching.launch import rank_main
 from ...storage_bench.launching.ranks import Ranks
+from ...storage_bench.placement import ReadersSeen
 from .. import saved
 from ..energy import EnergyMeter, energy_counters
 from ..feed import Feed, open_feed
 from ..models import build_model, model_info
 from ..peers import Alone, peers_of
-from ..placed import ReadersSeen
 from ..ranges import shown
 from ..timeline import TRAINING_PARTS, Marks, StepClock, StreamClock
 from ..tracing import PARTS, recorded

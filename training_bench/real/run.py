@@ -27,7 +27,7 @@ from .. import saved
 from ..command import TrainOutcome, TrainUsageError
 from ..feed import check_data
 from ..models import check_size, model_info
-from ..placed import told_of_places
+from ..placed import strays, told_of_places
 from ..places import Places
 from ..plan import Source
 from ..train import TrainError
@@ -108,7 +108,7 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         "engine_reason": reason,
         "parameters": first["parameters"],
         "first_step": first["first_step"],
-        **told_of_places(results),
+        **told_of_places(results, run.path),
         "loss_curve": loss_curve(first["losses"]),
     }
     invalid = evidence.invalid_reason() if evidence is not None else None
@@ -116,7 +116,7 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         points=[point],
         best=point,
         workload=workload,
-        warnings=(*(doubts(evidence) if evidence is not None else ()), *cores_shared(plan)),
+        warnings=(*(doubts(evidence) if evidence is not None else ()), *cores_shared(plan), *strays(results)),
         invalid=(invalid,) if invalid else (),
         metrics=dict(point.metrics),
         sentence=sentence_of(plan, point, first),
