@@ -78,6 +78,8 @@ ASKED: tuple[Asked, ...] = (
     ),
     Asked("stall_of_injected_delay", "stall", "the meter's wait, away from the injected one", 0.02, False),
     Asked("jpeg_over_dali", "jpeg", "JPEG loader, images/s over DALI's", 1.0),
+    Asked("graph_steps", "graphs", "steps of a CUDA graph that saw another batch, or lost otherwise", 0, False, True),
+    Asked("compiled_steps", "graphs", "compiled steps that saw another batch, or lost otherwise", 0, False, True),
     Asked("route_direct", "direct", "the route of direct reads, named as another witness saw it", 1, counted=True),
     Asked("route_kvikio", "kvikio", "the route of kvikio's reads, named as another witness saw it", 1, counted=True),
 )

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ..loaders.page_cache import PAGE_BYTES
 from .part import DeviceName
 
 if TYPE_CHECKING:
@@ -79,10 +80,15 @@ class Device:
         return torch.empty(num_bytes, dtype=torch.uint8, device=self.name)
 
     def host(self, num_bytes: int, *, pinned: bool) -> Tensor:
-        """Bytes of host memory, page-locked where asked for and where there is a GPU; every page is there."""
+        """Bytes of host memory from a page's beginning, page-locked where asked for and where there is a GPU.
+
+        Every page is there.
+        """
         import torch
 
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned and self.is_cuda).fill_(1)
+        block = torch.empty(num_bytes + PAGE_BYTES, dtype=torch.uint8, pin_memory=pinned and self.is_cuda)
+        skip = -block.data_ptr() % PAGE_BYTES
+        return block[skip : skip + num_bytes].fill_(1)
 
     def stream(self) -> Any:
         """A stream beside the current one; None where there are none."""

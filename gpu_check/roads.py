@@ -11,7 +11,7 @@ decodes, the twin plays one (twin.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -127,10 +127,17 @@ class OurRoad:
 
     def batches(self) -> Iterator[Tensor]:
         """One endless epoch."""
+        with closing(self.labelled()) as pairs:
+            for images, _ in pairs:
+                yield images
+                del images, _
+
+    def labelled(self) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """One endless epoch, with labels."""
         with closing(iter(self._loader)) as epoch:
-            for images, _ in epoch:
-                yield images if self._there else self._landing(images)
-                del images
+            for images, labels in epoch:
+                yield images if self._there else self._landing(images), labels
+                del images, labels
 
     @property
     def delivered_bytes(self) -> int:

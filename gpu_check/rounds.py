@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,9 +18,12 @@ BLOCKS = 8
 LEAST_BLOCK_S = 0.02
 Block = Callable[[float], float]  # seconds -> rate
 Rates = dict[str, list[float]]
+Name = TypeVar("Name")
 
 
-def rounds(contestants: Mapping[str, Block], *, seconds: float, seed: int = 0, blocks: int = BLOCKS) -> Iterator[Rates]:
+def rounds(
+    contestants: Mapping[Name, Block], *, seconds: float, seed: int = 0, blocks: int = BLOCKS
+) -> Iterator[dict[Name, list[float]]]:
     """Rates of each contestant after every round, of `blocks` in all, at most as many as fit into `seconds`.
 
     Each has run one short block before, which is not counted.  A block that takes longer than it was given leaves less
@@ -30,7 +34,7 @@ def rounds(contestants: Mapping[str, Block], *, seconds: float, seed: int = 0, b
         block(LEAST_BLOCK_S)
     left = max(seconds - (perf_counter() - begin), 2 * len(contestants) * LEAST_BLOCK_S)
     block_s = max(LEAST_BLOCK_S, left / (blocks * len(contestants)))
-    found: Rates = {name: [] for name in contestants}
+    found: dict[Name, list[float]] = {name: [] for name in contestants}
     random, names = np.random.default_rng(seed), list(contestants)
     for number in range(blocks):
         if number > 1 and perf_counter() - begin > seconds:

@@ -1,4 +1,4 @@
-"""The CPU in a GPU's place as a destination of batches: host memory, and whatever is asked of it is done at once.
+"""The CPU in a GPU's place: host memory as a destination of batches, and whatever is asked of it is done at once.
 
 Every stream is one and the same, and every event has passed: the lines that order work on a GPU run, and order nothing.
 """
@@ -49,6 +49,27 @@ class TwinEvent:
     def elapsed_time(self, end: TwinEvent) -> float:
         """Milliseconds of the host's clock."""
         return (end._recorded_s - self._recorded_s) * 1e3
+
+
+class TwinCapture:
+    """Captures steps of a network with these parameters: a launch does all of it, with gradients from nothing."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._parameters = parameters
+
+    def warm(self, body: Callable[[], None]) -> None:
+        """See Capture of training_bench/real/graphs.py."""
+        body()
+
+    def record(self, body: Callable[[], None]) -> Callable[[], None]:
+        """See Capture: a graph's gradients are written, never added to."""
+
+        def launch() -> None:
+            for parameter in self._parameters:
+                parameter.grad = None
+            body()
+
+        return launch
 
 
 class TwinDevice:

@@ -119,6 +119,10 @@ METRIC_LABELS = {
     "prediction_error": "prediction too high by",
     "copy_gbps": "copy rate",
     "of_bare_loop": "share of the bare loop's rate",
+    "of_limit": "share of its limit",
+    "wrong_steps": "steps on another batch, or with another loss",
+    "loss_difference": "loss, away from the eager one's",
+    "route_named_truly": "route named as another witness saw it",
     "meter_error": "stall meter, away from the injected delay",
     "stall_disagreement": "stall by the meter and by substitution, apart",
     "tests_passed": "tests that passed",
@@ -141,10 +145,11 @@ FLAGS = {
     "knee": "the smallest load within 3 % of the peak",
     "peak": "the load with the highest rate",
     "failed": "a read or write failed here",
+    "decode_limited": "the storage gave enough bytes, decoding them on this host was the limit",
     "insufficient": "too few steps were counted for a verdict",
 }
 CURVE_MARKS = ("knee", "peak")
-FLAG_WORDS = {"harness_limited": "harness limited"}
+FLAG_WORDS = {"harness_limited": "harness limited", "decode_limited": "decode limited"}
 
 
 def metric_label(name: str) -> str:

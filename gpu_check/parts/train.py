@@ -12,7 +12,7 @@ less what the meter sees of the synthetic batches.  Labels are drawn once: what 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...loaders.device_kernels import normalise
 from ...loaders.engines.readers import direct_refused
 from ...loaders.page_cache import warm
 from ...loaders.shards import ShardSet
@@ -28,12 +27,12 @@ from ...loaders.stall import StallMeter
 from ...results.record import Metric, Point, Requirement
 from ...results.stats import summarise
 from ...training_bench.energy import BlockEnergy, EnergyMeter, block_energy, energy_counters, energy_metrics, idle_watts
-from ...training_bench.models import build_model
 from ..asked import asked
 from ..device import Device
 from ..part import Bench, Findings
 from ..roads import Landing, OurRoad
 from ..rounds import BLOCKS, ratio
+from ..trainer import NUM_CLASSES, Trainer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,30 +41,7 @@ WARM_UP_STEPS = 5
 ROOMY_BYTES = 38e9  # of GPU memory: a batch of 256 fits
 
 
-class Trainer:
-    """A network, its optimiser, and a step on a batch of bytes that is on the device."""
-
-    def __init__(self, device: Device, *, model: str, batch_size: int) -> None:
-        import torch
-
-        torch.manual_seed(0)
-        torch.backends.cudnn.benchmark = True
-        self._device = device
-        self._model = build_model(model).to(device.name, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimizer = torch.optim.SGD(self._model.parameters(), lr=0.01, momentum=0.9)
-        self._labels = torch.randint(0, 1000, (batch_size,), device=device.name)
-
-    def step(self, images: Tensor) -> None:
-        """Normalise, forward, backward, update, in bf16; nothing is waited for."""
-        import torch
-        from torch.nn.functional import cross_entropy
-
-        pixels = normalise(images, dtype=torch.bfloat16)
-        with torch.autocast(self._device.name, dtype=torch.bfloat16):
-            loss = cross_entropy(self._model(pixels), self._labels[: len(images)])
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+Step = Callable[["Tensor"], object]
 
 
 @dataclass(slots=True)
@@ -84,13 +60,13 @@ def run(bench: Bench) -> Iterator[Findings]:
     device = Device(bench.device)
     batch = bench.sized(256 if device.memory_bytes >= ROOMY_BYTES else 64, 2)
     model = "resnet50" if not bench.twin else "resnet18"
-    trainer = Trainer(device, model=model, batch_size=batch)
+    step = _steps(device, model, batch)
     counters = energy_counters(gpus=device.nvml_numbers)
     idle_w, meter = idle_watts(counters, seconds=bench.sized(20, 1) / 10), EnergyMeter(counters)
     begin = perf_counter()
     with ExitStack() as stack:
         sources, refused = open_sources(bench, device, batch, stack)
-        step_s = {name: _trial(device, trainer, source) for name, source in sources.items()}
+        step_s = {name: _trial(device, step, source) for name, source in sources.items()}
         left_s = bench.seconds - (perf_counter() - begin)
         steps = max(bench.sized(2, 1), int(left_s / BLOCKS / sum(step_s.values())))
         random = np.random.default_rng(1)
@@ -98,7 +74,7 @@ def run(bench: Bench) -> Iterator[Findings]:
             if number > 1 and perf_counter() - begin > bench.seconds:
                 break
             for which in random.permutation(len(sources)).tolist():
-                _block(device, trainer, sources[list(sources)[which]], steps, batch, meter)
+                _block(device, step, sources[list(sources)[which]], steps, batch, meter)
             found = _findings(sources, batch, model, idle_w, counters.reason, bench)
             yield replace(found, warnings=refused, unmeasured={"stall_agreement_cold": refused[0]} if refused else {})
 
@@ -127,27 +103,37 @@ def open_sources(
     }, (f"cold batches are left out: {reason}",) if reason else ()
 
 
-def _trial(device: Device, trainer: Trainer, source: Source) -> float:
+def _steps(device: Device, model: str, batch: int) -> Step:
+    """A step of a network on a batch of images, with labels that are drawn once."""
+    import torch
+
+    torch.backends.cudnn.benchmark = True
+    trainer = Trainer(device, model=model)
+    labels = torch.randint(0, NUM_CLASSES, (batch,), device=device.name)
+    return lambda images: trainer.step(images, labels[: len(images)])
+
+
+def _trial(device: Device, step: Step, source: Source) -> float:
     """Seconds of a step, after a few that nobody counts."""
     for _ in range(WARM_UP_STEPS if device.is_cuda else 1):
-        trainer.step(next(source.batches))
+        step(next(source.batches))
     took: list[float] = []
     with device.timed(took.append):
         for _ in range(2):
-            trainer.step(next(source.batches))
+            step(next(source.batches))
     return took[0] / 2
 
 
-def _block(device: Device, trainer: Trainer, source: Source, steps: int, batch: int, energy: EnergyMeter) -> None:
+def _block(device: Device, step: Step, source: Source, steps: int, batch: int, energy: EnergyMeter) -> None:
     """`steps` steps that count, after as many as lay ready."""
     for _ in range(min(source.ahead, steps) + 1):
-        trainer.step(next(source.batches))
+        step(next(source.batches))
     device.synchronize()
     energy.start()
     took: list[float] = []
     with StallMeter() as meter, device.timed(took.append):
         for images in meter.watch(itertools.islice(source.batches, steps)):
-            trainer.step(images)
+            step(images)
     seen = meter.summary()
     wait = seen["gpu_data_wait_s"] if device.is_cuda else seen["data_wait_s"]
     source.energy.append(block_energy([energy.stop()], images=steps * batch)[0])

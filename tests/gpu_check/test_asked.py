@@ -100,7 +100,7 @@ def test_a_part_judges_all_its_figures(name, page_set, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["direct", "peers", "train", "jpeg"])
+@pytest.mark.parametrize("name", ["direct", "peers", "train", "jpeg", "graphs"])
 def test_a_part_judges_all_its_figures_where_that_takes_longer(name, page_set, jpeg_folder, tmp_path):
     bench = JudgedTwin("cpu", page_set.folder, jpeg_folder, tmp_path, 0.2, 2)
     assert judged_by(name, bench) == figures_of(name) != set()
