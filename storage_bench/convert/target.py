@@ -24,7 +24,7 @@ import xxhash
 from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...results.record import write_whole
 from ..generate.dataset import Dataset, ShardFile
-from ..generate.sample_shards import RecordStream
+from ..generate.record_stream import RecordStream
 from ..generate.shard_writer import ShardWriter
 from .forms import EXTENSIONS, Form
 from .ledger import Row

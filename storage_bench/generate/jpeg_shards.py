@@ -8,10 +8,9 @@ https://github.com/tensorflow/models.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,9 @@ import numpy as np
 from ...loaders.formats.example import encode_example
 from ...loaders.formats.tfrecord import frame
 from .dataset import GenerateJpeg, ShardFile
-from .folder import Progress, temporary
+from .folder import Progress
 from .jpeg_images import jpeg_image, jpeg_label, jpeg_sides
-from .sample_shards import RecordStream
-from .shard_writer import ShardWriter
+from .record_stream import made_ahead, write_record_shards
 
 _FRAME_BYTES = 700  # of a record, beside its image
 _AHEAD = 8
@@ -37,22 +35,19 @@ def write_jpeg_shards(
     folder: Path, config: GenerateJpeg, made: list[Path], progress: Progress | None, num_threads: int
 ) -> Iterator[ShardFile]:
     """Write all shards under their temporary names, which are added to `made`."""
-    done, total = 0, expected_bytes(config)
-    num_shards = -(-config.num_images // config.images_per_shard)
-    with closing(_made_ahead(config, num_threads)) as records, ThreadPoolExecutor(1, "write") as pool:
-        for shard in range(num_shards):
-            name = f"train-{shard:05d}-of-{num_shards:05d}.tfrecord"
-            first, stop = shard * config.images_per_shard, min((shard + 1) * config.images_per_shard, config.num_images)
-            made.append(temporary(folder, name))
-            with ShardWriter(made[-1], pool) as writer:
-                stream = RecordStream(writer)
-                for _ in range(first, stop):
-                    done += stream.write(np.frombuffer(next(records), np.uint8))
-                    if progress:
-                        progress(min(done, total), total)
-                stream.flush()
-                digest = writer.finish()
-            yield ShardFile(name=name, num_images=stop - first, bytes=writer.num_bytes, xxh3_128=digest)
+    indices = range(config.num_images)
+    ahead = made_ahead(partial(jpeg_record, config), indices, num_threads=num_threads, num_ahead=_AHEAD, name="encode")
+    with closing(ahead):
+        yield from write_record_shards(
+            folder,
+            ([np.frombuffer(record, np.uint8)] for record in ahead),
+            num_records=config.num_images,
+            records_per_shard=config.images_per_shard,
+            suffix=".tfrecord",
+            total_bytes=expected_bytes(config),
+            made=made,
+            progress=progress,
+        )
 
 
 def jpeg_record(config: GenerateJpeg, index: int) -> bytes:
@@ -88,19 +83,3 @@ def encoded_record(
         "image/encoded": data,
     }
     return frame(encode_example(features, padded_varints=False))
-
-
-def _made_ahead(config: GenerateJpeg, num_threads: int) -> Generator[bytes]:
-    """Every record in order, made some ahead."""
-    pending: deque[Future[bytes]] = deque()
-    indices = iter(range(config.num_images))
-    pool = ThreadPoolExecutor(num_threads, "encode")
-    try:
-        while True:
-            while len(pending) < num_threads + _AHEAD and (index := next(indices, None)) is not None:
-                pending.append(pool.submit(jpeg_record, config, index))
-            if not pending:
-                return
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
