@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..results.break_even import CopyChoice, choose_copy
 from ..results.privacy import public_path
+from ..results.quantities import counted
 from ..results.record import Point, new_run_id
 from ..storage_bench.staging import StageResult, on_same_device, remove_stage, room_for, stage, stage_point
 from ..storage_bench.workload import data_files
@@ -66,7 +67,9 @@ def decide_copy(run: Run, staged: StageResult | None, refused: CopyChoice | None
     first = {source: _epoch_s(images, find_point(run.points, source, asked)) for source in ("direct", "staged")}
     direct, copied = first["direct"], first["staged"]
     if direct is None or copied is None:
-        text = f"Too few steps were made by {asked} ranks within the time allowed to compare the two sources."
+        text = (
+            f"Too few steps were made by {counted(asked, 'rank')} within the time allowed to compare the two sources."
+        )
         return CopyChoice("not distinguishable", text, None)
     later = direct, copied
     if run.cache_holds:

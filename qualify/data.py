@@ -86,6 +86,7 @@ def _full_data(config: QualifyConfig) -> Generate | GenerateSamples:
 
 def open_data(run: Run) -> None:
     """Index the shards, and settle engine, ranks and queue depth by what they are and by this machine's memory."""
+    files = data_files(run.path)  # refused before their index takes time, where no storage can be measured with them
     run.show("index", 0.0, "")
     shards = ShardSet.open(run.path)
     run.layout = shards.index.layout
@@ -93,7 +94,7 @@ def open_data(run: Run) -> None:
     run.num_shards = len(shards.paths)
     run.total_bytes = sum(stamp.size_bytes for stamp in shards.index.stamps)
     run.record_bytes = run.total_bytes // run.num_images
-    run.engine, run.engine_reason = choose_engine(run.config.engine, data_files(run.path)[0].path)
+    run.engine, run.engine_reason = choose_engine(run.config.engine, files[0].path)
     _note_workload(run)
     batch_bytes = run.accelerator.batch_size * run.record_bytes
     _cap_queue(run, batch_bytes)

@@ -85,8 +85,8 @@ def reserve_time(run: Run) -> None:
     if run.reserved_s > MOST_RESERVED * run.config.measure_seconds:
         run.reserved_s = MOST_RESERVED * run.config.measure_seconds
         run.warnings.append(
-            f"{run.config.measure_seconds:g} s of measuring are short: {counted(required_ranks(run), 'rank')} alone "
-            f"take {needed:.0f} s; allow --measure-seconds {RESERVE * needed / MOST_RESERVED:.0f}"
+            f"{run.config.measure_seconds:g} s of measuring are short for {counted(required_ranks(run), 'rank')}, "
+            f"whose steps alone take {needed:.0f} s; allow --measure-seconds {RESERVE * needed / MOST_RESERVED:.0f}"
         )
 
 
@@ -97,10 +97,10 @@ def announce(run: Run) -> str:
     if on_same_device(run.path, run.local):
         copied = f"no local copy, {where} is on the device of the data"
     plan = (
-        f"requirement: {requirement_text(run.config)}\n"
-        f"at most {run.config.total_seconds:.0f} s of measuring on {run.num_images} images "
+        f"requirement: {requirement_text(run.config, record_bytes=run.record_bytes)}\n"
+        f"at most {run.config.total_seconds:.0f} s of measuring on {counted(run.num_images, 'image')} "
         f"({run.total_bytes / 1e9:.2f} GB) with {run.engine} reads ({run.engine_reason}); up to "
-        f"{run.max_ranks} ranks; {copied}"
+        f"{counted(run.max_ranks, 'rank')}; {copied}"
     )
     notes = [*(f"scaled: {text}" for text in run.scaled), *(f"warning: {text}" for text in run.warnings)]
     return "\n".join([plan, *notes])

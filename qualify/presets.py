@@ -29,19 +29,20 @@ def all_presets() -> list[Preset]:
     return sorted(found, key=lambda preset: (preset.minutes, preset.name))
 
 
-def requirement_text(config: QualifyConfig) -> str:
-    """`feeds 8 emulated H100 running ResNet-50 at AU 90 %: 1.48 GB/s`."""
+def requirement_text(config: QualifyConfig, *, record_bytes: int | None = None) -> str:
+    """`feeds 8 emulated H100 running ResNet-50 at AU 90 %: 1.48 GB/s`, of records as they are where these are known."""
     lasting = f", and still does after {config.sustain.seconds / 60:.0f} min" if config.sustain.seconds else ""
     count = config.required_gpus
     who = f"{count} {accelerator_of(config).label_for(count)} running {MODEL_TITLES[config.model]}"
-    needs = f"{needed_gbps(config):.3g} GB/s of samples of {sample_bytes(config):,} bytes"
+    each = sample_bytes(config) if record_bytes is None else record_bytes
+    needs = f"{needed_gbps(config, each):.3g} GB/s of samples of {each:,} bytes"
     return f"feeds {who} at AU {config.threshold * 100:.0f} %{lasting}: {needs}"
 
 
-def needed_gbps(config: QualifyConfig) -> float:
-    """What the required accelerators read together at the threshold, of samples as the settings have them."""
+def needed_gbps(config: QualifyConfig, each_bytes: int) -> float:
+    """What the required accelerators read together at the threshold, of samples of so many bytes."""
     accelerator = accelerator_of(config)
-    each = demand_bps(accelerator.batch_size, sample_bytes(config), accelerator.step_time_s)
+    each = demand_bps(accelerator.batch_size, each_bytes, accelerator.step_time_s)
     return config.threshold * config.required_gpus * each / 1e9
 
 
@@ -62,5 +63,5 @@ def _preset(name: str, config: QualifyConfig) -> Preset:
         about=config.about,
         minutes=config.total_seconds / 60,
         requirement=requirement_text(config),
-        needed_gbps=needed_gbps(config),
+        needed_gbps=needed_gbps(config, sample_bytes(config)),
     )

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..loaders.discovery import find_shards
 from ..results.fed import Fed, predict_utilisation, rate_between
-from ..results.record import Point
+from ..results.quantities import counted
+from ..results.record import Metric, Point
 from ..storage_bench.choice import choose_engine
 from ..storage_bench.staging import StageResult
 from ..training_bench.fed import fed_by_ranks
@@ -118,15 +119,15 @@ def _expected_step_s(run: Run, num_ranks: int) -> float:
 
 def _launch(run: Run, launch: TrainRun) -> None:
     most = max([0 if launch.find is None else launch.find.high, *(count for _, count in launch.cells)])
-    run.show("ranks", 0.0, f"starting {most} ranks")
+    run.show("ranks", 0.0, f"starting {counted(most, 'rank')}")
     result = train(
         launch,
         on_progress=lambda seen: run.show(
             "ranks",
             seen["round"] / seen["rounds"],
-            f"trying {seen['trying']} ranks"
+            f"trying {counted(seen['trying'], 'rank')}"
             if "trying" in seen
-            else f"{most} ranks, round {seen['round']} of {seen['rounds']}",
+            else f"{counted(most, 'rank')}, round {seen['round']} of {seen['rounds']}",
         ),
     )
     run.measured_s += result.wall_s
@@ -153,4 +154,14 @@ def _with_prediction(run: Run, point: Point, points: Sequence[Point]) -> Point:
     control = find_point(points, "synthetic", count)
     reached = None if control is None else control.metrics["au_mlperf"].value
     expected = predict_utilisation(rate, num_ranks=count, demand_gbps=run.demand_gbps, control=reached)
-    return point.model_copy(update={"metrics": {**point.metrics, "au_predicted": expected}})
+    flags = (*point.flags, *(["decode_limited"] if decode_limits(run, point, expected) else []))
+    return point.model_copy(update={"metrics": {**point.metrics, "au_predicted": expected}, "flags": flags})
+
+
+def decode_limits(run: Run, point: Point, predicted: Metric) -> bool:
+    """Whether ranks are starved of decoded images although the storage gives them all the bytes that they ask for."""
+    assert run.layout is not None  # set when the data were opened
+    reached, threshold = point.metrics["au_mlperf"].value, run.config.threshold
+    if run.layout.codec is None or run.config.train.decoder == "none" or reached is None or predicted.value is None:
+        return False
+    return reached < threshold <= predicted.value

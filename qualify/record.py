@@ -156,7 +156,7 @@ def _asked(run: Run, preset: str | None) -> dict[str, Any]:
         "path": public_path(run.path),
         "target": public_path(run.path.resolve()),
         "preset": preset,
-        "requirement": requirement_text(run.config),
+        "requirement": requirement_text(run.config, record_bytes=run.record_bytes),
         "model": run.config.model,
         "data_label": run.data_label,
         "scaled_to_fit": run.scaled,

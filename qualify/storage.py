@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..results.fed import Fed, predict_fed
+from ..results.quantities import counted
 from ..results.record import Metric, Point
+from ..storage_bench.encoded import images_of
 from ..storage_bench.evidence import doubts
 from ..storage_bench.feeding import candidate_readers, new_rates, pilot_rates
 from ..storage_bench.limits import WARM_RAM_SHARE, ram_bytes
@@ -83,7 +85,7 @@ def _measure_readers(run: Run, rates: StorageConfig, readers: Sequence[int]) -> 
         )
 
     def tell(done: int, total: int, point: SweepPoint, block: BlockResult) -> None:
-        run.show("storage", done / total, f"{point.threads} readers {block.gbps:.2f} GB/s")
+        run.show("storage", done / total, f"{counted(point.threads, 'reader')} {block.gbps:.2f} GB/s")
 
     try:
         with run.measuring():
@@ -102,8 +104,8 @@ def _note(run: Run, results: Sequence[PointResult]) -> list[Point]:
             run.warnings += [f"storage: {text}" for text in doubts(result.evidence)]
         if result.harness_limited:
             run.warnings.append(
-                f"storage: {result.point.threads} readers came within 10 % of what this host reads from its page "
-                f"cache; the storage may give more"
+                f"storage: {counted(result.point.threads, 'reader')} came within 10 % of what this host reads from its "
+                f"page cache; the storage may give more"
             )
     points = [storage_point(result, run.path) for result in results]
     run.points += points
@@ -116,6 +118,7 @@ def measure_loader(run: Run) -> None:
     def measure(page_cache: str, blocks: int) -> LoadResult:
         load = LoadConfig.model_validate(
             {
+                **images_of(run.config.train).model_dump(),
                 "engine": "buffered" if page_cache == "warm" else run.engine,
                 "batch_size": min(run.accelerator.batch_size, 64),
                 "num_workers": run.config.train.reader_threads,

@@ -16,7 +16,7 @@ from iobench.results.record import Metric, Point, RunRecord, write_record
 from iobench.storage_bench.accelerators import resolve_accelerator
 from iobench.storage_bench.launching.launch import horovod_available
 from iobench.storage_bench.staging import StageResult
-from iobench.training_bench.fed import FEW_STEPS, HARNESS, fed_by_ranks, why_unusable
+from iobench.training_bench.fed import DECODE, FEW_STEPS, HARNESS, fed_by_ranks, why_unusable
 
 PROMISED = {
     "read_gbps",
@@ -334,6 +334,7 @@ def au_point(source, value, *, half=0.01, flags=()):
         (au_point("direct", 0.88, flags=("harness_limited",)), 0.95, HARNESS),
         (au_point("direct", 0.50, flags=("harness_limited",)), 0.95, None),
         (au_point("direct", 0.95, flags=("harness_limited",)), 0.80, HARNESS),
+        (au_point("direct", 0.50, flags=("decode_limited",)), 0.99, DECODE),
         (au_point("direct", None), 0.99, "no counted step"),
         (None, 0.99, "not run"),
     ],

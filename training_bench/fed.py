@@ -9,6 +9,10 @@ from ..results.record import Point
 from .summary import find_point
 
 FEW_STEPS = "too few steps were counted within the time; allow more (--measure-seconds; of train --seconds)"
+DECODE = (
+    "the storage gave enough: decoding on this host was the limit; give it more cores or --set train.reader_threads=N, "
+    "or measure the storage alone with --set train.decoder=none"
+)
 HARNESS = "the harness itself was the limit; run fewer ranks on this host, or longer steps"
 
 
@@ -28,6 +32,8 @@ def why_unusable(points: Sequence[Point], num_ranks: int, *, threshold: float) -
     rate = point.metrics["au_mlperf"]
     if rate.value is None:
         return rate.reason or "no AU"
+    if "decode_limited" in point.flags:
+        return DECODE
     if "insufficient" in point.flags and not missed_in_spite_of_few_steps(rate, threshold=threshold):
         return FEW_STEPS
     if "harness_limited" in point.flags:

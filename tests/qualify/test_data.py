@@ -7,6 +7,7 @@ from iobench.qualify.data import ensure_data, open_data, planned_data
 from iobench.qualify.run import Run
 from iobench.storage_bench.accelerators import resolve_accelerator
 from iobench.storage_bench.generate import Generate, GenerateSamples
+from iobench.storage_bench.workload import WorkloadUsageError
 
 HUGE = 1 << 50
 
@@ -72,6 +73,13 @@ def test_data_that_are_there_are_not_touched(page_set):
 
 
 # --- what is opened ----------------------------------------------------------------------------------------------
+
+
+def test_an_image_folder_is_refused_before_its_index_takes_time(tmp_path):
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "1.jpg").write_bytes(b"no picture, which its index would find out")
+    with pytest.raises(WorkloadUsageError, match="iobench convert"):
+        open_data(new_run(tmp_path))
 
 
 def test_a_queue_takes_at_most_a_quarter_of_memory_and_the_depth_in_use_is_told(page_set, monkeypatch):

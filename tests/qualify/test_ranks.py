@@ -2,10 +2,11 @@
 
 import pytest
 
+from iobench.loaders.index import RecordLayout
 from iobench.qualify import QualifyConfig, qualify
 from iobench.qualify.data import open_data
 from iobench.qualify.job import reserve_time
-from iobench.qualify.ranks import next_search, required_ranks
+from iobench.qualify.ranks import decode_limits, next_search, required_ranks
 from iobench.qualify.run import Run
 from iobench.results.fed import Fed
 from iobench.results.record import Metric, Point
@@ -68,12 +69,37 @@ def test_the_time_of_the_required_ranks_is_reserved_and_what_is_too_short_is_tol
     reserve_time(run)
     assert run.reserved_s == pytest.approx(6.0)
     (told,) = run.warnings
-    assert "10 s of measuring are short: 2 ranks alone take 11 s; allow --measure-seconds 27" in told
+    assert told == ("10 s of measuring are short for 2 ranks, whose steps alone take 11 s; allow --measure-seconds 27")
 
 
 def test_no_more_ranks_are_required_than_run_here(page_set):
     assert required_ranks(new_run(page_set, required_gpus=3)) == 3
     assert required_ranks(new_run(page_set, required_gpus=12)) == 8
+
+
+# --- storage or decoding -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("codec", "decoder", "reached", "predicted", "expected"),
+    [
+        ("jpeg", "auto", 0.5, 0.95, True),  # the storage gives the bytes of 0.95, and 0.5 is reached
+        ("jpeg", "auto", 0.95, 0.99, False),  # fed
+        ("jpeg", "auto", 0.5, 0.6, False),  # the storage gives too little as well
+        ("jpeg", "auto", 0.5, None, False),  # nobody knows what it gives
+        ("jpeg", "none", 0.5, 0.95, False),  # nothing is decoded
+        (None, "auto", 0.5, 0.95, False),
+    ],
+)
+def test_ranks_that_starve_although_the_storage_gives_enough_wait_for_the_decoder(
+    page_set, codec, decoder, reached, predicted, expected
+):
+    run = new_run(page_set, train={"decoder": decoder})
+    run.layout = RecordLayout(None, 0, (), "uint8", 100, codec)
+    rate = Metric(value=reached, unit="fraction", n=4)
+    point = Point(params={"source": "direct", "num_ranks": 1}, metrics={"au_mlperf": rate})
+    told = Metric(value=predicted, unit="fraction", reason="why")
+    assert decode_limits(run, point, told) is expected
 
 
 # --- the job -----------------------------------------------------------------------------------------------------
