@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ...loaders.topology import read_topology
+from .cores import cores_of_ranks
 from .cufile import configuration, find_libraries, look_at_configuration
 from .finding import Seen, Subject, text_of
 from .kernel import kernel_option, kernel_release
@@ -56,6 +58,11 @@ def gpus(_path: Path) -> Seen:
     if models:
         return Seen(True, f"{', '.join(models)}; NVML: {problem}", "see what `nvidia-smi` says")
     return Seen(False, f"none ({problem}): accelerators are emulated", "run where a GPU and its driver are")
+
+
+def cores(_path: Path) -> Seen:
+    """Which cores ranks would be given, one on each GPU; in the order of their PCI addresses."""
+    return cores_of_ranks(sorted(folder.name for folder in DRIVER.glob("gpus/*")), read_topology())
 
 
 def cuda(_path: Path) -> Seen:
@@ -180,6 +187,7 @@ SUBJECT = Subject(
     {
         "driver": driver,
         "GPU": gpus,
+        "cores of ranks": cores,
         "CUDA": cuda,
         "kvikio": kvikio,
         "cuFile": cufile_library,

@@ -10,6 +10,8 @@ import resource
 import time
 from pathlib import Path
 
+from ...loaders.topology import read_topology
+from .cores import usable_cores
 from .finding import Seen, Subject, text_of
 from .limits import cgroup_limits
 from .pci import access_control, iommu
@@ -64,6 +66,11 @@ def numa(_path: Path) -> Seen:
     return Seen(True, f"{len(nodes)} nodes ({text})", "run near the device: numactl --cpunodebind N --membind N")
 
 
+def cores(_path: Path) -> Seen:
+    """The cores that this process may use."""
+    return usable_cores(read_topology(), online=os.cpu_count() or 1)
+
+
 def memory(_path: Path) -> Seen:
     """Memory in all, and huge pages."""
     fields = dict(line.split(":", 1) for line in (text_of("/proc/meminfo") or "").splitlines())
@@ -116,6 +123,7 @@ SUBJECT = Subject(
         "locked memory": locked_memory,
         "open files": open_files,
         "NUMA": numa,
+        "cores": cores,
         "memory": memory,
         "cgroup limits": cgroup,
         "clock": clock,

@@ -14,6 +14,7 @@ from ...results.mounts import Mount, covering, mount_of, parse_mountinfo
 from ...results.privacy import PRIVATE_OPTIONS, public_path
 from ..evidence import LOCAL_FILE_SYSTEMS
 from .alignment import Alignment, direct_alignment
+from .cores import network_card
 from .devices import disks_of, stack_of
 from .finding import Finding, Seen, Subject
 from .gds_support import gds_support, p2pdma_support
@@ -166,6 +167,11 @@ def residency(path: Path) -> Seen:
     return Seen(True, "the kernel tells what is in the page cache")
 
 
+def card(path: Path) -> Seen:
+    """The network card that the data come through, where they do."""
+    return network_card(nearest(path))
+
+
 def _described(mount: Mount) -> str:
     return f"{mount.fstype} from {_CREDENTIALS.sub('', mount.source)} at {mount.mount_point}"
 
@@ -185,6 +191,7 @@ SUBJECT = Subject(
         "block device": block_device,
         "GDS support": gds,
         "P2PDMA support": p2pdma,
+        "network card": card,
         "byte counter": byte_counter,
         "engine direct": engine_direct,
         "O_DIRECT alignment": direct_io_alignment,

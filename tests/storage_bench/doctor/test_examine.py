@@ -9,7 +9,7 @@ from iobench.storage_bench.doctor import examine
 
 GROUPS = {
     "software": {"python", "torch", "numpy", "DALI", "JPEG crops", "obstore", "ranks (horovod)"},
-    "gpu": {"driver", "GPU", "CUDA", "kvikio", "cuFile", "cuFile configuration", "nvidia-fs", "P2PDMA"},
+    "gpu": {"driver", "GPU", "cores of ranks", "CUDA", "kvikio", "cuFile", "cuFile configuration", "nvidia-fs", "P2PDMA"},
     "storage": {
         "path",
         "file system",
@@ -18,6 +18,7 @@ GROUPS = {
         "block device",
         "GDS support",
         "P2PDMA support",
+        "network card",
         "byte counter",
         "engine direct",
         "O_DIRECT alignment",
@@ -30,6 +31,7 @@ GROUPS = {
         "locked memory",
         "open files",
         "NUMA",
+        "cores",
         "memory",
         "cgroup limits",
         "clock",
