@@ -22,8 +22,7 @@ from ..results.record import Metric, Point, not_measured
 from ..results.stats import rate_flags, summarise
 from .evidence import cold_scope_of, doubts, read_path
 from .image_hops import ImageHops, hops_of, warnings_of
-from .load_setup import Load, LoadConfig, Prepared, open_load
-from .load_telling import asked_in_vain
+from .load_setup import Load, LoadConfig, Prepared, asked_in_vain, open_load
 from .placement import ReadersSeen
 from .takers import DeviceTaker, HostTaker, Taker, TimeBlock, noted, time_blocks
 

@@ -16,6 +16,7 @@ from ..loaders.engines.choice import EngineName, open_reader, refuse_engine
 from ..loaders.engines.readers import BufferedReader, DirectReader, Reader
 from ..loaders.evidence import background_rate
 from ..loaders.formats.image_files import ImageFiles
+from ..loaders.formats.records import ShardIndex
 from ..loaders.nearness import Near, standing_on
 from ..loaders.opening import open_index
 from ..loaders.page_cache import cache_fraction, evict, warm
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ..loaders.counters.counter import CounterSet
     from ..loaders.dataloader import DataLoader
 
+
+_OF_ENCODED = ("transform", "decoder")
 
 Prepared = Callable[[str, int, int], None]  # which part of the preparation, files done, all of them
 
@@ -205,3 +208,11 @@ def _new_loader(
         drop_last=True,
         worker_init_fn=standing_on(near),
     )
+
+
+def asked_in_vain(config: LoadConfig, index: ShardIndex) -> list[str]:
+    """Settings of encoded images that were given for others."""
+    given = [f"--{name}" for name in _OF_ENCODED if name in config.model_fields_set and getattr(config, name) != "none"]
+    if not given or index.layout.codec is not None or config.decoder == "none":
+        return []
+    return [f"{' and '.join(given)} had no effect: these are no encoded images, and are handed over as they are stored"]

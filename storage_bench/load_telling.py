@@ -1,18 +1,14 @@
-"""What `iobench load` says of its run: what the loader hands over, in a sentence, and what was asked for in vain."""
+"""What `iobench load` says of its run: what the loader hands over, in a sentence."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..loaders.formats.records import ShardIndex
 from ..results.quantities import counted, interval_text, quantity
 from ..results.record import Point
-from .load_setup import LoadConfig
 
 if TYPE_CHECKING:
     from .load import LoadResult
-
-_OF_ENCODED = ("transform", "decoder")
 
 
 def sentences_of(result: LoadResult) -> list[str]:
@@ -36,11 +32,3 @@ def sentence_of(point: Point) -> str:
         f"The loader hands over {quantity(rate)}{span}, {quantity(metrics['read_gbps'])} of what is stored, "
         f"{params['page_cache']}, in {load}{rely}."
     )
-
-
-def asked_in_vain(config: LoadConfig, index: ShardIndex) -> list[str]:
-    """Settings of encoded images that were given for others."""
-    given = [f"--{name}" for name in _OF_ENCODED if name in config.model_fields_set and getattr(config, name) != "none"]
-    if not given or index.layout.codec is not None or config.decoder == "none":
-        return []
-    return [f"{' and '.join(given)} had no effect: these are no encoded images, and are handed over as they are stored"]

@@ -14,8 +14,9 @@ from ...loaders.remote import is_remote, shown_address
 from ...results.privacy import public_path
 from ..evidence import doubts
 from .hop import StageResult, check_target, copy_hop, missing_bytes
+from .opening import open_source
 from .place import StagingError, StagingUsageError, require_apart, require_folder, require_room
-from .source import Source, open_source
+from .source import Source
 from .streams import Phase
 
 OnHop = Callable[[int, Phase, int, int], None]  # hop from 1 on, phase, bytes done, bytes in all

@@ -11,8 +11,9 @@ from ...loaders.buffers import Buffer
 from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...loaders.page_cache import evict
 from . import streams as streaming
+from .local import cold_reader
 from .place import StagingError, temporary_of
-from .source import Source, SourceShard, cold_reader
+from .source import Source, SourceShard
 from .streams import Streams
 
 

@@ -25,8 +25,9 @@ from ...results.record import ColdScope, Metric, Point, WriteError, not_measured
 from ..evidence import read_path
 from .copying import copy_shard, digest_of
 from .ledger import Ledger
+from .opening import open_source
 from .place import StagingError, StagingUsageError, on_same_device, only_copier, remove_temporaries, require_room
-from .source import Source, SourceShard, open_source, promised_digests
+from .source import Source, SourceShard, promised_digests
 from .streams import Progress, Streams
 
 Value = TypeVar("Value")

@@ -23,7 +23,7 @@ from ...loaders.shards import ShardSet
 from ...results.record import ColdScope
 from ..accelerators import touch
 from ..evidence import cold_scope_of
-from .source import cold_reader
+from .local import cold_reader
 from .watch import ColdWatch
 
 if TYPE_CHECKING:

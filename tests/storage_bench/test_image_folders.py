@@ -12,8 +12,8 @@ from iobench.loaders.roads.road import RoadOptions
 from iobench.storage_bench.contest import open_contest
 from iobench.storage_bench.load import measure_load
 from iobench.storage_bench.load_setup import LoadConfig
+from iobench.storage_bench.staging.opening import open_source
 from iobench.storage_bench.staging.place import StagingUsageError
-from iobench.storage_bench.staging.source import open_source
 from iobench.storage_bench.workload import WorkloadUsageError, data_files
 
 NUM = 24

@@ -5,8 +5,8 @@ import pytest
 from iobench.loaders.index import load_index
 from iobench.results.record import Metric, Point
 from iobench.storage_bench.generate import GenerateJpeg, generate
-from iobench.storage_bench.load_setup import LoadConfig
-from iobench.storage_bench.load_telling import asked_in_vain, sentence_of
+from iobench.storage_bench.load_setup import LoadConfig, asked_in_vain
+from iobench.storage_bench.load_telling import sentence_of
 
 
 @pytest.mark.parametrize(
