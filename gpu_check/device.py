@@ -6,7 +6,6 @@ cpu    plain memory; a copy is done when it returns, and every event has passed
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
@@ -62,10 +61,16 @@ class Device:
         return int(torch.cuda.mem_get_info()[1])
 
     @property
-    def nvml_numbers(self) -> tuple[int, ...]:
-        """The GPU as NVML numbers it, which knows nothing of CUDA_VISIBLE_DEVICES; none where that names no number."""
-        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-        return (int(first),) if self.is_cuda and first.isdigit() else ()
+    def addresses(self) -> tuple[str, ...]:
+        """The GPU's place on the PCI bus, alone in a tuple; none of the CPU, or where torch does not tell."""
+        if not self.is_cuda:
+            return ()
+        import torch
+
+        from ..loaders.nearness import address_of_gpu
+
+        address = address_of_gpu(torch.cuda.current_device())
+        return () if address is None else (address,)
 
     def near(self) -> Near:
         """The cores that reader threads for it should stand on; nothing is chosen for the CPU."""

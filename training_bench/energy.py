@@ -67,10 +67,11 @@ class EnergyCounters:
         return known if known and len(known) == len(moved) else None
 
 
-def energy_counters(*, packages: bool = True, gpus: Sequence[int] = (), root: Path = POWERCAP) -> EnergyCounters:
+def energy_counters(*, packages: bool = True, gpus: Sequence[str] = (), root: Path = POWERCAP) -> EnergyCounters:
     """The counters of this host's packages, and of these GPUs where any are named.
 
-    GPUs are numbered as NVML does, which is not this process's numbering where CUDA_VISIBLE_DEVICES is set.
+    GPUs are told by PCI address (0000:3b:00.0): NVML's numbers are not a process's where CUDA_VISIBLE_DEVICES is set,
+    nor where a machine has GPUs of several kinds.
     """
     found, why = _rapl(root) if packages else ([], [])
     for gpu in gpus:
@@ -105,19 +106,19 @@ def _reading(path: Path) -> Callable[[], float]:
     return lambda: int(path.read_text()) / 1e6
 
 
-def _nvml(index: int) -> EnergyCounter | str:
-    """GPU `index`'s counter, or why there is none."""
+def _nvml(address: str) -> EnergyCounter | str:
+    """The counter of the GPU at a PCI address, or why there is none."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        handle = pynvml.nvmlDeviceGetHandleByPciBusId(address.encode())
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except ImportError:
-        return f"GPU {index}: NVML is not installed (the extra gpu)"
+        return f"GPU {address}: NVML is not installed (the extra gpu)"
     except pynvml.NVMLError as error:
-        return f"GPU {index}: NVML does not count its energy ({error})"
-    return EnergyCounter(f"gpu {index}", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+        return f"GPU {address}: NVML does not count its energy ({error})"
+    return EnergyCounter(f"gpu {address}", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
 
 
 def idle_watts(counters: EnergyCounters, *, seconds: float = 1.0) -> float | None:

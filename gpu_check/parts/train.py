@@ -61,7 +61,7 @@ def run(bench: Bench) -> Iterator[Findings]:
     batch = bench.sized(256 if device.memory_bytes >= ROOMY_BYTES else 64, 2)
     model = "resnet50" if not bench.twin else "resnet18"
     step = _steps(device, model, batch)
-    counters = energy_counters(gpus=device.nvml_numbers)
+    counters = energy_counters(gpus=device.addresses)
     idle_w, meter = idle_watts(counters, seconds=bench.sized(20, 1) / 10), EnergyMeter(counters)
     begin = perf_counter()
     with ExitStack() as stack:

@@ -1,5 +1,7 @@
 """Energy counters in a tree of files as the kernel lays them out, and the figures of blocks, by hand."""
 
+import sys
+
 import pytest
 
 from iobench.training_bench.energy import (
@@ -93,8 +95,8 @@ def test_one_block_that_was_not_counted_leaves_all_without_a_figure():
 
 
 def test_what_counts_stands_though_something_else_does_not_count_and_says_so(powercap):
-    counters = energy_counters(root=powercap, gpus=(99,))  # no machine has so many
-    assert "GPU 99" in counters.reason
+    counters = energy_counters(root=powercap, gpus=("ffff:ff:1f.0",))  # where no machine has one
+    assert "GPU ffff:ff:1f.0" in counters.reason
     meter = EnergyMeter(counters)
     meter.start()
     (powercap / "intel-rapl:0" / "energy_uj").write_text("4000000")
@@ -102,7 +104,31 @@ def test_what_counts_stands_though_something_else_does_not_count_and_says_so(pow
     assert taken.joules == pytest.approx(3, abs=1e-6)
     found = energy_metrics([taken], idle_w=None, reason=reason)
     assert found["joules_per_image"].value == pytest.approx(0.3)
-    assert "without what is not counted: GPU 99" in found["joules_per_image"].reason
+    assert "without what is not counted: GPU ffff:ff:1f.0" in found["joules_per_image"].reason
+
+
+PLAYED_NVML = """
+class NVMLError(Exception): pass
+def nvmlInit(): pass
+def nvmlDeviceGetHandleByPciBusId(address):
+    if address not in (b"0000:3b:00.0", b"0000:86:00.0"):
+        raise NVMLError("Not Found")
+    return address
+def nvmlDeviceGetTotalEnergyConsumption(handle): return {b"0000:3b:00.0": 1000, b"0000:86:00.0": 7000}[handle]
+"""
+
+
+def test_a_gpus_energy_is_that_of_its_place_on_the_bus(powercap, tmp_path, monkeypatch):
+    """Whatever numbers NVML, CUDA and CUDA_VISIBLE_DEVICES give it."""
+    (tmp_path / "pynvml.py").write_text(PLAYED_NVML)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # so that what is imported is gone again after the test
+    del sys.modules["pynvml"]
+    monkeypatch.syspath_prepend(tmp_path)
+    found = energy_counters(packages=False, gpus=("0000:86:00.0",), root=powercap)
+    assert [(counter.name, counter.read_joules()) for counter in found.counters] == [("gpu 0000:86:00.0", 7.0)]
+    missing = energy_counters(packages=False, gpus=("0000:00:00.0",), root=powercap)
+    assert missing.counters == ()
+    assert "GPU 0000:00:00.0: NVML does not count its energy (Not Found)" in missing.reason
 
 
 def test_one_rank_that_counted_nothing_leaves_the_block_without_a_figure():

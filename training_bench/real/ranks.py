@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...loaders.evidence import moved, process_read_bytes
-from ...loaders.nearness import near_device
+from ...loaders.nearness import address_of_gpu, near_device
 from ...loaders.traced import Recorder
 from ...storage_bench.launching.launch import rank_main
 from ...storage_bench.launching.ranks import Ranks
@@ -111,7 +111,8 @@ def open_training(plan: RealPlan, feed: Feed, *, ranks: Ranks, peers: Alone, dev
 def energy_meter(ranks: Ranks, device: torch.device) -> EnergyMeter:
     """Each rank reads its GPU, and one of each host the host's packages."""
     if device.type == "cuda":
-        return EnergyMeter(energy_counters(packages=ranks.local_rank == 0, gpus=(ranks.local_rank,)))
+        address = address_of_gpu(torch.cuda.current_device())
+        return EnergyMeter(energy_counters(packages=ranks.local_rank == 0, gpus=(address,) if address else ()))
     return EnergyMeter(energy_counters() if ranks.local_rank == 0 else None)
 
 
