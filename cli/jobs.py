@@ -78,7 +78,7 @@ def train(
     from ..training_bench.real.run import refuse_torchrun
     from ..training_bench.roofs import with_roofline
     from ..training_bench.tracing import trace_of_ranks
-    from ..training_bench.train import TrainConfig
+    from ..training_bench.train_run import TrainConfig
 
     refuse_torchrun()
     require_writable(trace)

@@ -19,7 +19,7 @@ from ..storage_bench.generate import (
 )
 from ..storage_bench.limits import ram_bytes
 from ..storage_bench.workload import data_files
-from ..training_bench.train import fitting_ranks
+from ..training_bench.budget import fitting_ranks
 from .run import QualifyError, Run
 from .settings import QualifyConfig
 

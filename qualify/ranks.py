@@ -14,10 +14,12 @@ from ..results.quantities import counted
 from ..results.record import Metric, Point
 from ..storage_bench.choice import choose_engine
 from ..storage_bench.staging import StageResult
+from ..training_bench.budget import expected_seconds
 from ..training_bench.fed import fed_by_ranks
 from ..training_bench.plan import Source
 from ..training_bench.summary import find_point
-from ..training_bench.train import FindMax, TrainRun, expected_seconds, train
+from ..training_bench.train import train
+from ..training_bench.train_run import FindMax, TrainRun
 from .run import Run
 
 START_S = 8.0

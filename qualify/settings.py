@@ -10,7 +10,7 @@ from ..results.stats import DRIFT_BLOCKS
 from ..storage_bench.emulate import WORKLOADS, Model
 from ..storage_bench.generate.forms import FormatName
 from ..storage_bench.workload import Bytes, Engine
-from ..training_bench.train import TrainConfig
+from ..training_bench.train_run import TrainConfig
 
 
 class _Settings(BaseModel):

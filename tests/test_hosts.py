@@ -30,7 +30,7 @@ from iobench.training_bench.real.run import RANK_MODULE, RealRun, make_plan, run
 from iobench.training_bench.scaling.grid import ScaleConfig, run_grid
 from iobench.training_bench.scaling.journal import GridJournal
 from iobench.training_bench.scaling.points import grid_outcome
-from iobench.training_bench.train import TrainConfig
+from iobench.training_bench.train_run import TrainConfig
 
 PROGRAMS = Path(__file__).parent / "storage_bench" / "programs"
 ADDRESSES = ("127.0.0.2", "127.0.0.3")

@@ -17,13 +17,15 @@ from ..results.record import Metric, Point, new_run_id
 from ..results.wording import accelerator_name
 from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.choice import choose_engine
+from .budget import check_time
 from .fed import fed_by_ranks
 from .hops import Ladder, plan_ladder, tell_hops
 from .placed import told_of_places
 from .places import Places
 from .plan import Source
 from .summary import find_point, find_straggler
-from .train import Cell, FindMax, TrainConfig, TrainError, TrainResult, TrainRun, check_time, train
+from .train import TrainResult, train
+from .train_run import Cell, FindMax, TrainConfig, TrainError, TrainRun
 
 LEAST_SHARE = 0.01  # of a step: less is what schedulers do
 STEPS = 10  # of one round, where nobody says otherwise

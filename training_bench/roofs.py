@@ -20,11 +20,13 @@ from ..storage_bench.encoded import EncodedImages
 from ..storage_bench.launching.launch import launch_ranks
 from ..storage_bench.limits import require_room_to_warm
 from ..storage_bench.workload import WorkloadError
+from .budget import check_memory, make_plan
 from .command import TrainOutcome
 from .plan import Block, RankPlan
 from .roofline import Roof, no_roof, roofline_lines, roofline_points, standing, training_work
 from .summary import find_point, summarise_ranks
-from .train import RANK_MODULE, START_S, TrainConfig, TrainRun, check_memory, make_plan
+from .train import RANK_MODULE, START_S
+from .train_run import TrainConfig, TrainRun
 
 NUM_BLOCKS = 8
 BLOCK_S = 0.1

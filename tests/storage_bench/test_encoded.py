@@ -17,7 +17,7 @@ from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench.feed import FeedError, check_data
 from iobench.training_bench.loop import main
 from iobench.training_bench.plan import Block, RankPlan
-from iobench.training_bench.train import TrainConfig
+from iobench.training_bench.train_run import TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,11 @@ from ...storage_bench.choice import choose_engine
 from ...storage_bench.launching.launch import launch_ranks
 from ...storage_bench.launching.placing import Placing
 from .. import saved
+from ..budget import check_memory
 from ..models import ModelName
 from ..placed import strays, told_of_places
 from ..plan import Source
-from ..train import START_S, check_memory
+from ..train import START_S
 from .plan import InferConfig, InferError, InferPlan, InferUsageError
 from .points import infer_points
 from .search import agreement_metric, rate_metrics

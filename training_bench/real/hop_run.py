@@ -18,6 +18,7 @@ from ...storage_bench.choice import choose_engine
 from ...storage_bench.encoded import images_of
 from ...storage_bench.launching.launch import launch_ranks
 from ...storage_bench.launching.placing import Placing
+from ..budget import check_memory
 from ..command import TrainOutcome, TrainUsageError
 from ..energy import energy_counters, idle_watts
 from ..hops import Ladder, plan_ladder, tell_hops
@@ -25,7 +26,7 @@ from ..placed import strays, told_of_places
 from ..places import Places, Show
 from ..plan import Block, RankPlan, Rung, Source
 from ..summary import find_point, summarise_ranks
-from ..train import TrainError, check_memory
+from ..train_run import TrainError
 from .plan import CAPTURE_STEPS, RealHopsPlan, RealPlan
 from .points import not_learned
 from .run import RealRun, check_places, make_plan

@@ -30,7 +30,7 @@ from ..models import check_size, model_info
 from ..placed import strays, told_of_places
 from ..places import Places
 from ..plan import Source
-from ..train import TrainError
+from ..train_run import TrainError
 from .plan import Device, RealConfig, RealPlan, Scaling
 from .points import loss_curve, sentence_of, summarise_real
 

@@ -28,7 +28,7 @@ from ...storage_bench.launching.hosts import HostSlots
 from ...storage_bench.launching.launch import LaunchError, require_ranks
 from ..places import Places
 from ..plan import Source
-from ..train import TrainConfig, TrainError
+from ..train_run import TrainConfig, TrainError
 from .journal import GridJournal, Trial
 from .trial import GridRun, Workload, run_trial
 

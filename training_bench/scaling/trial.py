@@ -21,10 +21,12 @@ from ...storage_bench.accelerators import Accelerator
 from ...storage_bench.launching.hosts import HostSlots
 from ...storage_bench.launching.launch import launch_ranks
 from ...storage_bench.launching.placing import Placing
+from ..budget import check_memory, make_plan
 from ..places import Places
 from ..plan import Block, RankPlan, Source
 from ..summary import find_point, summarise_ranks
-from ..train import RANK_MODULE, START_S, TrainConfig, TrainError, TrainRun, check_memory, make_plan
+from ..train import RANK_MODULE, START_S
+from ..train_run import TrainConfig, TrainError, TrainRun
 from .journal import SourceTrial
 
 Workload = Literal["train", "infer", "train+validate"]

@@ -14,7 +14,7 @@ from iobench.training_bench.scaling.grid import ScaleConfig, ScaleError, check_g
 from iobench.training_bench.scaling.journal import GridJournal, GridJournalError, SourceTrial, Trial
 from iobench.training_bench.scaling.points import grid_outcome
 from iobench.training_bench.scaling.trial import make_trial_plan
-from iobench.training_bench.train import TrainError
+from iobench.training_bench.train_run import TrainError
 
 ONE = {"gpus": (1,), "accelerator": "0.01", "batch_size": 4, "repeats": 2, "steps": 4, "rounds": 1}
 

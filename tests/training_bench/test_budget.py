@@ -7,19 +7,15 @@ from hypothesis import strategies as st
 
 from iobench.loaders.index import RecordLayout
 from iobench.storage_bench.accelerators import Accelerator
-from iobench.training_bench import train as train_module
-from iobench.training_bench.train import (
-    FindMax,
-    TrainBudgetError,
-    TrainConfig,
-    TrainError,
-    TrainRun,
+from iobench.training_bench.budget import (
+    PROCESS_BYTES,
     check_memory,
     check_time,
     expected_seconds,
     fitting_ranks,
     make_plan,
 )
+from iobench.training_bench.train_run import FindMax, TrainBudgetError, TrainConfig, TrainError, TrainRun
 
 LAYOUT = RecordLayout(4096, 100, (35, 35, 3), "uint8")
 
@@ -140,7 +136,7 @@ def memory(monkeypatch):
 
 def test_as_many_ranks_fit_as_their_buffers_leave_room_for(memory):
     memory(10_000_000_000)  # 8 GB of it may be taken
-    each = 100_000_000 * (2 + 3) + train_module.PROCESS_BYTES
+    each = 100_000_000 * (2 + 3) + PROCESS_BYTES
     assert fitting_ranks(50, 100_000_000, 2) == 8_000_000_000 // each
     assert fitting_ranks(3, 100_000_000, 2) == 3
 
