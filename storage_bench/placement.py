@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from ..loaders.engines.reader_threads import reader_thread_ids
 from ..loaders.nearness import Near, near_device, where_threads_stand
@@ -21,7 +21,13 @@ from ..loaders.remote import RemotePath, ShardPath
 from ..loaders.shares import AUTO, OFF, check_asked
 from .launching.placing import Placing, choose
 
-Placement = Annotated[str, AfterValidator(check_asked)]
+
+def _as_text(value: object) -> object:
+    """One core, which TOML takes for a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Placement = Annotated[str, BeforeValidator(_as_text), AfterValidator(check_asked)]
 
 
 class ReadersSeen:

@@ -26,7 +26,7 @@ def usable_cores(topology: Topology, *, online: int) -> Seen:
 def cores_of_ranks(gpus: Sequence[str], topology: Topology, *, sysfs: Path = SYSFS) -> Seen:
     """The cores that ranks would be given, one on each of the GPUs at these PCI addresses."""
     if len(gpus) < 2:
-        return Seen(None, "a rank alone on its host may use all cores; its readers stand near its GPU")
+        return Seen(None, "less than two GPUs: a rank alone on its host may use all cores")
     shares = divide(topology, [Anchor(f"GPU {address}", node_of(address, sysfs=sysfs)) for address in gpus])
     if not shares[0].cores:
         return Seen(None, shares[0].reason)

@@ -90,7 +90,7 @@ def launch_ranks(
     """
     require_ranks(num_ranks)
     together = max(len(ranks) for _, ranks in assign(hosts, num_ranks)) if hosts else num_ranks
-    check_lists(placing.asked, together)
+    check_lists(placing.asked, together, may=None if hosts else frozenset(os.sched_getaffinity(0)))
     folder = folder.absolute()
     placed = {"hosts": [[host.name, host.slots] for host in hosts], "ssh": list(ssh), "limit_s": timeout_s}
     told = {"num_ranks": num_ranks, "emulated": emulated, "placing": asdict(placing), "config": dict(config)}

@@ -77,13 +77,20 @@ def choose(
     return divide(read_topology(allowed=may, sysfs=sysfs), anchors)[local_rank]
 
 
-def check_lists(asked: str, num_ranks: int) -> None:
-    """Raise CoresError, before any rank starts, where not every rank of a host is given cores, or this host's lack."""
+def check_lists(asked: str, num_ranks: int, *, may: Cores | None) -> None:
+    """Raise CoresError where not every rank of a host is given cores, or one that is not among those it `may` use."""
     if asked in (AUTO, OFF):
         return
     lists = parse_lists(asked)
     if 1 < len(lists) < num_ranks:
-        raise CoresError(f"placement {asked!r} gives cores to {len(lists)} ranks, and {num_ranks} run here; {FORMS}")
+        raise CoresError(
+            f"placement {asked!r} gives cores to {len(lists)} ranks, and {num_ranks} run on one host; {FORMS}"
+        )
+    if may is not None and (missing := frozenset().union(*lists) - may):
+        raise CoresError(
+            f"placement {asked!r}: cores {format_cores(missing)} may not be used here, {format_cores(may)} may; see "
+            f"what taskset, the cgroup or the job allows"
+        )
 
 
 def take_place(placing: Placing) -> Place:
@@ -98,12 +105,7 @@ def take_place(placing: Placing) -> Place:
 
 def _as_asked(asked: str, local_rank: int, local_size: int, may: Cores, sysfs: Path) -> Near:
     lists = parse_lists(asked)
-    check_lists(asked, local_size)
-    if missing := frozenset().union(*lists) - may:
-        raise CoresError(
-            f"placement {asked!r}: cores {format_cores(missing)} may not be used here, {format_cores(may)} may; see "
-            f"what taskset, the cgroup or the job allows"
-        )
+    check_lists(asked, local_size, may=may)
     if len(lists) == 1:
         return divide(read_topology(allowed=lists[0], sysfs=sysfs), [UNKNOWN] * local_size)[local_rank]
     return Near(lists[local_rank], None, f"cores {format_cores(lists[local_rank])}, as was asked for")
