@@ -9,12 +9,15 @@
 
 A graph knows addresses, no tensors.  So a batch has to come to the same place in every step, and what a launch leaves,
 gradients above all, is in memory of the graph's own that nobody may let go of.  Reader threads go on while it is
-captured: what they ask of CUDA is not this thread's, and does not end the capture (`thread_local`).
+captured: what they ask of CUDA is not this thread's, and does not end the capture (`thread_local`).  Nor may this
+thread's collector of garbage, which would give back page-locked and device memory in the middle of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Protocol
 
 import torch
@@ -43,6 +46,22 @@ class Capture(Protocol):
         """Note what it would do, and do nothing; what is returned does it, each time it is called."""
 
 
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """What is garbage goes before, and none goes meanwhile: torch has left off collecting before a capture itself.
+
+    What goes because its last reference does is not held up; a step lets go of no buffers of a loader.
+    """
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class CudaCapture:
     """CUDA graphs of the current device, captured on a stream of their own."""
 
@@ -60,7 +79,7 @@ class CudaCapture:
     def record(self, body: Body) -> Callable[[], None]:
         """See Capture; waits for the device once."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        with nothing_collected(), torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             body()
         return graph.replay
 

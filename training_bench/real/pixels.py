@@ -37,7 +37,9 @@ class Pixels:
     def labels(self, labels: Tensor) -> Tensor:
         """Labels (B) on the device; in another order, drawn on the host, where they are to say nothing."""
         if self._shuffled:
-            labels = labels[torch.randperm(len(labels)).to(labels.device)]
+            order = torch.randperm(len(labels))
+            order = order.pin_memory() if labels.is_cuda else order  # from other memory a copy waits for the device
+            labels = labels[order.to(labels.device, non_blocking=True)]
         return labels.to(self.device, non_blocking=True)
 
     def pixels(self, images: Tensor) -> Tensor:

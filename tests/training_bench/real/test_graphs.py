@@ -1,5 +1,8 @@
 """Steps as graphs: the same training, whoever launches it; on a played device, and on a GPU where there is one."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -10,7 +13,13 @@ from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench.command import TrainUsageError
 from iobench.training_bench.feed import open_feed
 from iobench.training_bench.peers import Alone
-from iobench.training_bench.real.graphs import CudaCapture, GraphedSteps, GraphError, StaticInput
+from iobench.training_bench.real.graphs import (
+    CudaCapture,
+    GraphedSteps,
+    GraphError,
+    StaticInput,
+    nothing_collected,
+)
 from iobench.training_bench.real.plan import RealConfig
 from iobench.training_bench.real.ranks import Training
 from iobench.training_bench.real.run import RealRun, make_plan
@@ -146,6 +155,34 @@ def test_what_a_graph_reads_lies_densely_and_at_one_place(page_set):
     assert torch.equal(static.labels, labels)
 
 
+class Freed:
+    """Something in a cycle, whose end is seen."""
+
+    def __init__(self, ends):
+        self.itself = self
+        weakref.finalize(self, ends.append, "gone")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_goes_before_a_capture_and_none_in_it(enabled):
+    """As buffers would in a cycle: giving back their memory is not allowed to who captures."""
+    ends, was = [], gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        Freed(ends)
+        with nothing_collected():
+            assert ends == ["gone"]
+            Freed(ends)
+            kept = [[number] for number in range(100_000)]  # more than makes a collector run
+            assert ends == ["gone"]
+        assert gc.isenabled() is enabled
+        del kept
+        gc.collect()
+        assert ends == ["gone"] * 2
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
 def test_a_batch_of_another_shape_is_refused_and_told_the_way_out(page_set):
     steps = GraphedSteps(lambda images, labels: images.float().mean() + labels.sum(), PlayedCapture([]), device=CPU)
     *whole, last = DataLoader(ShardSet.open(page_set.folder, device="cpu"), batch_size=8)
@@ -235,3 +272,23 @@ def test_on_a_gpu_a_training_of_graphs_learns_what_it_learns_without(page_set, e
     assert isinstance(graphs._graph._capture, CudaCapture)
     assert graphs._graph.captured
     assert torch.allclose(graphs.losses, plain.losses, rtol=1e-3)
+
+
+@pytest.mark.twin("test_a_training_of_graphs_is_the_same_training")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("labels", ["given", "shuffled"])
+@pytest.mark.parametrize("graphs", [False, True])
+def test_no_step_of_a_training_waits_for_the_device(page_set, labels, graphs):
+    """torch itself raises where one of its calls would."""
+    plan = make_plan(make_run(page_set.folder, device="cuda", labels=labels))
+    plan = plan.model_copy(update={"cuda_graphs": graphs})
+    training = new_training(plan, device=torch.device("cuda", torch.cuda.current_device()))
+    batches, clock = training.feed.batches(), training.new_clock()
+    training.make_steps(batches, range(4), clock)  # sets up, and captures
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training.make_steps(batches, range(4, STEPS), clock)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(clock.times) == STEPS
