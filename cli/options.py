@@ -38,7 +38,7 @@ def _no_address(value: Path) -> Path:
     return value
 
 
-DataPath = Annotated[Path, typer.Argument(help="folder of shards, or one file", callback=_no_address)]
+DataPath = Annotated[Path, typer.Argument(help="folder of shards, or one file", readable=False, callback=_no_address)]
 DataSource = Annotated[str, typer.Argument(metavar="PATH", help="folder of shards, one file, s3:// prefix or address")]
 Shape = Annotated[str | None, typer.Option(metavar="H,W,C", help="of the images, where the shards do not say it")]
 Dtype = Annotated[str | None, typer.Option(help="of the pixels  [uint8, or what the shards say]")]

@@ -202,7 +202,7 @@ def _kind(path: Path) -> str:
 
 
 def _require_finished(folder: Path) -> None:
-    if (folder / UNFINISHED_NAME).exists():
+    if os.path.exists(folder / UNFINISHED_NAME):  # False in a folder that may not be read, which its listing tells
         raise ShardSetError(
             f"{folder}: a conversion into this folder is not finished, so that images are missing; give the same "
             f"`iobench convert` command again, which goes on where it stopped"

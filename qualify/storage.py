@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..results.fed import Fed, predict_fed
 from ..results.quantities import counted
 from ..results.record import Metric, Point
-from ..storage_bench.encoded import images_of
+from ..storage_bench.encoded import EncodedImages
 from ..storage_bench.evidence import doubts
 from ..storage_bench.feeding import candidate_readers, new_rates, pilot_rates
 from ..storage_bench.limits import WARM_RAM_SHARE, ram_bytes
@@ -112,13 +113,18 @@ def _note(run: Run, results: Sequence[PointResult]) -> list[Point]:
     return points
 
 
+def _images_asked(run: Run) -> dict[str, Any]:
+    """What the settings of ranks say of encoded images, for the loader to do the same with them."""
+    return run.config.train.model_dump(include=set(EncodedImages.model_fields), exclude_unset=True)
+
+
 def measure_loader(run: Run) -> None:
     """What the loader delivers by itself: cold, and warm where later epochs would be."""
 
     def measure(page_cache: str, blocks: int) -> LoadResult:
         load = LoadConfig.model_validate(
             {
-                **images_of(run.config.train).model_dump(),
+                **_images_asked(run),
                 "engine": "buffered" if page_cache == "warm" else run.engine,
                 "batch_size": min(run.accelerator.batch_size, 64),
                 "num_workers": run.config.train.reader_threads,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -267,12 +267,20 @@ def _write_description(source: Source, shards: Sequence[SourceShard], target: Pa
 
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """The folder is there from here on; what goes wrong with it is told with its name."""
+    """The folder is there from here on; what goes wrong with it is told with its name.
+
+    One that was made here is gone again where nothing came into it.
+    """
+    made = [folder for folder in (target, *target.parents) if not folder.exists()]
     try:
         target.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise StagingError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()  # one with something in it stays
 
 
 def _timed(work: Callable[[], Value]) -> tuple[Value, float]:

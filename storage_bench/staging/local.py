@@ -55,7 +55,7 @@ class LocalSource:
             self._reader, self._watch = cold_reader(paths), ColdWatch(paths)
             self._watch.begin()
         except OSError as error:
-            raise StagingError(f"{error.filename}: cannot be read ({error.strerror})") from error
+            raise StagingError(f"{error.filename}: cannot be read ({error.strerror}); see its permissions") from error
 
     def evidence(self, payload_bytes: int) -> RouteEvidence:
         """See Source; of all that was read since `begin`."""

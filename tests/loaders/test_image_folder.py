@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -340,3 +341,18 @@ def test_what_does_not_fit_is_refused(animals):
     paths, index = open_index(animals)
     with pytest.raises(ShardFormatError, match="there is nothing to verify against"):
         verify_shards(paths, index)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a moment")
+def test_a_folder_that_may_not_be_read_is_named_and_no_file_in_it():
+    with tempfile.TemporaryDirectory(prefix="iobench-test-") as place:
+        os.chmod(place, 0o755)
+        data = Path(place) / "data"
+        data.mkdir(mode=0o700)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(PermissionError) as raised:
+                find_shards(data)
+        finally:
+            os.seteuid(0)
+        assert raised.value.filename == str(data)

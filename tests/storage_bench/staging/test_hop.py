@@ -462,3 +462,16 @@ def test_a_copy_that_cannot_be_read_back_is_no_copy(odd_set, faults):
     faults.set("eio part-1.tfrecord 0 4096")
     with pytest.raises(StagingError, match=r"part-1\.tfrecord: the copy cannot be read back .*name another folder"):
         stage(odd_set.folder, faults.mount)
+
+
+def test_a_folder_that_nothing_came_into_is_gone_again(source, tmp_path):
+    def stop(_phase, _done, _total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(source, tmp_path / "new" / "copy", progress=stop)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        stage(source, tmp_path / "mine" / "copy", progress=stop)
+    assert (tmp_path / "mine").is_dir()
