@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import pickle
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +30,6 @@ def file(tmp_path) -> Path:
     path = tmp_path / "some.bin"
     path.write_bytes(CONTENT)
     return path
-
-
-def open_files(path: Path) -> int:
-    links = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
-    return sum(link.exists() and link.resolve() == path.resolve() for link in links)
 
 
 @under_stub
@@ -136,12 +130,9 @@ def test_memory_that_must_not_change_is_refused(file):
 
 
 @under_stub
-def test_no_more_than_a_bounded_number_of_files_stays_open(tmp_path, monkeypatch):
+def test_no_more_than_a_bounded_number_of_files_stays_open(numbered_files, open_files, monkeypatch):
     monkeypatch.setattr(kvikio_reader, "_MAX_OPEN", 5)
-    paths = [tmp_path / f"{number}.bin" for number in range(30)]
-    for number, path in enumerate(paths):
-        path.write_bytes(bytes([number]) * PAGE)
-    memory = Buffer(PAGE).memory
+    paths, memory = numbered_files(30), Buffer(PAGE).memory
     reader = KvikioReader()
     for number in [*range(30), *range(30)]:
         reader.read(paths[number], 0, memory)
@@ -151,7 +142,7 @@ def test_no_more_than_a_bounded_number_of_files_stays_open(tmp_path, monkeypatch
 
 
 @under_stub
-def test_a_reader_leaves_no_file_open_when_it_is_closed_or_dropped(file):
+def test_a_reader_leaves_no_file_open_when_it_is_closed_or_dropped(file, open_files):
     closed, dropped = KvikioReader(), KvikioReader()
     memory = Buffer(PAGE).memory
     closed.read(file, 0, memory)
@@ -166,31 +157,9 @@ def test_a_reader_leaves_no_file_open_when_it_is_closed_or_dropped(file):
 
 
 @under_stub
-def test_many_threads_may_share_a_reader(tmp_path, monkeypatch):
+def test_many_threads_may_share_a_reader(share_among_threads, monkeypatch):
     monkeypatch.setattr(kvikio_reader, "_MAX_OPEN", 3)
-    paths = [tmp_path / f"{number}.bin" for number in range(8)]
-    for number, path in enumerate(paths):
-        path.write_bytes(bytes([number]) * 2 * PAGE)
-    reader = KvikioReader()
-    wrong: list[object] = []
-
-    def work(seed: int) -> None:
-        memory = Buffer(PAGE).memory
-        for number in np.random.default_rng(seed).integers(0, 8, 200).tolist():
-            try:
-                reader.read(paths[number], PAGE, memory)
-            except OSError as error:
-                wrong.append(error)
-            if set(memory[::512]) != {number}:
-                wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-    assert reader.delivered_bytes == 6 * 200 * PAGE
+    share_among_threads(KvikioReader())
 
 
 @under_stub
@@ -232,14 +201,11 @@ def test_reads_of_several_threads_are_under_way_at_once(file):
 
 
 @under_stub
-def test_reads_that_evict_behind_leave_nothing_in_the_page_cache(file):
+def test_reads_that_evict_behind_leave_nothing_in_the_page_cache(file, read_at_random):
     evict([file])
     if cache_fraction([file]) != 0:
         pytest.skip("this file system does not evict, or does not tell")
-    reader = KvikioReader(evict_behind=True)
-    memory = Buffer(270_000).memory
-    for offset in np.random.default_rng(0).permutation(np.arange(0, 9_000_000, 270_000)).tolist():
-        reader.read(file, offset, memory[:270_000], need=1)
+    read_at_random(KvikioReader(evict_behind=True), file)
     assert cache_fraction([file]) == 0
 
 

@@ -38,11 +38,6 @@ def reader(engine):
     return DirectReader() if engine == "direct" else BufferedReader()
 
 
-def open_files(path: Path) -> int:
-    links = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
-    return sum(link.exists() and link.resolve() == path.resolve() for link in links)
-
-
 @pytest.mark.parametrize(("offset", "length"), [(0, PAGE), (PAGE, 3 * PAGE), (0, 10 * PAGE)])
 def test_a_read_fills_the_target_with_the_files_bytes(reader, file, offset, length):
     memory = Buffer(length).memory
@@ -113,19 +108,16 @@ def test_a_missing_file_is_named(reader, tmp_path):
     assert caught.value.filename == str(tmp_path / "none")
 
 
-def test_no_more_than_a_bounded_number_of_files_stays_open(reader, tmp_path, monkeypatch):
+def test_no_more_than_a_bounded_number_of_files_stays_open(reader, numbered_files, open_files, monkeypatch):
     monkeypatch.setattr(readers, "MAX_OPEN_FILES", 5)
-    paths = [tmp_path / f"{number}.bin" for number in range(30)]
-    for number, path in enumerate(paths):
-        path.write_bytes(bytes([number]) * PAGE)
-    memory = Buffer(PAGE).memory
+    paths, memory = numbered_files(30), Buffer(PAGE).memory
     for number in [*range(30), *range(30)]:
         reader.read(paths[number], 0, memory)
         assert memory[17] == number
     assert sum(open_files(path) for path in paths) == 5
 
 
-def test_a_reader_leaves_no_file_open_when_it_is_closed_or_dropped(engine, file):
+def test_a_reader_leaves_no_file_open_when_it_is_closed_or_dropped(engine, file, open_files):
     closed = DirectReader() if engine == "direct" else BufferedReader()
     dropped = DirectReader() if engine == "direct" else BufferedReader()
     memory = Buffer(PAGE).memory
@@ -140,31 +132,9 @@ def test_a_reader_leaves_no_file_open_when_it_is_closed_or_dropped(engine, file)
     assert open_files(file) == 1
 
 
-def test_many_threads_may_share_a_reader(engine, tmp_path, monkeypatch):
+def test_many_threads_may_share_a_reader(reader, share_among_threads, open_files, monkeypatch):
     monkeypatch.setattr(readers, "MAX_OPEN_FILES", 3)
-    paths = [tmp_path / f"{number}.bin" for number in range(8)]
-    for number, path in enumerate(paths):
-        path.write_bytes(bytes([number]) * 2 * PAGE)
-    reader = DirectReader() if engine == "direct" else BufferedReader()
-    wrong: list[object] = []
-
-    def work(seed: int) -> None:
-        memory = Buffer(PAGE).memory
-        for number in np.random.default_rng(seed).integers(0, 8, 200).tolist():
-            try:
-                reader.read(paths[number], PAGE, memory)
-            except OSError as error:
-                wrong.append(error)
-            if set(memory[::512]) != {number}:
-                wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-    assert reader.delivered_bytes == 6 * 200 * PAGE
+    paths = share_among_threads(reader)
     reader.close()
     assert not any(open_files(path) for path in paths)
 
@@ -194,16 +164,13 @@ def test_a_child_forked_in_the_middle_of_an_open_reads_on(engine, file, tmp_path
         deadline.cancel()
 
 
-def test_reads_that_evict_behind_leave_nothing_in_the_page_cache(tmp_path):
+def test_reads_that_evict_behind_leave_nothing_in_the_page_cache(tmp_path, read_at_random):
     path = tmp_path / "large.bin"
     path.write_bytes(os.urandom(8 << 20))
     evict([path])
     if cache_fraction([path]) != 0:
         pytest.skip("this file system does not evict, or does not tell")
-    reader = BufferedReader(evict_behind=True)
-    memory = Buffer(270_000).memory
-    for offset in np.random.default_rng(0).permutation(np.arange(0, 8_000_000, 270_000)).tolist():
-        reader.read(path, offset, memory[:270_000], need=1)
+    read_at_random(BufferedReader(evict_behind=True), path)
     assert cache_fraction([path]) == 0
 
 

@@ -263,23 +263,16 @@ def test_a_small_object_beside_another_is_read_where_it_is_shown(s3, server, pat
         read_beside(path, "dataset.json")
 
 
-def test_many_threads_may_share_a_reader(server, path):
+def test_many_threads_may_share_a_reader(server, path, in_threads):
     reader = RemoteReader()
-    wrong: list[int] = []
 
     def work(seed: int) -> None:
         random = np.random.default_rng(seed)
         for _ in range(20):
             offset = int(random.integers(0, 90_000))
-            if read(reader, path, offset, 5000) != CONTENT[offset : offset + 5000]:
-                wrong.append(offset)
+            assert read(reader, path, offset, 5000) == CONTENT[offset : offset + 5000]
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(work)
     assert reader.counters() == {"obstore_remote_bytes": 6 * 20 * 5000, "obstore_remote_requests": 120}
 
 
