@@ -3,7 +3,10 @@
 import pytest
 
 from iobench.qualify import QualifyConfig, qualify
+from iobench.storage_bench import feeding
 from iobench.storage_bench.launching.launch import horovod_available
+from iobench.storage_bench.sweep import calibration, run
+from iobench.storage_bench.sweep.drive import Timing
 
 SETTINGS = {
     "accelerator": "0.05",
@@ -14,6 +17,15 @@ SETTINGS = {
 }
 
 pytestmark = pytest.mark.horovod
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured before and beside the blocks is short, too."""
+    monkeypatch.setattr(feeding, "PILOT_S", 0.05)
+    monkeypatch.setattr(run, "BACKGROUND_S", 0.02)
+    monkeypatch.setattr(calibration, "TIMING", Timing(0.01, 0.03))
+    monkeypatch.setattr(calibration, "CALIBRATION_BYTES", 4 << 20)
 
 
 def cut_short(page_set, at, error, **more):
