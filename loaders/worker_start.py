@@ -93,5 +93,5 @@ def _generators_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy_state)  # noqa: NPY002
-        if not started and torch.cuda.is_available():  # CUDA is seeded when it starts, with the seed given last
+        if not started:  # CUDA is seeded when it starts, if ever, with the seed given last
             torch.cuda.manual_seed_all(torch.initial_seed())

@@ -38,6 +38,11 @@ def open_device(choice: DeviceChoice) -> Device | None:
     number = _cuda_number("cuda" if choice == "auto" else choice)
     import torch
 
+    if not torch.cuda.is_available():  # asked of CUDA itself, which starts its driver
+        raise DestinationError(
+            f"device={choice!r} is not possible: a GPU is counted, and CUDA does not start (does its driver fit "
+            f"torch's CUDA {torch.version.cuda}?); use device='cpu'"
+        )
     from .torch_cuda import TorchCuda
 
     return TorchCuda(torch.cuda.current_device() if number is None else number)
@@ -67,10 +72,14 @@ def _cuda_number(name: str) -> int | None:
 
 
 def cuda_missing() -> str | None:
-    """Why torch has no GPU here, or None."""
+    """Why torch has no GPU here, or None.
+
+    Where NVML answers, CUDA's driver is not started by asking: children that are forked later may use CUDA themselves,
+    which `torch.cuda.is_available` would keep them from (PyTorch's notes on multiprocessing: poison fork).
+    """
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.device_count():
         return None
     why = "does `nvidia-smi` answer?" if torch.version.cuda else f"torch {torch.__version__} is built without CUDA"
     return f"torch sees no CUDA device here ({why})"

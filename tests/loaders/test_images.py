@@ -437,7 +437,7 @@ def test_what_does_not_fit_is_refused_by_name(folder, tmp_path, monkeypatch):
         match=r"ImageNetTrain takes encoded images or pixels .*, and train-00000-of-00003 holds",
     ):
         ShardSet.open(folder, fields=Fields(opaque=True), transform=transforms.ImageNetTrain())
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(RouteRefusedError, match=r"encoded images \(jpeg\), which decoders parse in host memory"):
         ShardSet.open(folder, engine=Kvikio(), require_route="gds")
 

@@ -41,6 +41,21 @@ def test_a_gpu_without_room_is_an_error_that_says_what_to_do(monkeypatch):
         TorchCuda(0).allocate(1 << 20, stream=None)
 
 
+def test_asking_for_a_gpu_does_not_start_its_driver_and_taking_it_says_where_that_fails(monkeypatch):
+    """NVML counts one; what asks CUDA itself would poison a later fork."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append("CUDA"))
+    check_choice("cuda")
+    check_choice("cuda:0")
+    assert asked == []
+    with pytest.raises(DestinationError, match="there are 1 GPUs here"):
+        check_choice("cuda:1")
+    with pytest.raises(DestinationError, match="a GPU is counted, and CUDA does not start"):
+        open_device("cuda")
+    assert asked == ["CUDA"]
+
+
 def test_a_process_that_does_not_use_cuda_gets_host_memory():
     if torch.cuda.is_initialized():
         pytest.skip("this process uses CUDA")
