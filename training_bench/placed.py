@@ -7,7 +7,7 @@ What the ranks of a host read together is the client's rate; each rank's own is 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,30 @@ def _placed(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"rank": result["rank"], "host": result["host"], **stood, **readers}
 
 
-def strays(results: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Warnings of ranks with threads outside the cores they were given: something has moved them."""
-    found = []
-    for result in results:
-        given = result["stood"]["cores"]
-        if given is None:
-            continue
-        may = parse_cores(given)
-        out = [cores for cores in (*result["stood"]["threads"], *result["readers"]) if not parse_cores(cores) <= may]
-        if out:
-            found.append(f"rank {result['rank']} was given cores {given}, and has threads on {', '.join(out)}")
-    return tuple(found)
+def place_warnings(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What moved threads, or may have: OpenMP told to bind them, and threads outside the cores of their rank."""
+    return (*_bound_by_openmp(results), *(text for result in results for text in _strayed(result)))
+
+
+def _bound_by_openmp(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """With OMP_PROC_BIND its library puts whoever loads it on one place: all ranks on the same, before they begin."""
+    hints = results[0]["stood"]["hints"]
+    bind = hints.get("OMP_PROC_BIND", "false" if "OMP_PLACES" not in hints else "true")
+    if bind.lower() != "false":
+        yield (
+            "OMP_PROC_BIND or OMP_PLACES has OpenMP put each process on cores of its own choice before ranks are given "
+            "theirs, all on the same: leave them out, placement does it"
+        )
+
+
+def _strayed(result: Mapping[str, Any]) -> Iterator[str]:
+    given = result["stood"]["cores"]
+    if given is None:
+        return
+    may = parse_cores(given)
+    out = [cores for cores in (*result["stood"]["threads"], *result["readers"]) if not parse_cores(cores) <= may]
+    if out:
+        yield f"rank {result['rank']} was given cores {given}, and has threads on {', '.join(out)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ..storage_bench.launching.launch import launch_ranks
 from ..storage_bench.launching.placing import Placing
 from .budget import check_memory, make_plan, search_seconds
 from .energy import energy_counters, idle_watts
-from .placed import strays
+from .placed import place_warnings
 from .plan import RankPlan, Rung, Source
 from .summary import summarise_ranks
 from .train_run import TrainRun
@@ -79,7 +79,7 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
         read_bytes=sum(log["delivered_bytes"] for result in results for log in (*result["blocks"], *result["trials"])),
         num_rounds=rounds,
         invalid=invalid,
-        warnings=(*_warnings(plan, rounds, run.config.rounds), *strays(results)),
+        warnings=(*_warnings(plan, rounds, run.config.rounds), *place_warnings(results)),
         trials=tuple({name: trial[name] for name in ("num_ranks", "au_mlperf")} for trial in results[0]["trials"]),
         logs=tuple(results),
         block_labels=tuple(f"{block.source}, {block.num_ranks} ranks" for block in plan.blocks),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from iobench.training_bench.placed import Read, client_rate, clients, rank_rates, strays, told_of_places
+from iobench.training_bench.placed import Read, client_rate, clients, place_warnings, rank_rates, told_of_places
 
 GB = 10**9
 MACHINES = {0: "a", 1: "a", 2: "a", 3: "b"}
@@ -68,5 +68,22 @@ def test_where_nothing_is_read_there_is_no_rate():
 
 def test_threads_that_something_moved_are_told():
     moved = [result(0), result(1, cores="2", threads=("2", "0-3"), readers=()), result(2, cores=None)]
-    assert strays(moved) == ("rank 1 was given cores 2, and has threads on 0-3",)
-    assert strays([result(3, threads=("1", "0-2"))]) == ()
+    assert place_warnings(moved) == ("rank 1 was given cores 2, and has threads on 0-3",)
+    assert place_warnings([result(3, threads=("1", "0-2"))]) == ()
+
+
+@pytest.mark.parametrize(
+    ("variables", "warned"),
+    [
+        ({"OMP_PROC_BIND": "true"}, True),
+        ({"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}, True),
+        ({"OMP_PLACES": "cores"}, True),
+        ({"OMP_PROC_BIND": "FALSE", "OMP_PLACES": "cores"}, False),
+        ({"OMP_NUM_THREADS": "4"}, False),
+    ],
+)
+def test_openmp_that_binds_threads_by_itself_is_told(variables, warned):
+    one = result(0)
+    told = place_warnings([{**one, "stood": {**one["stood"], "hints": variables}}])
+    assert bool(told) is warned
+    assert all("leave them out" in text for text in told)

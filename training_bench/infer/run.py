@@ -21,7 +21,7 @@ from ...storage_bench.launching.placing import Placing
 from .. import saved
 from ..budget import check_memory
 from ..models import ModelName
-from ..placed import strays, told_of_places
+from ..placed import place_warnings, told_of_places
 from ..plan import Source
 from ..train import START_S
 from .plan import InferConfig, InferError, InferPlan, InferUsageError
@@ -91,7 +91,7 @@ class _Found:
     num_rounds: int
     peak_rss_bytes: int
     told: Mapping[str, Any]
-    strays: tuple[str, ...]
+    moved: tuple[str, ...]
     searches: list[dict[str, Any]]
 
 
@@ -143,7 +143,7 @@ def _run_model(run: InferRun, name: ModelName, data: _Data, show: Show) -> _Foun
         num_rounds=1 + max((log["round"] for log in results[0]["logs"]), default=-1),
         peak_rss_bytes=sum(result["peak_rss_bytes"] for result in results),
         told=told_of_places(results, run.path),
-        strays=strays(results),
+        moved=place_warnings(results),
         searches=results[0]["rates"],
     )
 
@@ -234,7 +234,7 @@ def _warnings(run: InferRun, found: Sequence[_Found]) -> list[str]:
             held = f"{config.queue_memory_share:.0%} of memory holds no more"
             asked = f"{size.prefetch_depth} batches of {size.batch_size} instead of {config.queue_depth}"
             warnings.append(f"queue: {asked}: {held}")
-    warnings += [text for each in found for text in each.strays]
+    warnings += [text for each in found for text in each.moved]
     for name, each in zip(config.models, found, strict=True):
         if each.num_rounds < config.rounds:
             warnings.append(f"{name}: {each.num_rounds} of {config.rounds} rounds fitted into {config.seconds:.0f} s")

@@ -22,14 +22,14 @@ from ..budget import check_memory
 from ..command import TrainOutcome, TrainUsageError
 from ..energy import energy_counters, idle_watts
 from ..hops import Ladder, plan_ladder, tell_hops
-from ..placed import strays, told_of_places
+from ..placed import place_warnings, told_of_places
 from ..places import Places, Show
 from ..plan import Block, RankPlan, Rung, Source
 from ..summary import find_point, summarise_ranks
 from ..train_run import TrainError
+from .asked import RealRun, check_places, make_plan
 from .plan import CAPTURE_STEPS, RealHopsPlan, RealPlan
 from .points import not_learned
-from .run import RealRun, check_places, make_plan
 
 RANK_MODULE = "iobench.training_bench.real.hop_ranks"
 WARMUP_STEPS = CAPTURE_STEPS
@@ -66,7 +66,7 @@ def run_real_hops(run: RealRun, *, seconds: float, show: Show) -> TrainOutcome:
         points=[*points, *hops.points],
         best=best,
         workload=_workload(run, told, reason) | told_of_places(results, run.path),
-        warnings=(*_fewer_rounds(results, told), *strays(results), *hops.warnings),
+        warnings=(*_fewer_rounds(results, told), *place_warnings(results), *hops.warnings),
         invalid=invalid,
         metrics=dict(best.metrics),
         sentence=hops.lines,

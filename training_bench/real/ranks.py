@@ -162,7 +162,8 @@ class Training:
             while done < total:
                 stop = min((done // each + 1) * each for each in (save_each, report_each, total))
                 self.make_steps(batches, range(done, stop), clock)
-                self.readers.look()
+                if done == self.first_step:
+                    self.readers.look()  # once, which takes no time from most steps
                 done = stop
                 if done % save_each == 0 or done == total:
                     self.save(done)
