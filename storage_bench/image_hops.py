@@ -1,4 +1,4 @@
-"""Encoded images in `iobench load`: what becomes of them, and which hop of their way limits.
+"""Encoded images on their way through a loader: which hop of it limits.
 
     | read -> | decode -> augment -> | (loop)      threads at work in each hop, on the average = seconds in it / seconds
     |         |                      ready         batches that wait at each line = seconds of waiting / seconds
@@ -11,12 +11,12 @@ thread that has just decoded it: there is no queue between.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..loaders.images.decoding import Decoding
-from ..loaders.prefetch import Tally
 from ..results.record import Metric, not_measured
+from .decoded import Decoded
 from .encoded import EncodedImages
 from .sample_format import SampleFormat
 
@@ -24,7 +24,6 @@ HOPS = ("read", "decode", "augment")
 QUEUES = {"read_queue": "to be read", "decode_queue": "to be decoded", "ready": "for the loop"}
 BUSY = 0.8  # from this share of the threads' time on they are what limits
 WAITING = 0.1  # a loop that waits for less of its time is not held up
-MAX_TOLD = 20  # broken images in warnings; the record counts all
 
 
 class ImageConfig(SampleFormat, EncodedImages):
@@ -35,8 +34,8 @@ class ImageConfig(SampleFormat, EncodedImages):
 class ImageHops:
     """How many threads were in each hop on the average, of how many, and the share of time that the loop waited.
 
-    `waiting` are the batches that lay in each of QUEUES on the average.  Where samples are `made_there`, on the GPU
-    that decodes, no thread is in augment.
+    `waiting` are the batches that lay in each of QUEUES on the average; `decoder` is who decoded.  Where samples are
+    `made_there`, on the GPU that decodes, no thread is in augment.
     """
 
     threads_in: dict[str, float]
@@ -44,8 +43,6 @@ class ImageHops:
     num_threads: int
     waited: float
     decoder: str
-    reason: str
-    num_skipped: int
     made_there: bool = False
     to_gpu: bool = False
 
@@ -76,14 +73,8 @@ class ImageHops:
         return "copies go in a stream of the GPU, beside all threads" if self.to_gpu else "batches stay in host memory"
 
     def described(self) -> dict[str, Any]:
-        """As the record keeps it."""
-        return {
-            "limit": self.limit,
-            "sentence": self.sentence,
-            "decoder": self.decoder,
-            "decoder_reason": self.reason,
-            "num_skipped": self.num_skipped,
-        }
+        """As the record keeps it, beside what Decoded says."""
+        return {"limit": self.limit, "sentence": self.sentence}
 
     def metrics(self) -> dict[str, Metric]:
         """Threads at work in each hop, and batches that wait before it."""
@@ -109,32 +100,21 @@ _WORDS = {
 
 
 def hops_of(
-    decoding: Decoding, tally: Tally, *, num_threads: int, wall_s: float, waited: float, to_gpu: bool = False
+    seconds: Mapping[str, float],
+    decoded: Decoded,
+    *,
+    num_threads: int,
+    wall_s: float,
+    waited: float,
+    to_gpu: bool = False,
 ) -> ImageHops:
-    """The hops of what `tally` counted in `wall_s` seconds."""
-    seconds = tally.hop_seconds()
+    """The hops of what threads spent, and batches waited, in `wall_s` seconds (Tally.hop_seconds)."""
     return ImageHops(
         {hop: seconds[hop] / wall_s for hop in HOPS},
         {queue: seconds[queue] / wall_s for queue in QUEUES},
         num_threads,
         waited,
-        decoding.name,
-        decoding.reason,
-        tally.num_skipped,
-        made_there=decoding.there is not None,
+        decoded.decoder,
+        made_there=decoded.made_there,
         to_gpu=to_gpu,
     )
-
-
-def warnings_of(tally: Tally) -> list[str]:
-    """What must be said of images that were left out, or decoded by another decoder than the one that was asked for."""
-    by_host = f"{tally.num_by_host} of {tally.num_records} images were decoded by the CPU: the GPU's decoder cannot"
-    return [*([by_host] if tally.num_by_host else []), *_left_out(tally)]
-
-
-def _left_out(tally: Tally) -> list[str]:
-    if not tally.num_skipped:
-        return []
-    told = list(dict.fromkeys(skipped.reason for skipped in tally.skipped))
-    more = [f"... and {len(told) - MAX_TOLD} more"] if len(told) > MAX_TOLD else []
-    return [f"{tally.num_skipped} images were left out, some of them in every epoch", *told[:MAX_TOLD], *more]

@@ -20,8 +20,9 @@ from ..loaders.route import by_own_counters, copied_on, own_counters, with_regis
 from ..loaders.traced import Recorder
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import rate_flags, summarise
+from .decoded import Decoded, decoded_of
 from .evidence import cold_scope_of, doubts, read_path
-from .image_hops import ImageHops, hops_of, warnings_of
+from .image_hops import ImageHops, hops_of
 from .load_setup import Load, LoadConfig, Prepared, asked_in_vain, open_load
 from .placement import ReadersSeen
 from .takers import DeviceTaker, HostTaker, Taker, TimeBlock, noted, time_blocks
@@ -82,11 +83,12 @@ def measure_load(
     finally:
         shards.close()
     evidence = _evidence(loaded, seen)
-    images = _hops(loaded, seen)
+    decoded = decoded_of(shards.decoding, loader.tally, requested=config.decoder)
+    images = None if decoded is None else _hops(loaded, seen, decoded)
     smaller = f"batches hold {loaded.batch_size} images, not {config.batch_size}: there are no more"
     warnings = (
         *doubts(evidence),
-        *warnings_of(loader.tally),
+        *(decoded.warnings() if decoded else ()),
         *asked_in_vain(config, shards.index),
         *([smaller] if loaded.batch_size < config.batch_size else []),
     )
@@ -98,7 +100,7 @@ def measure_load(
         shards.index.status,
         shards.index.layout_reason,
         asdict(loaded.chosen) | {"placed": {**loaded.near.told(), "readers": seen.readers}},
-        images.described() if images else None,
+        {**decoded.described(), **images.described()} if decoded and images else None,
     )
 
 
@@ -166,14 +168,11 @@ def _point(loaded: Load, seen: _Seen, evidence: RouteEvidence, images: ImageHops
     )
 
 
-def _hops(loaded: Load, seen: _Seen) -> ImageHops | None:
-    """Where the time of encoded images went; None where there are none."""
-    decoding = loaded.shards.decoding
-    if decoding is None:
-        return None
+def _hops(loaded: Load, seen: _Seen, decoded: Decoded) -> ImageHops:
+    """Where the time of encoded images went."""
     return hops_of(
-        decoding,
-        loaded.loader.tally,
+        loaded.loader.tally.hop_seconds(),
+        decoded,
         num_threads=loaded.chosen.num_workers,
         wall_s=seen.total_s,
         waited=sum(waited for *_, waited in seen.blocks) / sum(seconds for _, seconds, _ in seen.blocks),

@@ -20,12 +20,14 @@ from ..loaders.opening import open_index
 from ..loaders.roads.baselines import IMAGE_PEERS, OURS, PEERS, missing
 from ..loaders.roads.road import RoadOptions
 from ..loaders.traced import MAX_SPANS
+from ..results.privacy import public_text
 from ..results.record import Metric, Point, not_measured
 from ..results.stats import rate_flags, summarise
 from .choice import choose_engine
 from .contest import Contest, Contestant, OnBlock, best_of, interleave, open_contest, ratio
+from .decoded import Decoded, DecodedBy
 from .evidence import cold_scope_of, doubts, read_path
-from .image_hops import HOPS, QUEUES, ImageHops
+from .image_hops import HOPS, QUEUES, ImageHops, hops_of
 from .road_server import Consumer, RoadBlock
 from .workload import PageCache, parse_list
 
@@ -119,7 +121,8 @@ def compare_peers(
     contestants = [ours, *(best_of(name, options, contest) for name in present)]
     spans = MAX_SPANS // len(contestants) if traced else 0
     evidence = interleave(contestants, blocks=config.blocks, seed=config.seed, on_block=on_block, trace_spans=spans)
-    hops = _hops(ours) if transform else None
+    decoded = _decoded(ours) if transform else None
+    hops = None if decoded is None else _hops(ours, decoded)
     points = [
         point_of(contestant, evidence=seen, ours=None if contestant is ours else ours)
         for contestant, seen in zip(contestants, evidence, strict=True)
@@ -132,7 +135,7 @@ def compare_peers(
         warnings=(*absent.values(), *(text for seen in evidence for text in doubts(seen))),
         invalid=tuple(f"{seen.engine}: {reason}" for seen in evidence if (reason := seen.invalid_reason())),
         roads=tuple(_described(contestant) for contestant in contestants),
-        images=None if hops is None else hops.described(),
+        images={**decoded.described(), **hops.described()} if decoded and hops else None,
         noted=tuple((contestant.label, contestant.noted) for contestant in contestants if contestant.noted),
     )
 
@@ -149,13 +152,19 @@ def _transform(path: Path, config: PeersConfig) -> Literal["", "train", "validat
     return config.transform
 
 
-def _hops(ours: Contestant) -> ImageHops:
+def _decoded(ours: Contestant) -> Decoded:
+    """Who decoded for us; a broken image ends a comparison."""
+    name, reason = ours.decoder
+    num_images = sum(block.total_images for block in ours.blocks)
+    return Decoded(requested="auto", by=(DecodedBy(decoder=name, reason=public_text(reason)),), num_images=num_images)
+
+
+def _hops(ours: Contestant, decoded: Decoded) -> ImageHops:
     """Where the time of our threads went, over all blocks."""
-    seconds = sum(block.seconds for block in ours.blocks)
-    spent = {name: sum(block.hop_s[name] for block in ours.blocks) / seconds for name in (*HOPS, *QUEUES)}
-    waited = sum(block.waited_s for block in ours.blocks) / seconds
-    waiting = {queue: spent[queue] for queue in QUEUES}
-    return ImageHops(spent, waiting, ours.options.threads, waited, *ours.decoder, num_skipped=0)
+    wall_s = sum(block.seconds for block in ours.blocks)
+    spent = {name: sum(block.hop_s[name] for block in ours.blocks) for name in (*HOPS, *QUEUES)}
+    waited = sum(block.waited_s for block in ours.blocks) / wall_s
+    return hops_of(spent, decoded, num_threads=ours.options.threads, wall_s=wall_s, waited=waited)
 
 
 def point_of(contestant: Contestant, *, evidence: RouteEvidence | None = None, ours: Contestant | None = None) -> Point:

@@ -31,6 +31,7 @@ from ..loaders.roads.baselines import open_road
 from ..loaders.roads.road import Images, Road, RoadBatch, RoadOptions, TimedRoad, TracedRoad
 from ..loaders.traced import Recorder
 from .accelerators import touch
+from .decoder_names import with_version
 from .launching.rank_process import die_with
 
 Consumer = Literal["copy", "touch"]
@@ -102,8 +103,9 @@ class _Server:
             self._batches = _noting(self._batches, self._recorder)
             self._consumers = {name: _noted(name, do, self._recorder) for name, do in self._consumers.items()}
         _wait_until_quiet()
-        decoder = self._road.decoder() if isinstance(self._road, TimedRoad) else ("", "")
-        return {"version": self._road.version, "engine": self._road.engine, "decoder": decoder}
+        name, reason = self._road.decoder() if isinstance(self._road, TimedRoad) else ("", "")
+        told = {"version": self._road.version, "engine": self._road.engine}
+        return {**told, "decoder": (with_version(name), reason)}
 
     def _run(self, told: dict[str, Any]) -> dict[str, Any]:
         consume, begin = self._consumers[told["consumer"]], perf_counter()
