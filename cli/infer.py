@@ -86,7 +86,7 @@ def infer(
     from ..training_bench.infer.run import checkpoint_of, run_infer
     from ..training_bench.infer.setup import InferRun
     from ..training_bench.places import Places
-    from ..training_bench.real.run import refuse_torchrun
+    from ..training_bench.real.asked import refuse_torchrun
 
     refuse_torchrun()
     given = hosts_given(hosts, hostfile)

@@ -75,7 +75,7 @@ def train(
     from ..storage_bench.emulate import WORKLOADS
     from ..training_bench.command import run_train
     from ..training_bench.places import Places
-    from ..training_bench.real.run import refuse_torchrun
+    from ..training_bench.real.asked import refuse_torchrun
     from ..training_bench.roofs import with_roofline
     from ..training_bench.tracing import trace_of_ranks
     from ..training_bench.train_run import TrainConfig
@@ -175,9 +175,10 @@ def _train_really(
 ) -> None:
     """A real training; with `hops_s` seconds for its hops, in blocks on every source."""
     from ..configs import load as load_config
+    from ..training_bench.real.asked import RealRun
     from ..training_bench.real.hop_run import run_real_hops
     from ..training_bench.real.plan import RealConfig
-    from ..training_bench.real.run import RealRun, run_real
+    from ..training_bench.real.run import run_real
     from ..training_bench.roofs import with_roofline
     from ..training_bench.tracing import trace_of_training
 

@@ -25,8 +25,9 @@ from iobench.training_bench.infer.plan import InferConfig
 from iobench.training_bench.infer.run import run_infer
 from iobench.training_bench.infer.setup import InferRun
 from iobench.training_bench.places import Places
+from iobench.training_bench.real.asked import RealRun, make_plan
 from iobench.training_bench.real.plan import RealConfig
-from iobench.training_bench.real.run import RANK_MODULE, RealRun, make_plan, run_real
+from iobench.training_bench.real.run import RANK_MODULE, run_real
 from iobench.training_bench.scaling.grid import ScaleConfig, run_grid
 from iobench.training_bench.scaling.journal import GridJournal
 from iobench.training_bench.scaling.points import grid_outcome

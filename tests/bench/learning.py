@@ -23,8 +23,9 @@ from iobench.results.record import Metric, Point, RunRecord, utc_now
 from iobench.results.stats import summarise
 from iobench.storage_bench.generate import Generate, generate
 from iobench.terminal import Screen, say
+from iobench.training_bench.real.asked import RealRun
 from iobench.training_bench.real.plan import RealConfig
-from iobench.training_bench.real.run import RealRun, run_real
+from iobench.training_bench.real.run import run_real
 
 NUM_IMAGES, NUM_HELD_OUT, SIZE, CROP = 4096, 512, 96, 64
 RANKS, BATCH, STEPS = 2, 16, 60

@@ -13,6 +13,7 @@ from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench.command import TrainUsageError
 from iobench.training_bench.feed import open_feed
 from iobench.training_bench.peers import Alone
+from iobench.training_bench.real.asked import RealRun, make_plan
 from iobench.training_bench.real.graphs import (
     CudaCapture,
     GraphedSteps,
@@ -22,7 +23,6 @@ from iobench.training_bench.real.graphs import (
 )
 from iobench.training_bench.real.plan import RealConfig
 from iobench.training_bench.real.ranks import Training
-from iobench.training_bench.real.run import RealRun, make_plan
 
 CPU = torch.device("cpu")
 STEPS = 12

@@ -11,11 +11,11 @@ from iobench.training_bench.command import TrainUsageError
 from iobench.training_bench.feed import SyntheticFeed
 from iobench.training_bench.hops import plan_ladder
 from iobench.training_bench.peers import Alone
+from iobench.training_bench.real.asked import RealRun, make_plan
 from iobench.training_bench.real.hop_ranks import EndlessBatches, Steps, main
 from iobench.training_bench.real.hop_run import WARMUP_STEPS, hops_plan, run_real_hops
 from iobench.training_bench.real.plan import RealConfig
 from iobench.training_bench.real.ranks import open_training
-from iobench.training_bench.real.run import RealRun, make_plan
 
 CPU = torch.device("cpu")
 RUNGS = ("synthetic", "host", "warm", "direct")

@@ -10,10 +10,11 @@ from iobench.training_bench.command import TrainUsageError
 from iobench.training_bench.feed import open_feed
 from iobench.training_bench.models import ModelError
 from iobench.training_bench.peers import Alone
+from iobench.training_bench.real.asked import RealRun, cores_shared, make_plan, refuse_torchrun
 from iobench.training_bench.real.plan import RealConfig
 from iobench.training_bench.real.points import summarise_real
 from iobench.training_bench.real.ranks import Training
-from iobench.training_bench.real.run import RealRun, cores_shared, make_plan, refuse_torchrun, run_real
+from iobench.training_bench.real.run import run_real
 
 CPU = torch.device("cpu")
 
