@@ -75,6 +75,8 @@ def _loads(points: Sequence[Point]) -> None:
 
 
 def _storage_row(point: Point) -> tuple[str, ...]:
+    from ..results.wording import flag_text
+
     params, path = point.params, point.read_path
     cached = "-" if path is None or path.cache_fraction is None else f"{path.cache_fraction:.3f}"
     operation = params.get("operation", "read")
@@ -93,11 +95,13 @@ def _storage_row(point: Point) -> tuple[str, ...]:
         figure(point.metrics.get("latency_max_us"), digits=0),
         cached,
         "-" if path is None else f"{path.observed_route} ({path.counter_class})",
-        " ".join(point.flags),
+        flag_text(point.flags),
     )
 
 
 def _load_row(point: Point) -> tuple[str, ...]:
+    from ..results.wording import flag_text
+
     params, path = point.params, point.read_path
     return (
         str(params["engine"]),
@@ -109,11 +113,13 @@ def _load_row(point: Point) -> tuple[str, ...]:
         figure(point.metrics["read_gbps"]),
         figure(point.metrics["cpu_seconds_per_gb"]),
         "-" if path is None else f"{path.observed_route} ({path.counter_class})",
-        " ".join(point.flags),
+        flag_text(point.flags),
     )
 
 
 def _road_row(point: Point) -> tuple[str, ...]:
+    from ..results.wording import flag_text
+
     params, metrics = point.params, point.metrics
     peak = metrics["peak_rss_bytes"].value
     missing = metrics["images_per_s"].value is None
@@ -128,5 +134,5 @@ def _road_row(point: Point) -> tuple[str, ...]:
         figure(metrics["cpu_seconds_per_gb"]),
         "-" if peak is None else f"{peak / 1e6:.0f}",
         figure(metrics.get("images_per_s_ratio"), digits=2),
-        "not installed" if missing else " ".join(point.flags),
+        "not installed" if missing else flag_text(point.flags),
     )

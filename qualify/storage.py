@@ -22,7 +22,7 @@ from ..storage_bench.sweep.run import run_points
 from ..storage_bench.workload import StorageConfig
 from .run import Run
 
-STORAGE_SHARE, LOAD_SHARE = 0.35, 0.1  # of the time that is not reserved for ranks
+STORAGE_SHARE, LOAD_SHARE = 0.35, 0.12  # of the time that is not reserved for ranks
 WINDOW = 3  # numbers of readers around the prediction
 LOAD_BLOCKS, LOAD_SECONDS = 8, 0.75
 LEAST_BLOCK_S = 0.1
