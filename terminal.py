@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import zip_longest
 from textwrap import wrap
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TextIO
 
 from .results.legible import legible
 
@@ -61,7 +61,8 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bars is not None:
-            self._bars.stop()
+            with suppress(OSError):  # the terminal may be gone
+                self._bars.stop()
 
     def show(self, part: str, share: float, detail: str) -> None:
         """`part` is done to `share` (0..1); `detail` is the current rate or step."""
@@ -82,12 +83,22 @@ class Screen:
         self._last_line[part] = now
         if ends:
             self._ended.add(part)
-        print(detail if part == "plan" else f"{part:<12} {share:>4.0%}  {detail}", file=sys.stderr, flush=True)
+        say(detail if part == "plan" else f"{part:<12} {share:>4.0%}  {detail}")
 
 
 def say(text: str = "") -> None:
-    """One line on stderr."""
-    print(legible(text), file=sys.stderr)
+    """One line on stderr; where nobody reads it any more, what is measured goes on."""
+    try:
+        print(legible(text), file=sys.stderr, flush=True)
+    except OSError:
+        forget(sys.stderr)
+
+
+def forget(stream: TextIO) -> None:
+    """Have a stream that cannot be written lead to nowhere: what it still holds would fail again at the end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def terminal_columns() -> int | None:

@@ -6,11 +6,13 @@ Exit: 0 done or met, 1 requirement missed, 2 wrong usage or config, 3 measuremen
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -23,16 +25,26 @@ from .failures import status_of
 from .journal import print_json
 from .options import DONE, ENVIRONMENT, INTERRUPTED, app
 from .patience import GRACE_S, watch
+from .streams import StdoutError, give, open_closed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a job's end, a terminal that was closed
 
 __all__ = ["convert", "data", "gpu", "infer", "jobs", "main", "reports", "run", "scale", "staging", "storage"]
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    sys.exit(run(sys.argv[1:]))
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last of all: what is left is freeing memory
+    open_closed()
+    status = run(sys.argv[1:])
+    with suppress(StdoutError):  # of a page of help there may be a rest
+        give("")
+    for number in ENDING:  # all is said and written
+        signal.signal(number, lambda *_: os._exit(status))
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -45,21 +57,23 @@ def run(arguments: Sequence[str]) -> int:
 
     def end(message: str, kind: str, status: int) -> None:
         fail(message, kind, status)
-        sys.stdout.flush()
         os._exit(status)
 
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in ENDING:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup it stays ignored
+            signal.signal(number, _interrupt)
     try:
         if arguments[:1] != ["doctor"]:  # which waits for nobody
             watch(arguments[1:], end=end)
         status = int(app(list(arguments) or ["--help"], prog_name="iobench", standalone_mode=False) or DONE)
     except KeyboardInterrupt:
         status = INTERRUPTED
+    except SystemExit:  # typer's, of a pipe that was closed: a 1, which would say that a requirement was missed
+        return fail("a pipe or a connection was closed at its other end", "BrokenPipeError", ENVIRONMENT)
     except Exception as error:
         known, message = status_of(error)
         if known is None:  # a mistake of this program: never 1, which says that a requirement was missed
-            traceback.print_exc()
+            say(traceback.format_exc())
             known, message = ENVIRONMENT, f"internal error: {message or type(error).__name__}; please report it"
         return fail(message, type(error).__name__, known)
     if status == INTERRUPTED:  # typer, too, makes a status of an interrupt
@@ -70,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
     if version:
-        print(__version__)
+        give(f"{__version__}\n")
         raise typer.Exit
 
 
@@ -79,15 +93,16 @@ def _fail(message: str, kind: str, status: int, *, as_json: bool) -> int:
 
     message = without_credentials(message)
     if as_json:
-        print_json({"error": {"type": kind, "message": message, "exit_status": status}})
+        with suppress(StdoutError):  # it may be this that is told
+            print_json({"error": {"type": kind, "message": message, "exit_status": status}})
     say(f"iobench: {message}")
     return status
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """The first SIGINT or SIGTERM unwinds; cleaning up has GRACE_S, further signals do not disturb it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """The first of these signals unwinds; cleaning up has GRACE_S, further ones do not disturb it."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     watchdog = threading.Timer(GRACE_S, os._exit, (INTERRUPTED,))
     watchdog.daemon = True
     watchdog.start()

@@ -15,6 +15,7 @@ from ..results.legible import legible_values
 from ..terminal import say
 from .options import ENVIRONMENT, INVALID, TRACED, USAGE
 from .points import show_points
+from .streams import give
 from .verdicts import show_verdict
 
 if TYPE_CHECKING:
@@ -253,4 +254,4 @@ def _public(word: str) -> str:
 
 def print_json(document: object) -> None:
     """The one document of --json."""
-    print(json_format.dumps(legible_values(document)))
+    give(f"{json_format.dumps(legible_values(document))}\n")

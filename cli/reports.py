@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,6 +11,7 @@ import typer
 from ..terminal import say
 from .journal import Journal, command_line, print_json
 from .options import DONE, INVALID, MISSED, Json, Out, app
+from .streams import give
 from .verdicts import show_comparison
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ def report(
 
 
 @app.command()
-def schema() -> None:
+def schema(json: Json = False) -> None:  # noqa: ARG001  # a JSON document it is in any case
     """The JSON schema of record.json, on stdout."""
     from ..results.schemas import schema_text
 
-    sys.stdout.write(schema_text())
+    give(schema_text())
 
 
 @app.command()
@@ -134,7 +134,5 @@ def _write(records: Sequence[RunRecord], format: StrEnum, target: Path) -> None:
     content = export(records, str(format))
     if target != STDOUT:
         write_whole(target, content)
-    elif isinstance(content, bytes):
-        sys.stdout.buffer.write(content)
     else:
-        sys.stdout.write(content)
+        give(content)
