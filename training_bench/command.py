@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,13 +13,14 @@ from ..loaders.shards import ShardSet
 from ..loaders.traced import MAX_SPANS
 from ..results.fed import Fed
 from ..results.quantities import counted
-from ..results.record import Metric, Point, new_run_id
+from ..results.record import Point, new_run_id
 from ..results.wording import accelerator_name
 from ..storage_bench.accelerators import Accelerator, resolve_accelerator
 from ..storage_bench.choice import choose_engine
 from .budget import check_time
 from .fed import fed_by_ranks
 from .hops import Ladder, plan_ladder, tell_hops
+from .outcome import TrainOutcome
 from .placed import told_of_places
 from .places import Places
 from .plan import Source
@@ -29,21 +30,6 @@ from .train_run import Cell, FindMax, TrainConfig, TrainError, TrainRun
 
 LEAST_SHARE = 0.01  # of a step: less is what schedulers do
 STEPS = 10  # of one round, where nobody says otherwise
-
-
-@dataclass(frozen=True, slots=True)
-class TrainOutcome:
-    """The points, the one that was asked for, and what the record says about the run."""
-
-    points: list[Point]
-    best: Point
-    workload: dict[str, Any]
-    warnings: tuple[str, ...]
-    invalid: tuple[str, ...]
-    metrics: dict[str, Metric]
-    sentence: str = ""
-    logs: tuple[dict[str, Any], ...] = ()
-    block_labels: tuple[str, ...] = ()
 
 
 class TrainUsageError(TrainError):
@@ -116,6 +102,7 @@ def run_train(
         "hosts": [host.name for host in places.of(num_ranks)],
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
     }
+    images = told_of_images(result.logs, num_threads=config.reader_threads, copies={folder: path})
     workload |= told_of_places(result.logs, path)
     if find_max is not None:
         return _found(result, workload, threshold=find_max, label=chosen.label)

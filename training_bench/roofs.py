@@ -21,7 +21,7 @@ from ..storage_bench.launching.launch import launch_ranks
 from ..storage_bench.limits import require_room_to_warm
 from ..storage_bench.workload import WorkloadError
 from .budget import check_memory, make_plan
-from .command import TrainOutcome
+from .outcome import TrainOutcome
 from .plan import Block, RankPlan
 from .roofline import Roof, no_roof, roofline_lines, roofline_points, standing, training_work
 from .summary import find_point, summarise_ranks

@@ -12,15 +12,15 @@ from typing import Any
 from ...results.record import Point
 from ...storage_bench.encoded import images_of
 from ..models import model_info
+from ..outcome import Outcome
 from ..roofline import Roof, roofline_lines, roofline_points, standing
 from ..roofs import data_roofs, device_roofs
-from .run import InferOutcome
 from .setup import InferRun
 
 Show = Callable[[str, float, str], None]
 
 
-def with_infer_roofline(outcome: InferOutcome, run: InferRun, *, show: Show) -> InferOutcome:
+def with_infer_roofline(outcome: Outcome, run: InferRun, *, show: Show) -> Outcome:
     """An inference's outcome with a point for each roof over every network's best point, and where it stands."""
     of_data: dict[tuple[object, object], list[Roof]] = {}
     points, lines = list(outcome.points), [outcome.sentence]
@@ -42,7 +42,7 @@ def with_infer_roofline(outcome: InferOutcome, run: InferRun, *, show: Show) -> 
     return replace(outcome, points=points, sentence="\n".join(filter(None, lines)))
 
 
-def _best(outcome: InferOutcome, run: InferRun, name: str) -> Point | None:
+def _best(outcome: Outcome, run: InferRun, name: str) -> Point | None:
     """The network's point of the highest rate, of the sources that were asked for."""
     known = [
         point
@@ -54,7 +54,7 @@ def _best(outcome: InferOutcome, run: InferRun, name: str) -> Point | None:
     return max(known, key=lambda point: point.metrics["images_per_s"].value or 0.0, default=None)
 
 
-def _told(outcome: InferOutcome, run: InferRun, best: Point) -> dict[str, Any]:
+def _told(outcome: Outcome, run: InferRun, best: Point) -> dict[str, Any]:
     """The run as roofs are asked for."""
     config, params = run.config, best.params
     return {

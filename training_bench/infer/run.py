@@ -21,6 +21,7 @@ from ...storage_bench.launching.placing import Placing
 from .. import saved
 from ..budget import check_memory
 from ..models import ModelName
+from ..outcome import Outcome
 from ..placed import place_warnings, told_of_places
 from ..plan import Source
 from ..train import START_S
@@ -37,19 +38,6 @@ Show = Callable[[str, float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class InferOutcome:
-    """The points, the one that the record leads with, and what it says about the run."""
-
-    points: list[Point]
-    best: Point
-    workload: dict[str, Any]
-    warnings: tuple[str, ...]
-    invalid: tuple[str, ...]
-    metrics: dict[str, Metric]
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Data:
     """Where each source lies, how it is read, and what an image is."""
 
@@ -59,7 +47,7 @@ class _Data:
     shards: ShardSet
 
 
-def run_infer(run: InferRun, *, show: Show) -> InferOutcome:
+def run_infer(run: InferRun, *, show: Show) -> Outcome:
     """Answer batches of every network, batch size and source; a staged copy is made first and removed afterwards.
 
     Raises InferUsageError or ModelError before any rank starts, InferError where memory is short, LaunchError where a
@@ -185,7 +173,7 @@ def _finished(
     return point.model_copy(update={"params": params, "metrics": metrics})
 
 
-def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> InferOutcome:
+def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> Outcome:
     config = run.config
     points = [point for each in found for point in each.points]
     asked = [point for point in points if point.params["source"] in config.sources]
@@ -216,7 +204,7 @@ def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> InferOutcom
         "searches": [search for each in found for search in each.searches],
     }
     peak = max(each.peak_rss_bytes for each in found)
-    return InferOutcome(
+    return Outcome(
         points=points,
         best=best,
         workload=workload,

@@ -19,9 +19,10 @@ from ...storage_bench.encoded import images_of
 from ...storage_bench.launching.launch import launch_ranks
 from ...storage_bench.launching.placing import Placing
 from ..budget import check_memory
-from ..command import TrainOutcome, TrainUsageError
+from ..command import TrainUsageError
 from ..energy import energy_counters, idle_watts
 from ..hops import Ladder, plan_ladder, tell_hops
+from ..outcome import TrainOutcome
 from ..placed import place_warnings, told_of_places
 from ..places import Places, Show
 from ..plan import Block, RankPlan, Rung, Source

@@ -19,7 +19,7 @@ from ...storage_bench.choice import choose_engine
 from ...storage_bench.evidence import cold_scope_of, doubts, read_path
 from ...storage_bench.launching.launch import launch_ranks
 from ...storage_bench.launching.placing import Placing
-from ..command import TrainOutcome
+from ..outcome import TrainOutcome
 from ..placed import place_warnings, told_of_places
 from ..places import Places
 from .asked import RealRun, check_checkpoint, check_places, cores_shared, make_plan

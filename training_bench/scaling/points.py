@@ -6,7 +6,6 @@ One sample of a cell is what one repetition came to.  Repetitions are interleave
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ...results.quantities import counted
@@ -24,6 +23,7 @@ from ...results.scaling import (
     same_size,
 )
 from ...results.stats import summarise
+from ..outcome import Outcome
 from ..plan import Source
 from .grid import Grid
 from .journal import SourceTrial
@@ -43,20 +43,7 @@ UNITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GridOutcome:
-    """What the record of a grid says."""
-
-    points: list[Point]
-    best: Point
-    metrics: dict[str, Metric]
-    workload: dict[str, Any]
-    warnings: tuple[str, ...]
-    invalid: tuple[str, ...]
-    sentence: str
-
-
-def grid_outcome(grid: Grid) -> GridOutcome:
+def grid_outcome(grid: Grid) -> Outcome:
     """Points in the order of the grid, and what they say together."""
     cells = _samples(grid)
     wanted = [(layout, source) for layout in grid.config.layouts for source in grid.run.sources]
@@ -68,7 +55,7 @@ def grid_outcome(grid: Grid) -> GridOutcome:
         for trial in grid.trials
         if trial.failed is not None
     ]
-    return GridOutcome(
+    return Outcome(
         points=points,
         best=best,
         metrics=dict(best.metrics),
