@@ -102,7 +102,6 @@ def run_train(
         "hosts": [host.name for host in places.of(num_ranks)],
         "record_bytes": sum(stamp.size_bytes for stamp in shards.index.stamps) // len(shards),
     }
-    images = told_of_images(result.logs, num_threads=config.reader_threads, copies={folder: path})
     workload |= told_of_places(result.logs, path)
     if find_max is not None:
         return _found(result, workload, threshold=find_max, label=chosen.label)
