@@ -87,11 +87,19 @@ class Screen:
 
 
 def say(text: str = "") -> None:
-    """One line on stderr; where nobody reads it any more, what is measured goes on."""
+    """One line on stderr, more where a terminal would cut a word; where nobody reads it, what is measured goes on."""
+    room, lines = terminal_columns(), legible(text).split("\n")
+    if room is not None:
+        lines = [line if line.startswith(" ") else _in_words(line, room) for line in lines]
     try:
-        print(legible(text), file=sys.stderr, flush=True)
+        print("\n".join(lines), file=sys.stderr, flush=True)
     except OSError:
         forget(sys.stderr)
+
+
+def _in_words(text: str, room: int) -> str:
+    """The text in lines that break between words; paths and options stay whole, for who copies them."""
+    return "\n".join(wrap(text, room, break_long_words=False, break_on_hyphens=False)) if len(text) > room else text
 
 
 def forget(stream: TextIO) -> None:

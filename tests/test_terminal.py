@@ -40,7 +40,10 @@ ROWS = (
 
 def shown(columns, rows=ROWS, heads=HEADS, **how):
     """The table as lines of a terminal with so many columns; None: as lines of a pipe."""
-    program = f"from iobench.terminal import table; table({heads!r}, {rows!r}, **{how!r})"
+    return printed(columns, f"from iobench.terminal import table; table({heads!r}, {rows!r}, **{how!r})")
+
+
+def printed(columns, program):
     words = [sys.executable, "-c", program]
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     if columns is None:
@@ -95,3 +98,15 @@ def test_a_last_column_of_text_is_wrapped(columns):
     assert max(map(len, lines)) <= columns
     assert " ".join(line[11:].strip() for line in lines[2:-1]) == text
     assert lines[-1].split() == ["au", "short"]
+
+
+def test_a_sentence_goes_on_in_the_next_line_of_a_terminal_and_paths_stay_whole():
+    text = "The copy lies in /a/path/that-is/longer-than/forty-letters/as/it-is/printed and is whole."
+    program = f"from iobench.terminal import say; say({text!r}); say()"
+    assert printed(None, program) == [text, ""]
+    assert printed(40, program) == [
+        "The copy lies in",
+        "/a/path/that-is/longer-than/forty-letters/as/it-is/printed",
+        "and is whole.",
+        "",
+    ]
