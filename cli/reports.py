@@ -57,7 +57,7 @@ def report(
     chosen = chosen or Format.HTML
     target = output or Path(f"report.{chosen}")
     _refuse_two_documents(target, json=json)
-    _write([read_record(path) for path in runs], chosen, target)
+    _write([read_record(path) for path in _with_records(runs)], chosen, target)
     if json:
         print_json({"report": str(target)})
     if target != STDOUT:
@@ -110,6 +110,18 @@ def compare(
     show_comparison(record)
     if record.verdict is not None and limits:
         raise typer.Exit({"pass": DONE, "fail": MISSED}.get(record.verdict.outcome, INVALID))
+
+
+def _with_records(runs: Sequence[Path]) -> Sequence[Path]:
+    """Of several runs, as a pattern gives them, those that are over: an interrupted grid has trials but no record."""
+    from ..training_bench.scaling.journal import is_unfinished
+
+    unfinished = [path for path in runs if is_unfinished(path)]
+    if len(unfinished) == len(runs):
+        return runs
+    for path in unfinished:
+        say(f"left out: {path}: an interrupted grid without a record; end it: iobench scale ... --out {path} --resume")
+    return [path for path in runs if path not in unfinished]
 
 
 Choice = TypeVar("Choice", bound=StrEnum)

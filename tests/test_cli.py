@@ -427,6 +427,16 @@ def test_several_records_make_one_page(iobench, small_set):
     assert Path("all.html").stat().st_size > 10_000
 
 
+def test_an_interrupted_grid_among_several_runs_is_left_out_and_said(iobench, small_set):
+    assert iobench(*short("storage", small_set), "--engine", "buffered", "--out", "runs/one").status == 0
+    Path("runs/two").mkdir()
+    Path("runs/two/cells.jsonl").touch()
+    done = iobench("report", "runs/one", "runs/two", "-o", "all.html")
+    assert done.status == 0
+    assert "left out: runs/two: an interrupted grid" in done.err
+    assert iobench("report", "runs/two", "-o", "all.html").status == 4
+
+
 def test_doctor_looks_at_a_path_and_answers_in_one_document(iobench, small_set):
     done = iobench("doctor", small_set)
     assert done.status == 0

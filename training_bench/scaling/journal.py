@@ -25,6 +25,11 @@ from ..plan import Source
 FILE = "cells.jsonl"
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run's folder is that of a grid that was interrupted: it has trials, and no record yet."""
+    return (folder / FILE).exists() and not (folder / "record.json").exists()
+
+
 class GridJournalError(ValueError):
     """A journal is there and not wanted, wanted and not there, damaged, or of another grid."""
 
