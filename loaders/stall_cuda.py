@@ -131,7 +131,8 @@ class CopyStream:
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = torch.device(device)
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        # of the higher priority: of the others, which torch gives out in turn, the loop may compute on the same one
+        self._stream = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
         self._under_way: deque[tuple[Any, Any]] = deque()
 
     def move(self, batch: T) -> T:

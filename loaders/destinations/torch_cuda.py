@@ -19,6 +19,7 @@ from ..placement import Move
 from .device import DestinationError, Event
 from .driver_memory import driver_of
 
+COPY_PRIORITY = -1  # the higher of two
 _REGISTER_PORTABLE = 1  # cudaHostRegisterPortable: page-locked for every context of this process
 
 
@@ -66,8 +67,12 @@ class TorchCuda:
         weakref.finalize(buffer, _unregister, runtime, buffer.address, buffer.use, keep=buffer.memory).atexit = False
 
     def new_stream(self) -> torch.cuda.Stream:
-        """See Device; torch's streams of this kind do not wait for the default stream."""
-        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        """See Device; torch's streams of this kind do not wait for the default stream.
+
+        torch has 32 of each priority and gives them out in turn, so that after a while two names are one stream.  Of
+        the high ones a loop computes, or captures, on none: nobody's work is held up behind copies, or in a capture.
+        """
+        return torch.cuda.Stream(self._device, priority=COPY_PRIORITY)  # type: ignore[no-untyped-call]
 
     def current_stream(self) -> torch.cuda.Stream:
         """See Device."""

@@ -6,6 +6,8 @@
 Into a device's memory a file goes by GPUDirect Storage, or in pieces through kvikio's own bounce buffers where there is
 none; which of the two is kvikio's count to tell.  Offsets, lengths and addresses are then multiples of 4096: what is
 not leaves the direct way.  A device's memory that is an allocation of its own is registered with cuFile, once.
+Such a read first waits for all that was given to CUDA's default stream (kvikio's FileHandle::pread,
+sync_default_stream, which its Python lets nobody turn off): who has batches read ahead computes on another stream.
 
 What kvikio leaves to its caller is done here and in `kvikio_sources`: a read stops at the end of a file (kvikio raises
 there), a handle lives until its reads are done, a server that sends too little is noticed, and a forked child of a

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from time import perf_counter
@@ -23,12 +23,14 @@ from torch.nn.functional import cross_entropy
 from ...loaders.evidence import moved, process_read_bytes
 from ...loaders.nearness import address_of_gpu, near_device
 from ...loaders.traced import Recorder
+from ...storage_bench.decoded import Decoded
 from ...storage_bench.launching.launch import rank_main
 from ...storage_bench.launching.ranks import Ranks
 from ...storage_bench.placement import ReadersSeen
 from .. import saved
 from ..energy import EnergyMeter, energy_counters
 from ..feed import Feed, open_feed
+from ..images import as_json
 from ..models import build_model, model_info
 from ..peers import Alone, peers_of
 from ..ranges import shown
@@ -60,11 +62,11 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         energy.start()
         begun = perf_counter()
         run.loop(clock)
-        read_s = perf_counter() - begun
+        read_s, hop_s = perf_counter() - begun, feed.hop_seconds()
         taken = energy.stop()
         ranks.barrier()
         went, own_after = moved(before, feed.counters()), process_read_bytes()
-        validation = run.validate()
+        validation, validated = run.validate()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "first_step": run.first_step,
@@ -75,6 +77,8 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "energy": taken,
         "validation": validation,
         "read_s": read_s,
+        "hop_s": hop_s,
+        "images": as_json((feed.decoded(), validated)),
         "delivered_bytes": feed.delivered_bytes,
         "payload_bytes": feed.payload_bytes,
         "counters": went,
@@ -87,9 +91,16 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def device_of(plan: RealPlan, ranks: Ranks) -> torch.device:
-    """Where this rank computes: a GPU of its own, which becomes torch's current one."""
-    return own_device(plan.device, ranks.local_rank)
+def device_of(plan: RealPlan, ranks: Ranks, *, engines: Collection[str] = ()) -> torch.device:
+    """Where this rank computes: a GPU of its own, which becomes torch's current one.
+
+    Where kvikio reads, as one of `engines` may, on a stream of its own: each of kvikio's reads waits for the default
+    one, and nothing would be read ahead of the steps that were given to it.
+    """
+    device = own_device(plan.device, ranks.local_rank)
+    if device.type == "cuda" and "kvikio" in (plan.engine, *engines):
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+    return device
 
 
 def own_device(kind: str, local_rank: int) -> torch.device:
@@ -252,10 +263,10 @@ class Training:
         self.losses[: self.first_step] = found["losses"]
         self._peers.broadcast(self.model, self.optimizer)
 
-    def validate(self) -> dict[str, float] | None:
-        """Loss and share of right answers over all images of the validation data; None without any."""
+    def validate(self) -> tuple[dict[str, float] | None, Decoded | None]:
+        """Loss and share of right answers over all images of the validation data, and who decoded them, if any."""
         if self._plan.validate_on is None:
-            return None
+            return None, None
         return evaluate(self.model, self.prepare, self._plan, ranks=self._ranks, peers=self._peers)
 
 

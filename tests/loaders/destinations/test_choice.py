@@ -10,6 +10,7 @@ from iobench.loaders.destinations.choice import check_choice, open_device
 from iobench.loaders.destinations.device import DestinationError, DestinationUsageError
 from iobench.loaders.destinations.torch_cuda import TorchCuda
 from iobench.loaders.route import RouteRefusedError
+from iobench.loaders.stall_cuda import CopyStream
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 
@@ -39,6 +40,15 @@ def test_a_gpu_without_room_is_an_error_that_says_what_to_do(monkeypatch):
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(DestinationError, match=r"^CUDA out of memory\. A batch of 1048576 bytes .* on cuda:0; use"):
         TorchCuda(0).allocate(1 << 20, stream=None)
+
+
+def test_copies_go_by_streams_that_nobody_computes_on(monkeypatch):
+    """torch gives its 32 streams of each priority out in turn: a loop's own may be any of those of priority 0."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority=0: asked.append((str(device), priority)))
+    TorchCuda(1).new_stream()
+    CopyStream("cuda:1")
+    assert asked == [("cuda:1", -1)] * 2
 
 
 def test_asking_for_a_gpu_does_not_start_its_driver_and_taking_it_says_where_that_fails(monkeypatch):

@@ -166,6 +166,13 @@ def test_memory_that_the_loops_own_work_still_reads_is_not_written_to(page_set):
     assert all(bool((each == 219).all()) for each in seen)
 
 
+@pytest.mark.twin("test_choice.py::test_copies_go_by_streams_that_nobody_computes_on")
+def test_copies_go_by_streams_that_nobody_computes_on():
+    device = open_device("cuda")
+    computed_on = {torch.cuda.Stream().cuda_stream for _ in range(64)} | {torch.cuda.default_stream().cuda_stream}
+    assert not {device.new_stream().cuda_stream for _ in range(64)} & computed_on
+
+
 SANITIZED = """
 import sys, torch
 from iobench.loaders import DataLoader, ShardSet
