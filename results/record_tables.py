@@ -39,6 +39,15 @@ SCOPES = {
     "unknown": "how far the cold reaches, this client or the server too, is not known",
 }
 MOST_RANK_TABLES = 4
+RANK_METRICS = (
+    "data_wait_s",
+    "gpu_data_wait_s",
+    "sync_wait_s",
+    "data_stall_fraction",
+    "au_mlperf",
+    "images_per_s",
+    "read_gbps",
+)
 
 
 def requirement_table(record: RunRecord) -> Table | None:
@@ -95,7 +104,6 @@ def rank_tables(record: RunRecord) -> list[Table]:
     reports = [(f"{stage_of(record, p)}: {name}", p.ranks) for p, name in zip(ran, labels_of(ran), strict=True)]
     if not reports and record.ranks:
         reports = [("the run", record.ranks)]
-    names = ("data_wait_s", "gpu_data_wait_s", "sync_wait_s", "data_stall_fraction", "au_mlperf", "images_per_s")
     return [
         Table(
             label,
@@ -105,7 +113,7 @@ def rank_tables(record: RunRecord) -> list[Table]:
                 text_column("host", [report.host for report in ranks]),
                 *(
                     metric_column(metric_label(name), [report.metrics.get(name) for report in ranks])
-                    for name in names
+                    for name in RANK_METRICS
                     if any(name in report.metrics for report in ranks)
                 ),
             ),

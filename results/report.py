@@ -22,6 +22,7 @@ from .plots.changes import change_plot
 from .plots.scaling import scaling_plots
 from .plots.svg import NARROW, WIDE, picture
 from .quantities import amount, duration, interval_text, quantity, span_of_time
+from .rank_places import PLACES, client_lines, place_table
 from .record import write_whole
 from .record_tables import (
     hop_table,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 DEVICE_PLOTS = ("rates", "latencies", "write")
 GRID_PLOTS = ("throughput", "efficiency", "stalls", "bandwidth")
+NOT_PLAIN = ("copy_or_not", "objects", *PLACES)  # of a workload: shown in parts of their own
 ABSENT = {  # a picture, and what would fill its place
     "steps": "Where a step's time goes: iobench train, or iobench qualify.",
     "hops": "What each hop adds to a step: iobench train --hops.",
@@ -169,7 +171,7 @@ def _sections(record: RunRecord) -> list[Section]:
     def named(begins: tuple[str, ...]) -> tuple[Plot, ...]:
         return tuple(plot for plot in drawn.values() if plot.name.startswith(begins))
 
-    route, metrics = route_table(record), metrics_table(record)
+    route, metrics, places = route_table(record), metrics_table(record), place_table(record)
     return [
         _history_section(record),
         Section("steps", "Where a step's time goes", plots=of("steps", "hops")),
@@ -179,6 +181,12 @@ def _sections(record: RunRecord) -> list[Section]:
         _copy_section(record, of("copy"), of("chain")),
         Section("scaling", "Scaling", plots=named(GRID_PLOTS)),
         Section("ranks", "Ranks", plots=of("ranks"), folded=tuple(rank_tables(record))),
+        Section(
+            "places",
+            "Cores and clients of the ranks",
+            intro=" ".join(client_lines(record)),
+            tables=(places,) if places else (),
+        ),
         Section("percentiles", "Latency percentiles", plots=of("percentiles")),
         Section("names", "Many small files", plots=of("names")),
         Section("checkpoints", "Checkpoints", plots=of("checkpoints")),
@@ -252,7 +260,7 @@ def _route_intro(route: Table | None) -> str:
 
 
 def _plain_workload(record: RunRecord) -> dict[str, object]:
-    return {name: value for name, value in record.workload.items() if name not in ("copy_or_not", "objects")}
+    return {name: value for name, value in record.workload.items() if name not in NOT_PLAIN}
 
 
 def _policy(scripts: Sequence[str]) -> str:
