@@ -233,7 +233,8 @@ def test_ranks_end_when_their_guard_is_killed(num_ranks: int, tmp_path: Path, ma
     os.kill(guard, signal.SIGKILL)
     said, _ = launcher.communicate(timeout=ENDS_WITHIN_S)
     assert said.startswith("error")
-    assert processes(mark) == {}
+    # nobody waits for ranks whose guard is gone: the kernel may need a moment to bury what it killed
+    assert wait_until(lambda: processes(mark) == {}, within_s=1.0)
 
 
 @pytest.mark.parametrize("num_ranks", ONE_AND_THREE)
