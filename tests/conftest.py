@@ -7,6 +7,7 @@
 All are read-only: a test that changes bytes works on a copy (`copied`).
 """
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,6 +106,37 @@ def pytest_configure() -> None:
     """Take Ctrl-C also where the tests were started in the background of a script, whose shell has it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def folder_of_workers(config: pytest.Config) -> Path | None:
+    """Where each of pytest's processes (`pytest -n 2`) has its temporary folder; None where there is one process."""
+    return Path(config.getoption("basetemp")).parent if hasattr(config, "workerinput") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Keep the other processes from running a test beside one that is marked `alone`.
+
+    Who begins a test locks `turn`, then `running`, with others or not, and gives its turn back.  So one that is to be
+    alone waits for those that run, and nobody begins before it has ended.
+    """
+    if (folder := folder_of_workers(item.config)) is None:
+        return (yield)
+    with (folder / "running").open("w") as running:
+        with (folder / "turn").open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            fcntl.flock(running, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+            fcntl.flock(turn, fcntl.LOCK_UN)  # a process that was forked beside this may have the file open
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(running, fcntl.LOCK_UN)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run, the same one in each of pytest's processes."""
+    return folder_of_workers(pytestconfig) or tmp_path_factory.getbasetemp()
 
 
 @pytest.fixture(scope="session")

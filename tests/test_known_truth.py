@@ -16,7 +16,7 @@ A100_STEP_S, A100_BATCH = 0.435, 400
 THRESHOLD = 0.90
 STUB = Path(__file__).parent / "stub_libcuda" / "stub_libcuda.c"
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 
 class Throttle:

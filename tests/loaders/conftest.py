@@ -9,6 +9,7 @@ for ever.
 """
 
 import faulthandler
+import fcntl
 import importlib.util
 import io
 import json
@@ -158,8 +159,8 @@ def _stub_for_marked(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     else:
         if OUTCOMES not in request.config.stash:
-            stub = request.getfixturevalue("stub")
-            request.config.stash[OUTCOMES] = run_marked(request.session, stub)
+            stub, folder = request.getfixturevalue("stub"), request.getfixturevalue("shared_folder")
+            request.config.stash[OUTCOMES] = outcomes_of_marked(request.session, stub, folder)
         yield
 
 
@@ -181,6 +182,18 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         with Path(os.environ[OUTCOMES_FILE]).open("a") as file:
             file.write(json.dumps([report.nodeid, report.outcome, reason]) + "\n")
+
+
+def outcomes_of_marked(session: pytest.Session, stub: Path, folder: Path) -> Outcomes:
+    """What `run_marked` says, which runs once whichever of pytest's processes wants it first; the others wait."""
+    with (folder / "outcomes-with-stub.json").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        if text := file.read():
+            return {name: (outcome, said) for name, (outcome, said) in json.loads(text).items()}
+        outcomes = run_marked(session, stub)
+        json.dump(outcomes, file)
+    return outcomes
 
 
 def run_marked(session: pytest.Session, stub: Path) -> Outcomes:

@@ -17,6 +17,7 @@ from iobench.training_bench.timeline import EMULATED_PARTS, step_parts, straggle
 PROGRAMS = Path(__file__).with_name("programs")
 DELAYS_S = (0.002, 0.010, 0.050)
 MISSING = horovod_available()
+pytestmark = pytest.mark.alone
 
 
 def program():
