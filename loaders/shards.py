@@ -119,12 +119,18 @@ class ShardSet(_Samples):
     ) -> ShardSet:
         """Open the shards of a folder, a glob, one file, or a list of files; builds the index on first use.
 
+        Or of an S3 prefix (s3://bucket/prefix), one object's address (s3://bucket/key, https://host/file.tfrecord), or
+        a list of such: `auto` reads them with kvikio where a CUDA driver is, else with `remote`, which needs none.
+
+        `engine` is how files are read: `buffered`, `direct` (O_DIRECT), `mmap`, `kvikio`; `engine_reason` says why
+        `auto` has taken which.  `shuffle_mode` is what `shuffle=True` of iobench's DataLoader means: `records` (any
+        order), `blocks` (runs of some MB in any order, one read each), `shards` or `off`; the order is a function of
+        `seed` and the epoch.  `rank` of `world_size` gets its part of each epoch.  `require_route` is the way that
+        bytes must be shown to take, as `host` or `gds`: RouteError at the end of an epoch in which they are not.
+
         `device` is where iobench's DataLoader brings batches: `auto` is the GPU that the process works with by then,
         else host memory; `cpu`, `cuda`, `cuda:1`.  DestinationError where it is not there.  Samples, and batches of
         torch's own loader, are in host memory.
-
-        Or of an S3 prefix (s3://bucket/prefix), one object's address (s3://bucket/key, https://host/file.tfrecord), or
-        a list of such: `auto` reads them with kvikio where a CUDA driver is, else with `remote`, which needs none.
 
         `decoder` is of encoded images: `libjpeg-turbo` and `simplejpeg` decode in the reader threads, and `auto`
         takes the first of them that is there; `nvimgcodec` and `dali` whole batches on the GPU that these go to, where
@@ -168,6 +174,12 @@ class ShardSet(_Samples):
             on_error=on_error,
             device=device,
         )
+
+    def __repr__(self) -> str:
+        extents, layout = self.index.extents, self.index.layout
+        samples = extents.said if extents is not None else f"{' x '.join(map(str, layout.shape))} {layout.dtype}"
+        where = f"{len(self.paths)} {'file' if self.index.classes else 'shard'}{'s' * (len(self.paths) != 1)}"
+        return f"<ShardSet of {len(self)} records, {samples}, in {where}, read with {self.reader.engine}>"
 
     def __len__(self) -> int:
         return self.index.num_records

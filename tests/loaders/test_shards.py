@@ -47,6 +47,12 @@ def test_linked_shards_and_a_linked_folder_are_found(known, tmp_path):
         assert (shards[129][0].permute(1, 2, 0).numpy() == known.images[129]).all()
 
 
+def test_a_set_says_what_it_is(known):
+    shown = repr(ShardSet.open(known.folder, engine="buffered"))
+    assert shown == "<ShardSet of 130 records, 35 x 35 x 3 uint8, in 4 shards, read with buffered>"
+    assert "in 1 shard, read with mmap>" in repr(ShardSet.open(known.shards[0], engine="mmap"))
+
+
 def test_dotfiles_and_the_description_are_no_shards(known):
     (known.folder / ".hidden").write_text("x")
     (known.folder / ".cache").mkdir()
