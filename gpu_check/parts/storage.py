@@ -46,6 +46,8 @@ def compare(bench: Bench, engine: str, *, required: str | None) -> Iterator[Find
     slot_bytes = shards.index.layout.slot_bytes
     warm(shards.files)
     with ExitStack() as stack:
+        if engine == "kvikio":  # each of its reads waits for the default stream, on which batches would be looked at
+            stack.enter_context(device.on(device.stream()))
         road = stack.enter_context(closing(_opened(bench, engine, device, batch, refusable=required is None)))
         ours = block_of(road, device)
         witnessed = _watched(road, ours, device)
