@@ -88,6 +88,19 @@ def address_of_gpu(number: int) -> str | None:
     return "{:04x}:{:02x}:{:02x}.0".format(*numbers) if len(numbers) == len(parts) else None
 
 
+def addresses_of_gpus(count: int, *, mine: int) -> list[str | None]:
+    """The PCI addresses of torch's GPUs 0, 1 ...; None where there is no such GPU, or torch does not tell.
+
+    The process's own becomes the current one first: whatever CUDA sets up when it starts is then on no other's GPU.
+    """
+    import torch
+
+    found = torch.cuda.device_count()
+    if mine < found:
+        torch.cuda.set_device(mine)
+    return [address_of_gpu(number) if number < found else None for number in range(count)]
+
+
 def near_device(name: str, *, wanted: bool = True) -> Near:
     """The cores for readers that feed the device which torch names so (cuda:1); none but for a GPU, and if `wanted`.
 

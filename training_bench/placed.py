@@ -14,6 +14,7 @@ from typing import Any
 
 from ..loaders.network_card import nodes_of_cards, way_to
 from ..loaders.topology import parse_cores
+from ..results.quantities import counted
 from ..results.record import Metric, not_measured
 from ..results.stats import summarise
 
@@ -46,8 +47,21 @@ def _placed(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def place_warnings(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """What moved threads, or may have: OpenMP told to bind them, and threads outside the cores of their rank."""
-    return (*_bound_by_openmp(results), *(text for result in results for text in _strayed(result)))
+    """What is wrong with cores: fewer than ranks, processes bound by OpenMP, threads outside those of their rank."""
+    return (*_crowded(results), *_bound_by_openmp(results), *(text for each in results for text in _strayed(each)))
+
+
+def _crowded(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Ranks that have to share cores only because the job may not use the others."""
+    stood_by_rank = {result["rank"]: result["stood"] for result in results}
+    for client in clients(results):
+        stood = stood_by_rank[client["ranks"][0]]
+        num_usable, num_ranks = len(parse_cores(stood["usable"])), len(client["ranks"])
+        if num_usable < num_ranks and num_usable < (stood["online"] or 0):
+            yield (
+                f"{num_ranks} ranks on {client['host']} share {counted(num_usable, 'core')} of {stood['online']}: "
+                f"taskset, a cgroup or the job allows no more; ask for a core for each rank at least"
+            )
 
 
 def _bound_by_openmp(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:

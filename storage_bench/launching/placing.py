@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...loaders.nearness import Near, address_of_gpu, node_of, threads_of_this_process, where_threads_stand
+from ...loaders.nearness import Near, addresses_of_gpus, node_of, threads_of_this_process, where_threads_stand
 from ...loaders.shares import AUTO, FORMS, OFF, Anchor, divide, parse_lists
 from ...loaders.topology import SYSFS, Cores, CoresError, format_cores, read_topology
 from .variables import hints
@@ -36,16 +36,19 @@ class Placing:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a rank was put, and what had been asked for."""
+    """Where a rank was put, what had been asked for, and the cores that it might use before."""
 
     asked: str
     near: Near
+    usable: Cores
 
     def seen(self) -> dict[str, Any]:
         """For the record, with the cores on which the kernel lets how many threads run: {"0-3": 12}."""
         return {
             "asked": self.asked,
             **self.near.told(),
+            "usable": format_cores(self.usable),
+            "online": os.cpu_count(),
             "threads": where_threads_stand(threads_of_this_process()),
             "hints": hints(os.environ),
         }
@@ -73,7 +76,10 @@ def choose(
         return Near(frozenset(), None, "alone on its host: it may use all cores")
     if placing.feeds == "emulated":
         return Near(frozenset(), None, "an emulated accelerator needs no core of its own: ranks share them all")
-    anchors = [_anchor(rank, sysfs) if placing.feeds == "cuda" else UNKNOWN for rank in range(local_size)]
+    anchors = [UNKNOWN] * local_size
+    if placing.feeds == "cuda":  # local rank 0 computes on torch's GPU 0, local rank 1 on GPU 1
+        addresses = addresses_of_gpus(local_size, mine=local_rank)
+        anchors = [_anchor(gpu, address, sysfs) for gpu, address in enumerate(addresses)]
     return divide(read_topology(allowed=may, sysfs=sysfs), anchors)[local_rank]
 
 
@@ -96,11 +102,12 @@ def check_lists(asked: str, num_ranks: int, *, may: Cores | None) -> None:
 def take_place(placing: Placing) -> Place:
     """Put this rank, every thread that it has, on its cores: before it starts others, which inherit that."""
     local = {name: int(os.environ.get(f"HOROVOD_LOCAL_{name}", alone)) for name, alone in (("RANK", 0), ("SIZE", 1))}
-    near = choose(placing, local_rank=local["RANK"], local_size=local["SIZE"])
+    usable = frozenset(os.sched_getaffinity(0))
+    near = choose(placing, local_rank=local["RANK"], local_size=local["SIZE"], allowed=usable)
     if near.cores:
         for thread in threads_of_this_process():
             os.sched_setaffinity(thread, near.cores)
-    return Place(placing.asked, near)
+    return Place(placing.asked, near, usable)
 
 
 def _as_asked(asked: str, local_rank: int, local_size: int, may: Cores, sysfs: Path) -> Near:
@@ -111,8 +118,7 @@ def _as_asked(asked: str, local_rank: int, local_size: int, may: Cores, sysfs: P
     return Near(lists[local_rank], None, f"cores {format_cores(lists[local_rank])}, as was asked for")
 
 
-def _anchor(gpu: int, sysfs: Path) -> Anchor:
-    address = address_of_gpu(gpu)
+def _anchor(gpu: int, address: str | None, sysfs: Path) -> Anchor:
     if address is None:
         return Anchor(f"GPU {gpu}", None)
     return Anchor(f"GPU {address}", node_of(address, sysfs=sysfs))

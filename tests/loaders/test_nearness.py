@@ -14,6 +14,7 @@ from iobench.loaders import DataLoader, ShardSet
 from iobench.loaders.nearness import (
     Near,
     address_of_gpu,
+    addresses_of_gpus,
     cores_near,
     near_device,
     node_of,
@@ -103,6 +104,17 @@ def test_a_gpus_address_is_spelled_as_the_kernel_does(monkeypatch, told, address
     """Torch tells three numbers, or none."""
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(**told))
     assert address_of_gpu(0) == address
+
+
+def test_each_rank_makes_its_own_gpu_current_before_it_asks_for_all(monkeypatch):
+    """A context on another rank's GPU would take hundreds of megabytes there."""
+    current = []
+    told = [{"pci_domain_id": 0, "pci_bus_id": bus, "pci_device_id": 0} for bus in (0x3B, 0xAF)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(**told[gpu]) if current else 0)
+    assert addresses_of_gpus(3, mine=1) == [GPU, OTHER, None]
+    assert current == [1]
 
 
 @pytest.mark.twin("test_a_gpus_address_is_spelled_as_the_kernel_does")

@@ -20,6 +20,8 @@ def result(rank, *, cores="0-3", threads=("0-3",), readers=("0-3",)):
             "cores": cores,
             "node": None,
             "reason": "as it was made",
+            "usable": "0-7",
+            "online": 16,
             "threads": dict.fromkeys(threads, 5),
             "hints": {"NCCL_SOCKET_IFNAME": "ib0"},
         },
@@ -70,6 +72,14 @@ def test_threads_that_something_moved_are_told():
     moved = [result(0), result(1, cores="2", threads=("2", "0-3"), readers=()), result(2, cores=None)]
     assert place_warnings(moved) == ("rank 1 was given cores 2, and has threads on 0-3",)
     assert place_warnings([result(3, threads=("1", "0-2"))]) == ()
+
+
+@pytest.mark.parametrize(("usable", "online", "warned"), [("3", 16, True), ("3", 1, False), ("0-2", 16, False)])
+def test_a_job_with_fewer_cores_than_ranks_is_told_to_ask_for_more(usable, online, warned):
+    ranks = [result(rank) for rank in range(3)]
+    told = place_warnings([{**each, "stood": {**each["stood"], "usable": usable, "online": online}} for each in ranks])
+    few = "3 ranks on host-a share 1 core of 16: taskset, a cgroup or the job allows no more; ask for a core for each "
+    assert told == ((f"{few}rank at least",) if warned else ())
 
 
 @pytest.mark.parametrize(

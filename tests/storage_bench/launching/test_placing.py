@@ -35,7 +35,7 @@ def chosen(made_machine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -
     """The cores of each of four ranks on a machine of two sockets with two GPUs each, which torch tells of."""
     nodes = dict(zip(GPUS, (0, 0, 1, 1), strict=True))
     sysfs = made_machine({0: "0-3", 1: "4-7"}, devices=nodes)
-    monkeypatch.setattr(placing, "address_of_gpu", GPUS.__getitem__)
+    monkeypatch.setattr(placing, "addresses_of_gpus", lambda count, *, mine: GPUS[:count])
 
     def choices(asked: str, feeds: Feeds = "cuda", *, ranks: int = 4, allowed: str = "0-7") -> list[str]:
         may = parse_cores(allowed)
