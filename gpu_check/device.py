@@ -91,7 +91,9 @@ class Device:
         """
         import torch
 
-        block = torch.empty(num_bytes + PAGE_BYTES, dtype=torch.uint8, pin_memory=pinned and self.is_cuda)
+        if pinned and self.is_cuda:  # of pages of its own, in powers of two: a page more would take twice as many
+            return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).fill_(1)
+        block = torch.empty(num_bytes + PAGE_BYTES, dtype=torch.uint8)
         skip = -block.data_ptr() % PAGE_BYTES
         return block[skip : skip + num_bytes].fill_(1)
 
