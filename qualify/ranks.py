@@ -22,7 +22,6 @@ from ..training_bench.train import train
 from ..training_bench.train_run import FindMax, TrainRun
 from .run import Run
 
-START_S = 8.0
 MORE_LAUNCHES = 2
 FILL_SHARE = 0.6  # of the time that is left may be taken by what steps take at best
 
@@ -63,7 +62,7 @@ def run_ranks(run: Run, predicted: Fed, staged: StageResult | None) -> Fed:
         if (more := next_search(run, fed, centre)) is None:
             break
         launch = _make_run(run, more, (), None)
-        if expected_seconds(launch) + START_S > run.left_s:
+        if _least_seconds(launch) > FILL_SHARE * run.left_s:
             break
         _launch(run, launch)
     return fed_by_ranks(run.points, threshold=run.config.threshold)

@@ -41,7 +41,7 @@ PROMISED = {
     "scaling_efficiency",
 }
 SMALL = (
-    *("--accelerator", "0.05", "--batch-size", "8", "--measure-seconds", "20", "--max-ranks", "2"),
+    *("--accelerator", "0.05", "--batch-size", "8", "--measure-seconds", "30", "--max-ranks", "2"),
     *("--set", "storage.seconds=0.1", "--set", "storage.blocks=3", "--set", "train.rounds=2"),
 )
 
