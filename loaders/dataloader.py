@@ -199,7 +199,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         stated = getattr(self._index_sampler, "batch_size", 1)
         return road.open(
             batches,
-            batch_size=stated if isinstance(stated, int) else 1,  # pools grow to larger batches
+            batch_size=min(stated, len(road.shards)) if isinstance(stated, int) else 1,  # pools grow to larger batches
             num_threads=self.num_workers,
             depth=self.num_workers * (self.prefetch_factor or DEFAULT_PREFETCH_FACTOR),
             epoch=self.epoch,

@@ -14,7 +14,7 @@ import errno
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar, overload
 
@@ -119,6 +119,8 @@ def _holds_shards(folder: Path) -> bool:
 
 
 def _listed(source: Sequence[str | ShardPath]) -> list[Path] | list[RemotePath]:
+    if not isinstance(source, Iterable):
+        raise TypeError(f"{source!r} names no data set: give a path, a glob, an address or a list of them")
     remote = [RemotePath(item) if isinstance(item, str) else item for item in source if _is_address(item)]
     files = [Path(item) for item in source if not isinstance(item, RemotePath) and not _is_address(item)]
     objects = [path for path in remote if isinstance(path, RemotePath)]

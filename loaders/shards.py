@@ -35,7 +35,7 @@ from .transforms import ImageTransform
 
 if TYPE_CHECKING:
     import torch
-    from torch.utils.data import Dataset
+    from torch.utils.data import ConcatDataset, Dataset
 
     from .destinations.destination import Destination
     from .destinations.freight import Freight
@@ -78,6 +78,8 @@ class ShardSet(_Samples):
             raise ValueError(f"shuffle_mode {shuffle_mode!r} is not one of {', '.join(SHUFFLE_MODES)}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of world_size {world_size}; ranks count from 0")
+        if not hasattr(seed, "__index__") or seed < 0:
+            raise ValueError(f"seed {seed!r} is no whole number of 0 or more")
         device = device_for(require_route, device)
         refuse_route(require_route, engine=reader.engine, device=device)
         there = device_decoder(decoder, index, transform, device)
@@ -183,6 +185,12 @@ class ShardSet(_Samples):
 
     def __len__(self) -> int:
         return self.index.num_records
+
+    def __add__(self, other: Dataset[Any]) -> ConcatDataset[Any]:
+        """Both, one after the other, as of torch's data sets; torch's loader reads them, and iobench's as torch's."""
+        from torch.utils.data import ConcatDataset
+
+        return ConcatDataset([self, other])
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
         """Image (C, H, W) and label of one record; -1 where there are no labels."""

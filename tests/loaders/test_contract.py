@@ -195,7 +195,7 @@ def test_worker_processes_that_persist_go_on_from_epoch_to_epoch():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("batch_size", [1, 7, 130, 200])
+@pytest.mark.parametrize("batch_size", [1, 7, 130, 200, 10**12])
 def test_batches_have_the_size_they_were_asked_for(page_set, shards, batch_size, num_workers):
     sizes = [len(images) for images, _ in DataLoader(shards, batch_size, num_workers=num_workers)]
     assert sizes == [len(labels) for _, labels in TorchLoader(shards, batch_size)]

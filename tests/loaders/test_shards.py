@@ -53,6 +53,20 @@ def test_a_set_says_what_it_is(known):
     assert "in 1 shard, read with mmap>" in repr(ShardSet.open(known.shards[0], engine="mmap"))
 
 
+def test_sets_are_added_as_torchs_are(known):
+    shards = ShardSet.open(known.folder)
+    both = shards + shards
+    assert len(both) == 260
+    assert torch.equal(both[131][0], shards[1][0])
+    assert sum(len(labels) for _, labels in DataLoader(both, batch_size=64)) == 260
+
+
+@pytest.mark.parametrize("source", [None, 5])
+def test_what_names_no_data_set_is_said(source):
+    with pytest.raises(TypeError, match=rf"^{source} names no data set: give a path"):
+        ShardSet.open(source)
+
+
 def test_dotfiles_and_the_description_are_no_shards(known):
     (known.folder / ".hidden").write_text("x")
     (known.folder / ".cache").mkdir()
@@ -178,6 +192,8 @@ def test_the_description_says_what_the_shards_hold(known):
         ({"engine": "floppy"}, "engine 'floppy' is not one of auto, buffered, direct"),
         ({"shuffle_mode": "all"}, "shuffle_mode 'all' is not one of off, shards, blocks, records"),
         ({"rank": 2, "world_size": 2}, "rank 2 is not one of world_size 2"),
+        ({"seed": -1}, "seed -1 is no whole number of 0 or more"),
+        ({"seed": "x"}, "seed 'x' is no whole number of 0 or more"),
     ],
 )
 def test_an_option_that_does_not_exist_is_refused(known, options, message):
