@@ -109,9 +109,18 @@ class StallMeter:
 
         if device is not None and "cuda" not in str(device):
             return lambda: moved_to(fetch(), device)
-        waits = DeviceWaits.of(device)
-        self._devices.append(waits)
-        return watch_device(fetch, waits, device, on_host_batch=self._say_not_covered)
+
+        def waits_of(name: torch.device | str | None) -> DeviceWaits:
+            self._devices.append(DeviceWaits.of(name))
+            return self._devices[-1]
+
+        return watch_device(
+            fetch,
+            waits_of(device),
+            device,
+            on_host_batch=self._say_not_covered,
+            on_gpu=lambda number: waits_of(f"cuda:{number}"),
+        )
 
     def on_device(self, device: Device, *, empty_ms: float | None) -> DeviceWaits:
         """Pairs of events for a loader that brings batches to a device itself; they count as `gpu_data_wait_s`."""

@@ -43,11 +43,18 @@ class DeviceWaits:
     """Pairs of events around each hand-over, on the stream that computes.
 
     `empty_ms` is what a pair with nothing between them shows; it is measured, which waits for the device, unless given.
+    `number` is the GPU's, where batches on another one would be another stream's.
     """
 
     def __init__(
-        self, new_event: Callable[[], Event], compute_stream: Callable[[], Any], *, empty_ms: float | None = None
+        self,
+        new_event: Callable[[], Event],
+        compute_stream: Callable[[], Any],
+        *,
+        empty_ms: float | None = None,
+        number: int | None = None,
     ) -> None:
+        self.number = number
         self._new_event = new_event
         self._compute_stream = compute_stream
         self._open: deque[tuple[Event, Event]] = deque()
@@ -60,7 +67,9 @@ class DeviceWaits:
     def of(cls, device: torch.device | str | None) -> Self:
         """For the current stream of `device`; None is the current device."""
         new_event: Callable[[], Event] = partial(torch.cuda.Event, enable_timing=True)
-        return cls(new_event, lambda: torch.cuda.current_stream(device))
+        number = None if device is None else torch.device(device).index
+        number = torch.cuda.current_device() if number is None else number
+        return cls(new_event, lambda: torch.cuda.current_stream(number), number=number)
 
     def ask(self) -> tuple[Event, Event]:
         """Before a batch is asked for."""
@@ -105,22 +114,29 @@ def watch_device(
     device: torch.device | str | None,
     *,
     on_host_batch: Callable[[], None],
+    on_gpu: Callable[[int], DeviceWaits],
 ) -> Callable[[], T]:
     """`fetch` between two events; with a `device` the batch is moved there on a stream of its own.
 
-    Without one `on_host_batch` is called for a batch in host memory, whose wait then is not counted.
+    Without one `on_host_batch` is called for a batch in host memory, whose wait then is not counted; nor is that of the
+    first batch on another GPU than `waits` are of: who measures there is asked of `on_gpu`.
     """
     copy = None if device is None else CopyStream(device)
+    there = waits
 
     def fetch_and_wait() -> T:
-        pair = waits.ask()
+        nonlocal there
+        pair = there.ask()
         batch = fetch()
         if copy is not None:
             batch = copy.move(batch)
-        elif not any(tensor.is_cuda for tensor in tensors_of(batch)):
+        elif (number := next((each.get_device() for each in tensors_of(batch) if each.is_cuda), None)) is None:
             on_host_batch()
             return batch
-        waits.receive(pair)
+        elif there.number not in (None, number):
+            there = on_gpu(number)
+            return batch
+        there.receive(pair)
         return batch
 
     return fetch_and_wait

@@ -69,7 +69,7 @@ def test_the_wait_is_the_streams_and_not_the_hosts(stream, waits):
             stream.now += 3.0  # the stream waits for the batch's event
             yield torch.zeros(2)
 
-    fetch = watch_device(iter(batches()).__next__, waits, None, on_host_batch=pytest.fail)
+    fetch = watch_device(iter(batches()).__next__, waits, None, on_host_batch=pytest.fail, on_gpu=pytest.fail)
     before = stream.num_waits
     for _ in range(100):
         fetch()
@@ -90,16 +90,43 @@ def test_events_are_used_again_once_the_device_has_passed_them(stream):
         return made[-1]
 
     waits = DeviceWaits(new_event, lambda: stream)
-    fetch = watch_device(lambda: torch.zeros(1), waits, None, on_host_batch=pytest.fail)
+    fetch = watch_device(lambda: torch.zeros(1), waits, None, on_host_batch=pytest.fail, on_gpu=pytest.fail)
     for _ in range(1000):
         fetch()
         stream.passed = stream.now - 10 * EMPTY_MS
     assert len(made) <= 2 * NUM_EMPTY_PAIRS + 16
 
 
+@pytest.mark.usefixtures("on_a_gpu")
+def test_batches_on_another_gpu_than_the_current_one_are_waited_for_by_that_ones_stream(stream, monkeypatch):
+    """The first of them is not counted: nobody was asked where it would be."""
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda _: 1)
+    here, other = Stream(), stream
+    first = DeviceWaits(lambda: Event(here), lambda: here, number=0)
+    second = DeviceWaits(lambda: Event(other), lambda: other, number=1)
+    asked = []
+
+    def batch() -> torch.Tensor:
+        other.now += 3.0
+        return torch.zeros(2)
+
+    def on_gpu(number: int) -> DeviceWaits:
+        asked.append(number)
+        return second
+
+    fetch = watch_device(batch, first, None, on_host_batch=pytest.fail, on_gpu=on_gpu)
+    for _ in range(10):
+        fetch()
+    assert asked == [1]
+    assert (first.num_steps, second.num_steps) == (0, 9)
+    assert second.total_s() == pytest.approx(9 * 3.0 / 1e3, rel=1e-6)
+
+
 def test_a_batch_in_host_memory_is_not_counted_but_said(waits):
     said = []
-    fetch = watch_device(lambda: {"x": torch.zeros(1)}, waits, None, on_host_batch=lambda: said.append(1))
+    fetch = watch_device(
+        lambda: {"x": torch.zeros(1)}, waits, None, on_host_batch=lambda: said.append(1), on_gpu=pytest.fail
+    )
     fetch()
     assert said == [1]
     assert (waits.num_steps, waits.total_s()) == (0, 0.0)
