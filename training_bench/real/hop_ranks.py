@@ -39,7 +39,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """All rounds that fit into the budget; this rank's log of every block, as plain JSON."""
     told = RealHopsPlan.model_validate(config)
     training, plan = told.training, told.launch
-    device, peers = device_of(training, ranks), peers_of(ranks)
+    device, peers = device_of(training, ranks, engines=plan.engines.values()), peers_of(ranks)
     feed = SyntheticFeed(training, device)
     sources = open_sources(
         plan,
