@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from .formats.ragged import place_ragged
-from .index import RecordLayout, ShardIndex
+from .formats.records import RecordLayout, ShardIndex
 from .placement import Move, Part, Placement, ReadOp, Reads, cut_reads, rounded_up
 from .plan import Indices, Runs
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from .formats.records import ShardFormatError
 from .formats.tensors import DESCRIPTION_NAME
-from .index import ShardFormatError
 
 
 def read_description(path: Path) -> bytes:

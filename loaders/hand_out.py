@@ -21,10 +21,10 @@ from .destinations.destination import room_bytes
 from .engines.reader_threads import PendingBatch
 from .engines.readers import Reader
 from .formats.ragged import Arrays, sample_views
+from .formats.records import ShardIndex
 from .images.augment import uniforms
 from .images.decoding import Decoding, ImageBatch, ImageError, SkippedImage
 from .images.library_batch import LibraryBatch
-from .index import ShardIndex
 from .plan import Indices
 from .remote import ShardPath
 

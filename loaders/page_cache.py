@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 
-from .engines.read_errors import failed, naming
+from .read_errors import failed, naming
 
 PAGE_BYTES = mmap.PAGESIZE
 MANY_FILES = 1024

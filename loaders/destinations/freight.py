@@ -18,9 +18,9 @@ from ..buffers import Buffer, BufferPool
 from ..decode import view_geometry
 from ..engines.readers import Reader
 from ..formats.ragged import Arrays
+from ..formats.records import ShardIndex
 from ..images.decoding import Decoding, ImageBatch
 from ..images.device_batch import DeviceImageBatch
-from ..index import ShardIndex
 from ..plan import Indices
 from .destination import Cargo, Destination, Landing, room_bytes
 from .device import DestinationUsageError

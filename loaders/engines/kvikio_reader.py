@@ -26,12 +26,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..buffers import ALIGNMENT_BYTES
+from ..read_errors import cut_short
 from ..remote import RemotePath, ShardPath
 from .kvikio_memory import RegisteredMemory
 from .kvikio_probe import probe_kvikio
 from .kvikio_sources import FAILURES, LocalFile, RemoteObject, Source, told
 from .open_files import OpenFiles
-from .read_errors import cut_short
 from .readers import MAX_OPEN_FILES, ReadError
 
 POOL_THREADS = 8  # how many reads may be under way at once in a process; kvikio's own default is one

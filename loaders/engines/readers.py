@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Protocol
 
 from ..buffers import ALIGNMENT_BYTES, Buffer
 from ..page_cache import evict_range
+from ..read_errors import cut_short
 from ..remote import RemotePath, ShardPath
 from .open_files import OpenFile, OpenFiles
-from .read_errors import cut_short
 
 MAX_OPEN_FILES = 256
 READ_BYTES = 4 << 20  # several threads then share a batch, and its pages are still in the processor's cache

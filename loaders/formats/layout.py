@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..engines.read_errors import failed
+from ..read_errors import failed
 from ..remote import ShardPath
 from .example import Feature, walk_example
 from .fields import (

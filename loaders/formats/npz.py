@@ -25,7 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..engines.read_errors import pread
+from ..read_errors import pread
 from ..remote import ShardPath
 from .fields import DTYPES, NO_LABEL, Fields
 

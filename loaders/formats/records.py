@@ -20,9 +20,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..engines.read_errors import naming
 from ..objects import ObjectStat, fetched, stat_objects
 from ..plan import Indices
+from ..read_errors import naming
 from ..remote import RemotePath, ShardPath
 from .ragged import Extents
 

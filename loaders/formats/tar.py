@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
-from ..engines.read_errors import pread
+from ..read_errors import pread
 from ..remote import ShardPath
 
 BLOCK_BYTES = 512

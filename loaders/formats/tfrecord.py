@@ -21,7 +21,7 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from ..engines.read_errors import pread
+from ..read_errors import pread
 from ..remote import ShardPath
 
 HEAD_BYTES = 12
