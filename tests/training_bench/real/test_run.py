@@ -1,9 +1,13 @@
 """What real training refuses before a rank starts, how steps become figures, and every precision on one rank."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
 
+from iobench.loaders.topology import parse_cores
+from iobench.storage_bench.launching.launch import horovod_available
 from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.training_bench import saved
 from iobench.training_bench.command import TrainUsageError
@@ -154,6 +158,9 @@ def test_the_parts_of_a_step_add_up_over_ranks(page_set):
     assert point.metrics["gpu_data_wait_s"].value is None
     means = {name: metric.value for name, metric in point.metrics.items()}
     assert means["step_time_s"] == pytest.approx(0.9)
+    # one client: 3 GB for each rank, in 2 s and in 3 s
+    assert means["client_read_gbps"] == pytest.approx(2.0)
+    assert [report.metrics["read_gbps"].value for report in point.ranks] == pytest.approx([1.5, 1.0])
     assert means["data_wait_s"] == pytest.approx(0.05 * 1.5)
     assert means["compute_s"] == pytest.approx(0.3 * 1.5)
     assert means["sync_wait_s"] == pytest.approx(0.15 * 1.5)
@@ -164,3 +171,25 @@ def test_the_parts_of_a_step_add_up_over_ranks(page_set):
     assert (means["train_loss"], means["train_accuracy"]) == (0.5, 0.75)
     assert point.metrics["validation_accuracy"].reason == "no validation data were given (--validate)"
     assert [report.pid for report in point.ranks] == [7, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.horovod
+@pytest.mark.skipif(horovod_available() is not None, reason=f"Horovod: {horovod_available()}")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this process may use one core only")
+def test_ranks_train_on_cores_of_their_own_and_share_one_client(page_set):
+    wide = {"num_classes": 1000}
+    outcome = run_real(make_run(page_set.folder, ranks=2, steps=6, batch_size=4, config=wide), show=nowhere)
+    placed = outcome.workload["placed"]
+    cores = [parse_cores(rank["cores"]) for rank in placed]
+    assert not cores[0] & cores[1]
+    assert cores[0] | cores[1] == os.sched_getaffinity(0)
+    for rank, mine in zip(placed, cores, strict=True):
+        assert all(parse_cores(seen) <= mine for seen in (*rank["threads"], *rank["readers"]))
+        assert sum(rank["readers"].values()) == 2
+    assert [client["ranks"] for client in outcome.workload["clients"]] == [[0, 1]]
+    rates = [report.metrics["read_gbps"].value for report in outcome.best.ranks]
+    assert max(rates) < outcome.best.metrics["client_read_gbps"].value <= sum(rates) * (1 + 1e-9)
+    off = wide | {"placement": "off"}
+    free = run_real(make_run(page_set.folder, ranks=2, steps=6, batch_size=4, config=off), show=nowhere)
+    assert {rank["cores"] for rank in free.workload["placed"]} == {None}
