@@ -75,10 +75,10 @@ def _asked_cells(run: Run, staged: StageResult | None) -> tuple[tuple[Source, in
 
 
 def next_search(run: Run, fed: Fed, centre: int) -> FindMax | None:
-    """Where the answer is still to be looked for: above what ran where all of it was fed, below where nothing was."""
+    """Where the answer is still to be looked for: above what ran where that was fed, below where none is known to be."""
     ran = [int(point.params["num_ranks"] or 0) for point in run.points if point.params.get("source") == "direct"]
-    if fed.value is None and fed.high is not None and fed.high >= 1:
-        return _find(run, 1, fed.high, hint=centre)
+    if fed.value is None and ran and (high := min(ran) - 1) >= 1:
+        return _find(run, 1, high, hint=centre)
     if fed.value is not None and fed.is_at_least and ran and (low := max(ran) + 1) <= run.max_ranks:
         return _find(run, low, min(max(low + 2, centre + 1), run.max_ranks), hint=max(low, centre))
     return None

@@ -44,7 +44,8 @@ def ran(run, *counts):
         ((1,), Fed(0, 0, 0), 1, None),  # not one is fed
         ((8,), Fed(8, 8, None, "at least: more than 8 ranks were not run"), 8, None),  # all that may run
         ((3, 4), Fed(3, 3, 3), 3, None),  # known
-        ((4,), Fed(None, reason="4 ranks: too few steps"), 4, None),  # nobody knows: more ranks do not help
+        ((4,), Fed(None, reason="4 ranks: the harness"), 6, (1, 3, 3)),  # nobody knows: fewer ranks may tell
+        ((1,), Fed(None, reason="1 rank: too few steps"), 6, None),
     ],
 )
 def test_the_search_goes_on_where_the_answer_is_open(page_set, counts, fed, centre, expected):

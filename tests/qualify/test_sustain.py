@@ -103,3 +103,23 @@ def test_without_a_time_nothing_is_read(page_set):
     run = Run(page_set.folder, page_set.folder, config, resolve_accelerator("0.1"), lambda *_: None)
     assert sustain(run) is None
     assert run.points == []
+
+
+def test_who_interrupts_a_row_of_blocks_keeps_those_that_are_measured(page_set):
+    config = QualifyConfig.model_validate(
+        {"accelerator": "0.1", "batch_size": 4, "sustain": {"seconds": 1.0, "block_seconds": 0.05}}
+    )
+
+    def show(part, share, _detail):
+        if part == "sustain" and share >= 0.3:
+            raise KeyboardInterrupt
+
+    run = Run(page_set.folder, page_set.folder, config, resolve_accelerator("0.1", batch_size=4), show)
+    open_data(run)
+    with pytest.raises(KeyboardInterrupt):
+        sustain(run)
+    (point,) = run.points
+    assert point.params["stage"] == "sustain"
+    assert point.metrics["read_gbps"].n == 6  # of 20
+    assert "at least 20" in point.metrics["drift_per_hour"].reason
+    assert point.metrics["last_part_gbps"].n == 2
