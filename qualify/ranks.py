@@ -75,7 +75,7 @@ def _asked_cells(run: Run, staged: StageResult | None) -> tuple[tuple[Source, in
 
 
 def next_search(run: Run, fed: Fed, centre: int) -> FindMax | None:
-    """Where the answer is still to be looked for: above what ran where that was fed, below where none is known to be."""
+    """Where the answer is still to be looked for: above what ran where that was fed, else below it."""
     ran = [int(point.params["num_ranks"] or 0) for point in run.points if point.params.get("source") == "direct"]
     if fed.value is None and ran and (high := min(ran) - 1) >= 1:
         return _find(run, 1, high, hint=centre)
