@@ -103,16 +103,18 @@ class Comparison:
         ours = self._point(engine, self.road.label, rates)
         metrics = {**ours.metrics, "of_bare_loop": over, "extra_per_batch_s": extra, "route_named_truly": truth}
         ours = ours.model_copy(update={"metrics": metrics, "read_path": path})
-        requirements = asked(f"route_{engine}").judge(truth, bench)
-        if self.required is not None:
-            requirements = asked(self.required).judge(over, bench) + requirements
+        route, unseen = f"route_{engine}", truth.reason if truth.value is None else None
+        requirements = () if self.required is None else asked(self.required).judge(over, bench)
+        if unseen is None:  # who sees no route, as of peer-to-peer DMA, holds nobody to it
+            requirements += asked(route).judge(truth, bench)
         rate, more = metrics["read_gbps"].value or 0.0, 1e6 * (extra.value or 0.0)
         sentence = (
             f"{engine}: {rate:.1f} GB/s, {over.value or 0:.3f} of a bare loop's on warm files; "
             f"{more:+,.0f} us for each batch of {self.batch_bytes / 1e6:.1f} MB; route {path.observed_route}"
         )
         points = (self._point("bare", self.bare_label, rates), ours)
-        return Findings(points, metrics, requirements, sentence)
+        unmeasured = {} if unseen is None else {route: unseen}
+        return Findings(points, metrics, requirements, sentence, unmeasured=unmeasured)
 
     def _point(self, name: str, label: str, rates: Rates) -> Point:
         params = {"stage": "to_gpu", "road": name, "engine": label, "threads": self.bench.threads}
