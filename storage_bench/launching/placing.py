@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,15 +72,12 @@ def choose(
     if placing.asked == OFF:
         return Near(frozenset(), None, "left to the kernel, as was asked for")
     if placing.asked != AUTO:
-        return _as_asked(placing.asked, local_rank, local_size, may, sysfs)
+        return _as_asked(placing, local_rank, local_size, may, sysfs)
     if local_size == 1:
         return Near(frozenset(), None, "alone on its host: it may use all cores")
     if placing.feeds == "emulated":
         return Near(frozenset(), None, "an emulated accelerator needs no core of its own: ranks share them all")
-    anchors = [UNKNOWN] * local_size
-    if placing.feeds == "cuda":  # local rank 0 computes on torch's GPU 0, local rank 1 on GPU 1
-        addresses = addresses_of_gpus(local_size, mine=local_rank)
-        anchors = [_anchor(gpu, address, sysfs) for gpu, address in enumerate(addresses)]
+    anchors = _anchors(placing.feeds, local_rank, local_size, sysfs)
     return divide(read_topology(allowed=may, sysfs=sysfs), anchors)[local_rank]
 
 
@@ -106,19 +104,26 @@ def take_place(placing: Placing) -> Place:
     near = choose(placing, local_rank=local["RANK"], local_size=local["SIZE"], allowed=usable)
     if near.cores:
         for thread in threads_of_this_process():
-            os.sched_setaffinity(thread, near.cores)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setaffinity(thread, near.cores)
     return Place(placing.asked, near, usable)
 
 
-def _as_asked(asked: str, local_rank: int, local_size: int, may: Cores, sysfs: Path) -> Near:
-    lists = parse_lists(asked)
-    check_lists(asked, local_size, may=may)
-    if len(lists) == 1:
-        return divide(read_topology(allowed=lists[0], sysfs=sysfs), [UNKNOWN] * local_size)[local_rank]
-    return Near(lists[local_rank], None, f"cores {format_cores(lists[local_rank])}, as was asked for")
+def _as_asked(placing: Placing, local_rank: int, local_size: int, may: Cores, sysfs: Path) -> Near:
+    lists = parse_lists(placing.asked)
+    check_lists(placing.asked, local_size, may=may)
+    if len(lists) == 1 and local_size > 1:
+        anchors = _anchors(placing.feeds, local_rank, local_size, sysfs)
+        return divide(read_topology(allowed=lists[0], sysfs=sysfs), anchors)[local_rank]
+    mine = lists[local_rank]
+    return Near(mine, None, f"{'core' if len(mine) == 1 else 'cores'} {format_cores(mine)}, as was asked for")
 
 
-def _anchor(gpu: int, address: str | None, sysfs: Path) -> Anchor:
-    if address is None:
-        return Anchor(f"GPU {gpu}", None)
-    return Anchor(f"GPU {address}", node_of(address, sysfs=sysfs))
+def _anchors(feeds: Feeds, local_rank: int, local_size: int, sysfs: Path) -> list[Anchor]:
+    """What each rank of this host should be near: local rank 0 computes on torch's GPU 0, local rank 1 on GPU 1."""
+    if feeds != "cuda":
+        return [UNKNOWN] * local_size
+    return [
+        Anchor(f"GPU {address or gpu}", None if address is None else node_of(address, sysfs=sysfs))
+        for gpu, address in enumerate(addresses_of_gpus(local_size, mine=local_rank))
+    ]

@@ -74,6 +74,7 @@ def test_who_is_alone_or_sleeps_through_steps_is_left_to_the_kernel(chosen: Mach
 def test_cores_that_were_asked_for_are_taken_as_they_are(chosen: Machine) -> None:
     assert chosen("0;7;1-2;5") == ["0", "7", "1-2", "5"]
     assert chosen("0-3", "emulated") == ["0", "1", "2", "3"]
+    assert chosen("1-6", "cuda", ranks=3) == ["1-2", "3", "4-6"], "each GPU's node first, here too"
     assert chosen("2-5", ranks=1) == ["2-5"]
     assert chosen("0-1;2-3", ranks=1) == ["0-1"]
 
