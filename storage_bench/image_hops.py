@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..results.quantities import counted
 from ..results.record import Metric, not_measured
 from .decoded import Decoded
 from .encoded import EncodedImages
@@ -35,7 +36,7 @@ class ImageHops:
     """How many threads were in each hop on the average, of how many, and the share of time that the loop waited.
 
     `waiting` are the batches that lay in each of QUEUES on the average; `decoder` is who decoded.  Where samples are
-    `made_there`, on the GPU that decodes, no thread is in augment.
+    `made_there`, on the GPU that decodes, no thread is in augment.  Of several ranks all is each one's, on the average.
     """
 
     threads_in: dict[str, float]
@@ -45,6 +46,7 @@ class ImageHops:
     decoder: str
     made_there: bool = False
     to_gpu: bool = False
+    num_ranks: int = 1
 
     @property
     def limit(self) -> str:
@@ -60,10 +62,11 @@ class ImageHops:
         """Which hop limits, in words."""
         hops = [hop for hop in HOPS if hop != "augment" or not self.made_there]
         told = ", ".join(f"{self.threads_in[hop]:.2f} {hop}" for hop in hops)
-        threads = f"of {self.num_threads} threads there are on the average {told}" if self.num_threads else told
+        there = f"{counted(self.num_threads, 'thread')}{' of each rank' * (self.num_ranks > 1)}"
+        threads = f"of {there} there are on the average {told}" if self.num_threads else told
         queues = ", ".join(f"{self.waiting[queue]:.1f} {words}" for queue, words in QUEUES.items())
         waited = f"the loop waits {self.waited:.0%} of its time"
-        return f"{_WORDS[self.limit]}: {threads}; of the batches ahead wait {queues}; {waited} ({self.decoder})"
+        return f"{_WORDS[self.limit]}: {threads}; of the batches ahead wait {queues}; {waited} ({self.decoder})."
 
     @property
     def _no_transfer(self) -> str:
@@ -117,4 +120,17 @@ def hops_of(
         decoded.decoder,
         made_there=decoded.made_there,
         to_gpu=to_gpu,
+    )
+
+
+def hops_in(
+    metrics: Mapping[str, Metric], decoded: Decoded, *, num_threads: int, waited: float, num_ranks: int
+) -> ImageHops | None:
+    """The hops whose `metrics` these are; None where nothing was decoded."""
+    if metrics.get("decode_threads") is None:
+        return None
+    threads = {hop: metrics[f"{hop}_threads"].value or 0.0 for hop in HOPS}
+    waiting = {queue: metrics[f"{queue}_batches"].value or 0.0 for queue in QUEUES}
+    return ImageHops(
+        threads, waiting, num_threads, waited, decoded.decoder, made_there=decoded.made_there, num_ranks=num_ranks
     )

@@ -20,6 +20,7 @@ from ..storage_bench.choice import choose_engine
 from .budget import check_time
 from .fed import fed_by_ranks
 from .hops import Ladder, plan_ladder, tell_hops
+from .images import with_images
 from .outcome import TrainOutcome
 from .placed import told_of_places
 from .places import Places
@@ -104,8 +105,10 @@ def run_train(
     }
     workload |= told_of_places(result.logs, path)
     if find_max is not None:
-        return _found(result, workload, threshold=find_max, label=chosen.label)
-    return _ran(result, workload, source=asked, num_ranks=num_ranks, ladder=ladder)
+        outcome = _found(result, workload, threshold=find_max, label=chosen.label)
+    else:
+        outcome = _ran(result, workload, source=asked, num_ranks=num_ranks, ladder=ladder)
+    return with_images(outcome, result.images.named({folder.resolve(): path}))
 
 
 def _checked(source: str, *, find_max: float | None, hops: bool) -> Source:

@@ -17,6 +17,7 @@ from ..loaders.nearness import near_device, standing_on
 from ..loaders.plan import Indices, Share
 from ..loaders.shards import ShardSet
 from ..loaders.traced import Recorder, trace_set
+from ..storage_bench.decoded import Decoded, decoded_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,12 @@ class Feed(Protocol):
     def counters(self) -> dict[str, int]:
         """How far all counters of what is read are, whoever reads."""
 
+    def hop_seconds(self) -> dict[str, float]:
+        """Seconds of threads and batches by hop so far (Tally.hop_seconds); empty where nothing is decoded."""
+
+    def decoded(self) -> Decoded | None:
+        """What made samples of encoded images so far; None where there are none."""
+
     @property
     def delivered_bytes(self) -> int:
         """What read calls returned so far."""
@@ -88,6 +95,7 @@ class ShardFeed:
             plan.data, engine=plan.engine, shuffle_mode=plan.shuffle, seed=plan.seed, device=device
         )
         self._counter = counter_for(self._shards.files)
+        self._requested = plan.decoder
         sampler = StepBatches(
             self._shards, plan.batch_size, shuffle=True, drop_last=True, rank=rank, world_size=plan.num_ranks
         )
@@ -119,6 +127,14 @@ class ShardFeed:
     def counters(self) -> dict[str, int]:
         """Of the devices under the shards."""
         return self._counter.snapshot()
+
+    def hop_seconds(self) -> dict[str, float]:
+        """Of this rank's reader threads."""
+        return {} if self._shards.decoding is None else self._loader.tally.hop_seconds()
+
+    def decoded(self) -> Decoded | None:
+        """Who decoded, and what was left out."""
+        return decoded_of(self._shards.decoding, self._loader.tally, requested=self._requested)
 
     @property
     def delivered_bytes(self) -> int:
@@ -167,6 +183,14 @@ class SyntheticFeed:
     def counters(self) -> dict[str, int]:
         """Nothing is read."""
         return {}
+
+    def hop_seconds(self) -> dict[str, float]:
+        """Nothing is decoded."""
+        return {}
+
+    def decoded(self) -> Decoded | None:
+        """Nothing is decoded."""
+        return None
 
 
 def open_feed(plan: RealPlan, *, rank: int, device: Any) -> Feed:

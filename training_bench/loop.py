@@ -26,6 +26,7 @@ from ..storage_bench.launching.launch import rank_main
 from ..storage_bench.launching.ranks import Ranks, machine_id
 from ..storage_bench.placement import ReadersSeen
 from .energy import EnergyMeter, energy_counters
+from .images import as_json
 from .plan import Block, RankPlan, Rung, Source
 from .search import Search, bisect, next_window, window
 from .sources import Batch, BatchSource, Shards, Synthetic, copied, open_sources
@@ -62,7 +63,8 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         launch.find_max(plan.search)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     told = {"blocks": launch.logs, "trials": launch.trials, "peak_rss_bytes": peak, "wall_s": launch.elapsed_s}
-    return {**told, "readers": launch.readers.told(), **recorded(recorder)}
+    images = as_json(source.decoded() for source in sources.values())
+    return {**told, "readers": launch.readers.told(), "images": images, **recorded(recorder)}
 
 
 class Computes(Protocol):
@@ -191,6 +193,7 @@ class Launch(Generic[Batch]):
             "read_s": read_s,
             "delivered_bytes": delivered,
             "payload_bytes": payload,
+            "hop_s": source.take_hops(),
             "device_bytes": went.pop(source.counter_name, None),
             "beside": went,
             "process_bytes": None if own is None or own_after is None else own_after - own,

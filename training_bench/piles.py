@@ -15,6 +15,7 @@ import numpy as np
 
 from ..storage_bench.emulate import accelerator_utilisation, dlio_utilisation
 from .energy import BlockEnergy, block_energy
+from .images import added_up
 from .placed import Read
 from .plan import Block, RankPlan
 from .timeline import EMULATED_PARTS, TRAINING_PARTS, Times, Waiting, step_parts, waiting
@@ -54,6 +55,7 @@ class Pile:
     seconds: float = 0.0
     counted: bool = True
     reads: list[dict[int, Read]] = field(default_factory=list)
+    hop_s: dict[str, float] = field(default_factory=dict)
     energy: list[BlockEnergy] = field(default_factory=list)
     energy_reason: str | None = None
     num_hosts: int = 1
@@ -95,6 +97,7 @@ def _add_bytes(pile: Pile, log: Mapping[str, Any], *, seconds: float) -> None:
     pile.process_bytes = None if own is None or pile.process_bytes is None else pile.process_bytes + own
     pile.payload_bytes += log["payload_bytes"]
     pile.seconds += seconds
+    pile.hop_s = added_up((pile.hop_s, log.get("hop_s", {})))
 
 
 def _add_counters(pile: Pile, logs: Mapping[int, dict[str, Any]]) -> None:

@@ -20,6 +20,7 @@ from ..loaders.prefetch import RawBatch, Tally
 from ..loaders.traced import Recorder, trace_set
 from ..results.record import CacheState
 from ..storage_bench.accelerators import Images
+from ..storage_bench.decoded import Decoded, decoded_of
 from ..storage_bench.encoded import EncodedImages
 from .plan import RankPlan, Rung, Source
 
@@ -54,6 +55,14 @@ class BatchSource(Generic[Batch]):
     def take_bytes(self) -> tuple[int, int]:
         """Bytes delivered, and bytes of pixels handed out, since the last call."""
         return 0, 0
+
+    def take_hops(self) -> dict[str, float]:
+        """Seconds of threads and batches by hop since the last call (Tally.hop_seconds); empty: nothing is decoded."""
+        return {}
+
+    def decoded(self) -> Decoded | None:
+        """What made samples of encoded images so far; None where there are none."""
+        return None
 
 
 class Synthetic(BatchSource[Images]):
@@ -128,6 +137,8 @@ class ShardFiles(BatchSource[Batch]):
         self.counter_name = self._counter.name
         self._tally = Tally()
         self._seen = 0, 0
+        self._hops_seen: dict[str, float] = {}
+        self._requested = images.decoder
 
     def prepare(self) -> tuple[float | None, dict[str, int]]:
         """Out of the page cache, or into it, before a block begins."""
@@ -155,6 +166,17 @@ class ShardFiles(BatchSource[Batch]):
         delivered, payload = now[0] - self._seen[0], now[1] - self._seen[1]
         self._seen = now
         return delivered, payload
+
+    def take_hops(self) -> dict[str, float]:
+        """What threads spent in each hop, and batches before it."""
+        if self._shards.decoding is None:
+            return {}
+        before, self._hops_seen = self._hops_seen, self._tally.hop_seconds()
+        return {name: spent - before.get(name, 0.0) for name, spent in self._hops_seen.items()}
+
+    def decoded(self) -> Decoded | None:
+        """Who decoded, and what was left out."""
+        return decoded_of(self._shards.decoding, self._tally, requested=self._requested)
 
 
 class Shards(ShardFiles[Images]):
@@ -232,6 +254,7 @@ def open_sources(
         with found["direct"].batches(rank=rank, num_ranks=plan.num_ranks, seed=plan.seed) as batches:
             found["host"] = Resident([copy(next(batches)) for _ in range(resident_batches(plan.prefetch_depth))])
         found["direct"].take_bytes()  # no block's
+        found["direct"].take_hops()
     if "warm" in named:
         found["warm"] = open_shards(Path(plan.folders["direct"]), plan.engines["direct"], "warm")
     return found

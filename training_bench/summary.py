@@ -21,6 +21,7 @@ from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.evidence import cold_scope_of, read_path
 from .energy import energy_metrics
+from .images import hop_metrics, told_of_images
 from .piles import UNITS, Pile, add_block, by_block, unit_of
 from .placed import CLIENT_RATE, RANK_RATE, client_rate, rank_rates
 from .plan import Block, RankPlan, Rung, Source
@@ -112,6 +113,13 @@ def _point(
         idle_w=idle_w,
         reason=pile.energy_reason if num_pieces else NOT_COUNTED,
         num_hosts=pile.num_hosts,
+    )
+    metrics |= hop_metrics(
+        pile.hop_s,
+        told_of_images(results, num_threads=plan.reader_threads),
+        wall_s=pile.seconds,
+        waited=metrics["data_stall_fraction"],
+        to_gpu=plan.accelerator == "cuda",
     )
     metrics[CLIENT_RATE] = client_rate(pile.reads, {result["rank"]: result["machine"] for result in results})
     own_rates = rank_rates(pile.reads)

@@ -18,6 +18,7 @@ from ..storage_bench.launching.launch import launch_ranks
 from ..storage_bench.launching.placing import Placing
 from .budget import check_memory, make_plan, search_seconds
 from .energy import energy_counters, idle_watts
+from .images import ImagesTold, told_of_images
 from .placed import place_warnings
 from .plan import RankPlan, Rung, Source
 from .summary import summarise_ranks
@@ -41,6 +42,7 @@ class TrainResult:
     num_rounds: int
     invalid: tuple[tuple[Source | Rung, str], ...]
     warnings: tuple[str, ...]
+    images: ImagesTold
     trials: tuple[dict[str, Any], ...] = ()
     logs: tuple[dict[str, Any], ...] = ()
     block_labels: tuple[str, ...] = ()
@@ -81,6 +83,7 @@ def train(run: TrainRun, *, on_progress: Callable[[dict[str, Any]], None] | None
         invalid=invalid,
         warnings=(*_warnings(plan, rounds, run.config.rounds), *place_warnings(results)),
         trials=tuple({name: trial[name] for name in ("num_ranks", "au_mlperf")} for trial in results[0]["trials"]),
+        images=told_of_images(results, num_threads=plan.reader_threads),
         logs=tuple(results),
         block_labels=tuple(f"{block.source}, {block.num_ranks} ranks" for block in plan.blocks),
     )

@@ -24,9 +24,11 @@ from ...loaders.evidence import moved, process_read_bytes
 from ...loaders.nearness import Near, near_device, standing_on
 from ...loaders.prefetch import RawBatch
 from ...storage_bench.accelerators import Accelerator, Images
+from ...storage_bench.decoded import Decoded
 from ...storage_bench.launching.launch import rank_main
 from ...storage_bench.launching.ranks import Ranks, machine_id
 from ...storage_bench.placement import ReadersSeen
+from ..images import as_json
 from ..loop import Computes, measured_steps
 from ..peers import all_told
 from ..plan import Block, RankPlan
@@ -53,6 +55,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "wall_s": run.elapsed_s,
         "placement": run.placement,
         "readers": run.readers.told(),
+        "images": as_json(run.decoded),
     }
 
 
@@ -69,6 +72,7 @@ class _Run:
     def __init__(self, plan: InferPlan, ranks: Ranks) -> None:
         self.logs: list[dict[str, Any]] = []
         self.readers = ReadersSeen()
+        self.decoded: list[Decoded | None] = []
         self._plan, self._ranks = plan, ranks
         self._network: Any = None
         self._device = "cpu"  # where batches are brought
@@ -150,7 +154,9 @@ class _Run:
         read = [block for block in plan.blocks if block.source != "synthetic"]
         opened = _open(plan, (read or plan.blocks)[0], device=self._device, near=self._near)
         with opened.batches(rank=self._ranks.rank, num_ranks=self._ranks.size, seed=plan.seed) as batches:
-            return [self._network.agreeing(next(batches)) for _ in range(network.agreement_batches)]
+            found = [self._network.agreeing(next(batches)) for _ in range(network.agreement_batches)]
+        self.decoded.append(opened.decoded())
+        return found
 
     def _computes(self, plan: RankPlan) -> Computes:
         if self._network is not None:
@@ -176,12 +182,14 @@ class _Run:
         went = moved(before, source.counters()) if leads else {}
         own_after = process_read_bytes()
         delivered, payload = source.take_bytes()
+        self.decoded.append(source.decoded())
         return {
             "steps_ns": steps.tolist(),
             "ready_ns": ready[: len(steps)],
             "read_s": read_s,
             "delivered_bytes": delivered,
             "payload_bytes": payload,
+            "hop_s": source.take_hops(),
             "device_bytes": went.pop(source.counter_name, None),
             "beside": went,
             "process_bytes": None if own is None or own_after is None else own_after - own,
@@ -218,6 +226,7 @@ class _Run:
             for _ in range(plan.prefetch_depth + 1):
                 computes.step(next(batches), perf_counter_ns())
             latencies = open_loop(batches, due, computes, bound_s=bound.bound_s, misses=misses)
+        self.decoded.append(source.decoded())
         ranks.barrier()
         together = np.concatenate([np.array(each) for each in all_told(ranks, latencies.tolist())])
         return Arrived.of(rate, together, asked=len(due) * ranks.size, bound_s=bound.bound_s, proof=proof)

@@ -16,10 +16,12 @@ from ...loaders.evidence import background_rate
 from ...loaders.shards import ShardSet
 from ...results.record import Metric, Point, new_run_id
 from ...storage_bench.choice import choose_engine
+from ...storage_bench.decoded import together
 from ...storage_bench.launching.launch import launch_ranks
 from ...storage_bench.launching.placing import Placing
 from .. import saved
 from ..budget import check_memory
+from ..images import ImagesTold, told_of_images, with_images
 from ..models import ModelName
 from ..outcome import Outcome
 from ..placed import place_warnings, told_of_places
@@ -79,6 +81,7 @@ class _Found:
     num_rounds: int
     peak_rss_bytes: int
     told: Mapping[str, Any]
+    images: ImagesTold
     moved: tuple[str, ...]
     searches: list[dict[str, Any]]
 
@@ -131,6 +134,9 @@ def _run_model(run: InferRun, name: ModelName, data: _Data, show: Show) -> _Foun
         num_rounds=1 + max((log["round"] for log in results[0]["logs"]), default=-1),
         peak_rss_bytes=sum(result["peak_rss_bytes"] for result in results),
         told=told_of_places(results, run.path),
+        images=told_of_images(results, num_threads=run.config.prefetch_threads).named(
+            {folder.resolve(): run.path for folder in data.folders.values()}
+        ),
         moved=place_warnings(results),
         searches=results[0]["rates"],
     )
@@ -204,15 +210,17 @@ def _outcome(run: InferRun, data: _Data, found: Sequence[_Found]) -> Outcome:
         "searches": [search for each in found for search in each.searches],
     }
     peak = max(each.peak_rss_bytes for each in found)
-    return Outcome(
+    images = ImagesTold(together(each.images.decoded for each in found), config.prefetch_threads)
+    outcome = Outcome(
         points=points,
         best=best,
         workload=workload,
         warnings=tuple(_warnings(run, found)),
         invalid=tuple(text for each in found for text in each.invalid),
         metrics={**best.metrics, "peak_rss_bytes": Metric(value=float(peak), unit="bytes", n=1)},
-        sentence="\n".join([*infer_sentences(config, asked), *_smaller(workload["scaled_down"])]),
+        sentence="\n".join([*infer_sentences(config, asked, images), *_smaller(workload["scaled_down"])]),
     )
+    return with_images(outcome, images, lines=())
 
 
 def _warnings(run: InferRun, found: Sequence[_Found]) -> list[str]:

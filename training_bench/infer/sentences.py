@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from ...results.record import Point
 from ...results.wording import accelerator_name
+from ..images import ImagesTold
 from ..models import model_info
 from .plan import InferConfig
 
 
-def infer_sentences(config: InferConfig, asked: Sequence[Point]) -> list[str]:
-    """Each network at the batch of its highest rate, with every source that was asked for.
+def infer_sentences(config: InferConfig, asked: Sequence[Point], images: ImagesTold) -> list[str]:
+    """Each network at the batch of its highest rate, with every source that was asked for, and what limits its images.
 
     `ResNet-50, 1 x emulated H100, batch 128: direct 1,780.2 images/s (3.1% of the time waiting for data).`
     """
@@ -22,6 +23,7 @@ def infer_sentences(config: InferConfig, asked: Sequence[Point]) -> list[str]:
         beside = [point for point in mine if point.params["batch_size"] == best.params["batch_size"]]
         where = f"{best.params['num_ranks']} x {accelerator_name(best.params)}, batch {best.params['batch_size']}"
         found.append(f"{model_info(name).title}, {where}: {', '.join(map(_rate_words, beside))}.")
+        found += [f"{point.params['source']}: {line}" for point in beside if (line := images.sentence(point))]
         if config.latency_bound_s is not None:
             found += [_bound_sentence(config.latency_bound_s, point) for point in beside]
     return found

@@ -24,6 +24,7 @@ from ...results.record import CacheState
 from ...storage_bench.launching.launch import rank_main
 from ...storage_bench.launching.ranks import Ranks
 from ..feed import SyntheticFeed
+from ..images import as_json
 from ..loop import Launch
 from ..peers import peers_of
 from ..plan import Block
@@ -63,6 +64,7 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "wall_s": launch.elapsed_s,
         "placement": near.reason,
         "readers": launch.readers.told(),
+        "images": as_json(source.decoded() for source in sources.values()),
     }
 
 

@@ -22,6 +22,7 @@ from ..budget import check_memory
 from ..command import TrainUsageError
 from ..energy import energy_counters, idle_watts
 from ..hops import Ladder, plan_ladder, tell_hops
+from ..images import told_of_images, with_images
 from ..outcome import TrainOutcome
 from ..placed import place_warnings, told_of_places
 from ..places import Places, Show
@@ -63,7 +64,7 @@ def run_real_hops(run: RealRun, *, seconds: float, show: Show) -> TrainOutcome:
     if best is None or not best.metrics["step_time_s"].samples:
         raise TrainError("no step was counted; raise --steps")
     hops = tell_hops(points, ladder, num_ranks=run.num_ranks)
-    return TrainOutcome(
+    outcome = TrainOutcome(
         points=[*points, *hops.points],
         best=best,
         workload=_workload(run, told, reason) | told_of_places(results, run.path),
@@ -72,6 +73,8 @@ def run_real_hops(run: RealRun, *, seconds: float, show: Show) -> TrainOutcome:
         metrics=dict(best.metrics),
         sentence=hops.lines,
     )
+    images = told_of_images(results, num_threads=training.reader_threads)
+    return with_images(outcome, images.named({folder.resolve(): run.path for folder in folders.values()}))
 
 
 def hops_plan(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ...storage_bench.decoded import Decoded, decoded_of
 from ...storage_bench.launching.ranks import Ranks
 from ..peers import Alone
 from .plan import RealPlan
@@ -49,8 +50,10 @@ class Pixels:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks, peers: Alone) -> dict[str, float]:
-    """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank."""
+def evaluate(
+    model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks, peers: Alone
+) -> tuple[dict[str, float], Decoded | None]:
+    """Mean loss and accuracy over every image of `plan.validate_on`, each seen by one rank; and who decoded them."""
     from ...loaders.dataloader import DataLoader
 
     assert plan.validate_on is not None
@@ -68,4 +71,5 @@ def evaluate(model: nn.Module, prepare: Pixels, plan: RealPlan, *, ranks: Ranks,
         sums[1] += (logits.argmax(1) == labels).sum()
         sums[2] += len(labels)
     loss, right, count = peers.mean(sums, "validation").tolist()
-    return {"loss": loss / count, "accuracy": right / count, "num_images": round(count * ranks.size)}
+    found = {"loss": loss / count, "accuracy": right / count, "num_images": round(count * ranks.size)}
+    return found, decoded_of(shards.decoding, loader.tally, requested=plan.decoder)

@@ -14,6 +14,7 @@ import numpy as np
 from ...results.record import Metric, Point, RankReport, ReadPath, not_measured
 from ...results.stats import summarise
 from ..energy import block_energy, energy_metrics
+from ..images import added_up, hop_metrics, told_of_images
 from ..models import model_info
 from ..placed import CLIENT_RATE, RANK_RATE, Read, client_rate, rank_rates
 from ..summary import find_straggler
@@ -48,6 +49,13 @@ def summarise_real(plan: RealPlan, results: Sequence[Mapping[str, Any]], path: R
     metrics = {name: _metric(name, np.array([rows[name] for rows in per_rank])) for name in (*UNITS, *STREAM_UNITS)}
     reads = [{result["rank"]: Read(result["delivered_bytes"], result["read_s"]) for result in results}]
     own_rates = rank_rates(reads)
+    metrics |= hop_metrics(
+        added_up(result.get("hop_s", {}) for result in results),
+        told_of_images(results, num_threads=plan.reader_threads),
+        wall_s=sum(result["read_s"] for result in results),
+        waited=metrics["data_stall_fraction"],
+        to_gpu=plan.device == "cuda",
+    )
     metrics[CLIENT_RATE] = client_rate(reads, {result["rank"]: result["machine"] for result in results})
     return Point(
         params={

@@ -19,6 +19,7 @@ from ...storage_bench.choice import choose_engine
 from ...storage_bench.evidence import cold_scope_of, doubts, read_path
 from ...storage_bench.launching.launch import launch_ranks
 from ...storage_bench.launching.placing import Placing
+from ..images import told_of_images, with_images
 from ..outcome import TrainOutcome
 from ..placed import place_warnings, told_of_places
 from ..places import Places
@@ -69,7 +70,7 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         "loss_curve": loss_curve(first["losses"]),
     }
     invalid = evidence.invalid_reason() if evidence is not None else None
-    return TrainOutcome(
+    outcome = TrainOutcome(
         points=[point],
         best=point,
         workload=workload,
@@ -79,6 +80,8 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         sentence=sentence_of(plan, point, first),
         logs=tuple(results),
     )
+    told = told_of_images(results, num_threads=plan.reader_threads)
+    return with_images(outcome, told.named({folder.resolve(): run.path}))
 
 
 def _engine(run: RealRun, plan: RealPlan, files: Sequence[Path]) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from ...storage_bench.choice import choose_engine
 from ...storage_bench.encoded import EncodedImages, images_of
 from ...storage_bench.launching.hosts import HostSlots
 from ...storage_bench.launching.launch import LaunchError, require_ranks
+from ...storage_bench.placement import Placement
 from ..places import Places
 from ..plan import Source
 from ..train_run import TrainConfig, TrainError
@@ -55,7 +56,7 @@ class ScaleConfig(EncodedImages):
     """A grid: which layouts and sources, how often, and what each rank does.
 
     `validate_share` is the images of a validation cycle per image of training (ImageNet's: 50,000 of 1,281,167);
-    `seconds` is the most that the blocks of one launch may take.
+    `seconds` is the most that the blocks of one launch may take; `placement` says which cores ranks get.
     """
 
     about: str = ""
@@ -74,6 +75,7 @@ class ScaleConfig(EncodedImages):
     validate_share: Annotated[float, Field(gt=0, le=1)] = IMAGENET_VALIDATE_SHARE
     prefetch_depth: Annotated[int, Field(ge=1, le=64)] = 2
     reader_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    placement: Placement = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("nodes", "gpus", "sources")
@@ -193,6 +195,7 @@ def _prepare(path: Path, copy: Path | None, config: ScaleConfig, accelerator: Ac
             prefetch_depth=config.prefetch_depth,
             reader_threads=config.reader_threads,
             rounds=config.rounds,
+            placement=config.placement,
         ),
         steps=config.steps,
         budget_s=config.seconds,
@@ -200,6 +203,7 @@ def _prepare(path: Path, copy: Path | None, config: ScaleConfig, accelerator: Ac
         stored_bytes=sum(stamp.size_bytes for stamp in index.stamps) / sum(index.shard_sizes),
         validate_share=config.validate_share,
         seed=config.seed,
+        copies={folder.resolve(): path for folder in folders.values()},
     )
     return run, reason
 
@@ -227,6 +231,6 @@ def _predict_cells(run: GridRun, layout: Layout, journal: GridJournal) -> None:
 def _try(run: GridRun, layout: Layout, repetition: int) -> Trial:
     """One trial; what a cell may fail with is its result, a mistake of ours is not."""
     try:
-        return Trial(repetition=repetition, layout=layout, sources=run_trial(run, layout, repetition))
+        return run_trial(run, layout, repetition)
     except (LaunchError, TrainError, OSError) as error:
         return Trial(repetition=repetition, layout=layout, sources={}, failed=str(error))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...results.record import RankReport, ReadPath
 from ...results.scaling import Layout, Prediction
+from ...storage_bench.decoded import Decoded
 from ..plan import Source
 
 FILE = "cells.jsonl"
@@ -53,7 +54,7 @@ class SourceTrial(BaseModel):
 
 
 class Trial(BaseModel):
-    """One launch of one layout, with every source; `failed` says why there are none."""
+    """One launch of one layout, with every source, and who decoded its images; `failed` says why there are none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,6 +62,7 @@ class Trial(BaseModel):
     layout: Layout
     sources: dict[Source, SourceTrial]
     failed: str | None = None
+    images: Decoded | None = None
 
 
 class GridJournal:

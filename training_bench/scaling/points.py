@@ -23,6 +23,8 @@ from ...results.scaling import (
     same_size,
 )
 from ...results.stats import summarise
+from ...storage_bench.decoded import together
+from ..images import ImagesTold, with_images
 from ..outcome import Outcome
 from ..plan import Source
 from .grid import Grid
@@ -55,7 +57,7 @@ def grid_outcome(grid: Grid) -> Outcome:
         for trial in grid.trials
         if trial.failed is not None
     ]
-    return Outcome(
+    outcome = Outcome(
         points=points,
         best=best,
         metrics=dict(best.metrics),
@@ -66,6 +68,8 @@ def grid_outcome(grid: Grid) -> Outcome:
         invalid=(*failed, *_invalid(grid)),
         sentence="\n".join(_sentences(grid, cells, best, limits)),
     )
+    decoded = together(trial.images for trial in grid.trials)
+    return with_images(outcome, ImagesTold(decoded, grid.config.reader_threads))
 
 
 def leading_cell(points: Sequence[Point]) -> Point:

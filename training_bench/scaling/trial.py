@@ -22,12 +22,13 @@ from ...storage_bench.launching.hosts import HostSlots
 from ...storage_bench.launching.launch import launch_ranks
 from ...storage_bench.launching.placing import Placing
 from ..budget import check_memory, make_plan
+from ..images import told_of_images
 from ..places import Places
 from ..plan import Block, RankPlan, Source
 from ..summary import find_point, summarise_ranks
 from ..train import RANK_MODULE, START_S
 from ..train_run import TrainConfig, TrainError, TrainRun
-from .journal import SourceTrial
+from .journal import SourceTrial, Trial
 
 Workload = Literal["train", "infer", "train+validate"]
 Phase = Literal["train", "validate", "infer", "given"]
@@ -41,7 +42,10 @@ PHASES: dict[Workload, tuple[Phase, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class GridRun:
-    """What all trials of a grid have in common; `stored_bytes` are those of one image in its shard."""
+    """What all trials of a grid have in common; `stored_bytes` are those of one image in its shard.
+
+    `copies` tells of each folder what it was copied from.
+    """
 
     workload: Workload
     sources: tuple[Source, ...]
@@ -56,13 +60,14 @@ class GridRun:
     validate_share: float
     seed: int
     places: Places = field(default_factory=Places)
+    copies: Mapping[Path, Path] = field(default_factory=dict)
 
     def hosts_of(self, layout: Layout) -> tuple[HostSlots, ...]:
         """The hosts of one layout, as many ranks on each; none where all ranks are on this host."""
         return tuple(HostSlots(host.name, layout.gpus_per_node) for host in self.places.hosts[: layout.nodes])
 
 
-def run_trial(run: GridRun, layout: Layout, repetition: int) -> dict[Source, SourceTrial]:
+def run_trial(run: GridRun, layout: Layout, repetition: int) -> Trial:
     """Launch the layout's ranks and run every source; raises what `launch_ranks` and `check_memory` raise."""
     plan, phases = make_trial_plan(run, layout, repetition)
     here = layout.gpus_per_node if run.places.hosts else layout.num_ranks
@@ -82,7 +87,12 @@ def run_trial(run: GridRun, layout: Layout, repetition: int) -> dict[Source, Sou
         )
     background = {source: rates[counter] for source, counter in counters.items()}
     found = _Phases(plan, phases, run, results, counters, background)
-    return {source: found.source_trial(source) for source in run.sources}
+    return Trial(
+        repetition=repetition,
+        layout=layout,
+        sources={source: found.source_trial(source) for source in run.sources},
+        images=told_of_images(results, num_threads=plan.reader_threads).named(run.copies).decoded,
+    )
 
 
 def make_trial_plan(run: GridRun, layout: Layout, repetition: int) -> tuple[RankPlan, tuple[Phase, ...]]:
