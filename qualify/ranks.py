@@ -13,6 +13,7 @@ from ..results.fed import Fed, predict_utilisation, rate_between
 from ..results.quantities import counted
 from ..results.record import Metric, Point
 from ..storage_bench.choice import choose_engine
+from ..storage_bench.decoded import together
 from ..storage_bench.staging import StageResult
 from ..training_bench.budget import expected_seconds
 from ..training_bench.fed import fed_by_ranks
@@ -135,6 +136,8 @@ def _launch(run: Run, launch: TrainRun) -> None:
     run.measured_bytes += result.read_bytes
     run.peak_rss_bytes = max(run.peak_rss_bytes, result.peak_rss_bytes)
     run.warnings += result.warnings
+    copies = {folder.resolve(): run.path for folder in launch.folders.values()}
+    run.decoded = together((run.decoded, result.images.named(copies).decoded))
     run.trials += result.trials
     for source, text in result.invalid:
         told = f"ranks: {text}"

@@ -71,7 +71,7 @@ def make_record(
         started_at=started,
         finished_at=utc_now(),
         command=tuple(command),
-        workload=_workload(run, choice, preset),
+        workload={**_asked(run, preset), **run.images.workload(best), "copy_or_not": choice.as_workload()},
         environment=collect(run.path),
         read_path=None if storage is None else storage.read_path,
         metrics=promised_figures(run, predicted, measured, choice, storage, best),
@@ -82,6 +82,7 @@ def make_record(
             [f"{INVALID_MARK}{text}" for text in run.invalid],
             [f"scaled: {text}" for text in run.scaled],
             run.warnings,
+            run.images.warnings,
             [] if proof == PROVEN else [f"{proof.rstrip('.').lower()}: no exact counter decides here"],
         ),
     )
@@ -107,7 +108,7 @@ def unfinished_record(
         started_at=started,
         finished_at=utc_now(),
         command=tuple(command),
-        workload={**_asked(run, preset), "failed": why},
+        workload={**_asked(run, preset), **run.images.workload(best), "failed": why},
         environment=collect(run.path),
         read_path=None if storage is None else storage.read_path,
         metrics=promised_figures(run, predicted, measured, choice, storage, best, unless=unless),
@@ -118,6 +119,7 @@ def unfinished_record(
             [f"{INVALID_MARK}{text}" for text in run.invalid],
             [f"scaled: {text}" for text in run.scaled],
             run.warnings,
+            run.images.warnings,
         ),
     )
 
@@ -144,10 +146,6 @@ def _require_cold(run: Run) -> None:
                 f"of {path.engine} were cold; use --engine direct, or the whole set"
             )
             return
-
-
-def _workload(run: Run, choice: CopyChoice, preset: str | None) -> dict[str, Any]:
-    return {**_asked(run, preset), "copy_or_not": choice.as_workload()}
 
 
 def _asked(run: Run, preset: str | None) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 from ..loaders.index import RecordLayout
 from ..results.record import Metric, Point
 from ..storage_bench.accelerators import Accelerator
+from ..storage_bench.decoded import Decoded
 from ..storage_bench.emulate import demand_bps
 from ..storage_bench.limits import ram_bytes
 from ..storage_bench.staging.compare import CACHE_SHARE
+from ..training_bench.images import ImagesTold
 from .settings import QualifyConfig
 
 Show = Callable[[str, float, str], None]
@@ -59,6 +61,12 @@ class Run:
     warm_rate: Metric | None = None
     reserved_s: float = 0.0
     copy_invalid: str | None = None
+    decoded: Decoded | None = None
+
+    @property
+    def images(self) -> ImagesTold:
+        """What there is to say of encoded images that ranks have read."""
+        return ImagesTold(self.decoded, self.config.train.reader_threads)
 
     @property
     def real_bytes(self) -> int:

@@ -27,11 +27,11 @@ class ImagesTold:
     decoded: Decoded | None
     num_threads: int
 
-    def workload(self, best: Point) -> dict[str, Any]:
-        """What the record's workload says of them, and of the hops of this point."""
+    def workload(self, best: Point | None) -> dict[str, Any]:
+        """What the record's workload says of them, and of the hops of this point, where one was run."""
         if self.decoded is None:
             return {}
-        hops = self._hops(best)
+        hops = None if best is None else self._hops(best)
         return {"images": {**self.decoded.described(), **(hops.described() if hops else {})}}
 
     def sentence(self, point: Point) -> str:
