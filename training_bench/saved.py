@@ -16,6 +16,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar
 
+from ..storage_bench.durable import sync_folder
+
 VERSION = 1
 KEPT = 2
 _KEYS = {"version", "settings", "step", "model", "optimizer", "scaler", "feed", "losses"}
@@ -47,7 +49,7 @@ def save(folder: Path, document: Mapping[str, Any]) -> Path:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync(folder)
+        sync_folder(folder)
         for old in [*found(folder)[:-KEPT], *folder.glob(".step-*.pt.tmp")]:
             old.unlink()
     except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a full disk
@@ -110,11 +112,3 @@ def parse(data: bytes, *, path: Path, settings: Mapping[str, Any]) -> dict[str, 
 def found(folder: Path) -> list[Path]:
     """Checkpoints by their steps."""
     return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -23,6 +23,7 @@ import xxhash
 from ...loaders.buffers import ALIGNMENT_BYTES, Buffer
 from ...loaders.engines.readers import BufferedReader, DirectReader
 from ...loaders.page_cache import evict
+from ..durable import sync_folder
 
 PAGE_WORDS = ALIGNMENT_BYTES // 8
 STAMP_BITS = 40  # pages of one file; what lies above tells files apart
@@ -96,7 +97,7 @@ class Checkpoint:
         begin = perf_counter_ns()
         _in_threads(self._parts, lambda part, stop: self._write_part(part, flags, stop))
         before = perf_counter()
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         folder_s = perf_counter() - before
         fsync_s = max(part.fsync_s for part in self._parts) + folder_s
         return Span(begin, perf_counter_ns(), self.num_bytes, fsync_s)
@@ -167,14 +168,6 @@ def _write_fully(fd: int, block: memoryview, offset: int) -> int:
         count = os.pwrite(fd, block, offset)
         block, offset = block[count:], offset + count
     return offset
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _in_threads(parts: Sequence[_Part], work: Callable[[_Part, list[bool]], None]) -> None:

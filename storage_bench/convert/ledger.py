@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from ...loaders.discovery import UNFINISHED_NAME
 from ...results.record import Model, write_whole
+from ..durable import sync_folder
 from .settings import ConvertError, ConvertUsageError
 
 FINISHED_NAME = ".iobench-converted.jsonl"
@@ -90,7 +91,7 @@ class Ledger:
     def finish(self) -> None:
         """All parts are whole: from here on this is a set like any other."""
         os.replace(self._folder / UNFINISHED_NAME, self._folder / FINISHED_NAME)
-        _sync(self._folder)
+        sync_folder(self._folder)
         self.finished = True
 
     def _append(self, row: Mapping[str, Any]) -> None:
@@ -133,11 +134,3 @@ def _require_same(folder: Path, line: bytes, plan: Plan) -> None:
             f"{folder}: holds, or was begun as, a conversion with {name} = {found.get(name)}, asked for is {value}; "
             f"ask for the same, or give an empty folder"
         )
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

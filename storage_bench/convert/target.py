@@ -9,7 +9,6 @@ A part of an image folder is a number of files, which are read back together and
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import xxhash
 
 from ...loaders.formats.tensors import DESCRIPTION_NAME
 from ...results.record import write_whole
+from ..durable import sync_file_system, sync_folder
 from ..generate.dataset import Dataset, ShardFile
 from ..generate.record_stream import RecordStream
 from ..generate.shard_writer import ShardWriter
@@ -164,29 +164,6 @@ def new_room(folder: Path, name: str) -> Path:
     shutil.rmtree(room, ignore_errors=True)
     room.mkdir(parents=True)
     return room
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the folder's names to the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_file_system(folder: Path) -> None:
-    """Bring all that was written to the file system of `folder` to its disk: one call where files are many.
-
-    Raises OSError where writing back has failed (Linux 5.8; syncfs(2)).
-    """
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(handle):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(folder))
-    finally:
-        os.close(handle)
 
 
 def _forget(paths: Sequence[Path]) -> None:

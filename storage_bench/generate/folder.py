@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...results.quantities import amount
 from ...results.record import write_whole
+from ..durable import sync_folder
 from .dataset import DESCRIPTION, Dataset, GenerateError, GenerateUsageError
 
 _RESERVE_BYTES = 64 << 20
@@ -101,10 +102,10 @@ def put_in_place(folder: Path, replaced: list[Path]) -> Iterator[tuple[list[Path
         for shard in dataset.shards:
             made.append(folder / shard.name)
             os.replace(temporary(folder, shard.name), made[-1])
-        _sync_folder(folder)
+        sync_folder(folder)
         made.append(folder / DESCRIPTION)
         write_whole(made[-1], dataset.model_dump_json(indent=1, exclude_defaults=True) + "\n")
-        _sync_folder(folder)
+        sync_folder(folder)
 
     try:
         yield made, publish
@@ -117,11 +118,3 @@ def put_in_place(folder: Path, replaced: list[Path]) -> Iterator[tuple[list[Path
 def temporary(folder: Path, name: str) -> Path:
     """Where a shard is written until the last one is on the disk."""
     return folder / f".iobench-{name}.tmp"
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

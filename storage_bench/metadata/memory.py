@@ -10,18 +10,16 @@ other way exists to forget names without unmounting; what a file server keeps is
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ...loaders.page_cache import evict
 from ...results.mounts import block_devices, mount_of
+from ..durable import sync_file_system
 
 DROP = Path("/proc/sys/vm/drop_caches")
 NAMES_AND_INODES, EVERYTHING = "2", "3"
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def cannot_drop_names() -> str | None:
@@ -31,20 +29,9 @@ def cannot_drop_names() -> str | None:
     return "only root can make a client forget the names it keeps"
 
 
-def sync_files(folder: Path) -> None:
-    """Write back everything of the file system that `folder` is on."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(fd) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, f"syncfs: {os.strerror(code)}", str(folder))
-    finally:
-        os.close(fd)
-
-
 def drop_names(folder: Path, *, with_pages: Iterable[str] = ()) -> None:
     """Have this client forget names and inodes below `folder`; `with_pages` are files that may be in memory."""
-    sync_files(folder)
+    sync_file_system(folder)
     evict(Path(name) for name in with_pages)
     DROP.write_text(NAMES_AND_INODES)
     devices = [Path("/dev") / device["name"] for device in block_devices(mount_of(folder))]

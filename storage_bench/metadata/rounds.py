@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...loaders.evidence import CounterSet, process_read_bytes
+from ..durable import sync_file_system
 from ..workload import PageCache
 from .config import OPERATIONS, MetadataConfig, Operation
 from .files import SmallFiles, Timed
-from .memory import drop_names, sync_files
+from .memory import drop_names
 
 UNITS = {"list": "names/s"}
 CHURN_SHARE = 4  # a quarter of the files is removed and made again in each round
@@ -38,7 +39,7 @@ def measure(files: SmallFiles, counter: CounterSet, state: State, config: Metada
     """All rounds in one state of the cache."""
     random = np.random.Generator(np.random.PCG64DXSM(config.seed))
     in_memory = set(files.names)
-    sync_files(files.folder)
+    sync_file_system(files.folder)
     for number in range(config.blocks):
         for place, which in enumerate(random.permutation(len(OPERATIONS) - 1).tolist()):
             operation = OPERATIONS[which + 1]  # create follows remove
@@ -67,7 +68,7 @@ def _block(
         timed = files.run(files.remove, names[: len(names) // CHURN_SHARE], seconds=config.seconds)
         created = names[: timed.count]  # threads take names in this order, and do each that they took
         state.blocks["create"].append(files.run(files.create, created))
-        sync_files(files.folder)
+        sync_file_system(files.folder)
         in_memory.update(created)
     elif operation == "list":
         one = 1 if cold else None  # a second reader of the folder would find it in memory
