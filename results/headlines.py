@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from .break_even import Copying
 from .labels import point_label
 from .quantities import amount, interval_text, percent, scale_for, value_text
 from .wording import accelerator_name, fed_text, metric_label, stage_of
@@ -87,7 +88,7 @@ def _fact(record: RunRecord, name: str) -> Fact:
             notes = [f"not measured: {metric.reason}"]
             metric, label = predicted, f"{accelerator_name(record.workload)} fed, predicted only"
     if metric.value is None:
-        return Fact(label, "not measured", notes=(metric.reason or "",))
+        return Fact(label, *_without_value(metric.reason or ""))
     interval = interval_text(metric)
     if interval:
         interval = f"{interval}, {metric.n} blocks"
@@ -96,6 +97,14 @@ def _fact(record: RunRecord, name: str) -> Fact:
         return Fact(label, fed_text(metric), interval=interval, notes=tuple(notes))
     unit = scale_for(metric.unit, [metric.value]).unit
     return Fact(label, value_text(metric), unit, interval, tuple(notes))
+
+
+def _without_value(reason: str) -> tuple[str, str, str, tuple[str, ...]]:
+    """What stands in a figure's place: that a copy never pays is an answer, where others were not measured."""
+    answer, _, more = reason.partition(". ")
+    if answer in get_args(Copying):
+        return answer.rpartition(": ")[2], "", "", (more,)
+    return "not measured", "", "", (reason,)
 
 
 def _in_percent(name: str, metric: Metric) -> Metric:

@@ -155,7 +155,7 @@ def chapter(record: RunRecord, *, name: str) -> Chapter:
         record=record,
         answer=answer_of(record),
         facts=tuple(headline_facts(record)),
-        basis=_basis(record.verdict) if record.verdict else "",
+        basis=_basis(record.verdict) if record.verdict and record.kind != "compare" else "",
         requirements=requirement_table(record),
         sections=tuple(section for section in _sections(record) if not section.is_empty),
     )

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from iobench.results.headlines import headline_facts
 from iobench.results.record import RunRecord, Verdict, not_measured
 from iobench.results.report import ReportError, render, write_report
 
@@ -144,6 +145,20 @@ def test_the_record_of_a_single_bench_has_its_own_sections_only(only, kind):
     assert ids & {"device", "loader", "steps", "fed", "ranks", "copy"} == own
 
 
+@pytest.mark.parametrize(
+    ("reason", "shown", "note"),
+    [
+        ("never. Read in place: it is faster.", "never", "Read in place: it is faster."),
+        ("same device: not applicable. Name another.", "not applicable", "Name another."),
+        ("no second read was made", "not measured", "no second read was made"),
+    ],
+)
+def test_that_a_copy_never_pays_is_an_answer(qualified, reason, shown, note):
+    metrics = {"break_even_epochs": not_measured("epochs", reason)}
+    (fact,) = headline_facts(qualified.model_copy(update={"kind": "stage", "metrics": metrics, "points": ()}))
+    assert (fact.value, fact.notes) == (shown, (note,))
+
+
 def test_a_run_without_a_requirement_begins_with_what_it_found(only):
     found = only("train").model_copy(update={"summary": ("Fed: 3.", "Rank 2 is late."), "warnings": ("careful",)})
     words = Page(render([found])).text
@@ -204,6 +219,7 @@ def test_missing_counters_are_not_shown_as_zero_bytes(qualified):
 def test_a_figure_without_verdict_data_says_so():
     verdict = Verdict(outcome="insufficient", passed=None, sentence="Too short.")
     assert "an unrecorded time of measurement" in Page(render([bare(verdict=verdict)])).text
+    assert "Rests on" not in Page(render([bare(verdict=verdict).model_copy(update={"kind": "compare"})])).text
 
 
 def test_the_page_asks_for_nothing_from_anywhere(qualified):
