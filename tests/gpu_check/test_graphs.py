@@ -10,6 +10,8 @@ from iobench.gpu_check.roads import OurRoad
 from iobench.gpu_check.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_gpu])]
 
 
 def told(*steps):
@@ -40,14 +42,17 @@ class StaleTrainer(Trainer):
 
 
 @pytest.mark.slow
-def test_a_graph_that_goes_on_with_an_old_batch_is_found_out(page_set):
-    device = Device("cpu")
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_graph_sees_each_batch_and_one_that_goes_on_with_an_old_one_is_found_out(page_set, name):
+    device = Device(name)
     road = OurRoad(page_set.folder, device, batch_size=4, threads=2, shuffle_mode="off")
     try:
         wanted = first_steps(Trainer(device, model="resnet18", sums=True), road)
+        found = first_steps(Trainer(device, model="resnet18", way="graph", sums=True), road)
         stale = first_steps(StaleTrainer(device, model="resnet18", way="graph", sums=True), road)
     finally:
         road.close()
+    assert wrong_steps(found, wanted) == 0
     assert wrong_steps(stale, wanted) == COMPARED_STEPS - 1
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from iobench.gpu_check.carry import ReadHands, SendHands, SentHands, WayHands, opened, rate_of, shut, spans_of
 from iobench.gpu_check.device import Device
@@ -15,6 +16,8 @@ from iobench.gpu_check.parts.sweep import Cell, Found, run
 
 KIB = 1 << 10
 CPU = Device("cpu")
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_gpu])]
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +63,17 @@ def test_a_read_that_comes_up_short_is_an_error_and_no_rate(files):
         rate_of([Slow()], spans_of(files, 64 * KIB), 0.0, CPU)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("make", [ReadHands, SentHands])
-def test_what_is_carried_are_the_files_bytes(make, files):
-    hands, (span, *_) = make(CPU, 64 * KIB), spans_of(files, 64 * KIB)
-    assert hands.carry(span) == 64 * KIB
+def test_what_is_carried_are_the_files_bytes_in_turns_over_few_buffers(make, files, device):
+    hands, spans = make(Device(device), 64 * KIB), spans_of(files[:1], 64 * KIB)
+    assert [hands.carry(span) for span in spans] == [64 * KIB] * len(spans)
     hands.finish()
-    path = files[0][1]
-    memory = hands._pinned if make is ReadHands else hands._targets[0]
-    assert memory.numpy().tobytes() == path.read_bytes()[: 64 * KIB]
+    read = files[0][1].read_bytes()
+    wanted = [read[span.offset : span.offset + span.length] for span in spans[-2:]]
+    memory = [hands._pinned] if make is ReadHands else hands._targets
+    found = [each.cpu().numpy().tobytes() for each in memory]
+    assert found == wanted[-1:] if make is ReadHands else sorted(found) == sorted(wanted)
 
 
 def test_sending_alone_reads_nothing(files):
@@ -116,6 +122,7 @@ print(json.dumps({"rates": rates, "routes": last.workload["routes"], "warnings":
 """
 
 
+@pytest.mark.slow
 def test_kvikios_own_code_reads_in_every_way_that_is_open_and_tells_its_route(folder, tmp_path):
     pytest.importorskip("kvikio")
     source = Path(__file__).parents[1] / "stub_libcuda" / "stub_libcuda.c"
