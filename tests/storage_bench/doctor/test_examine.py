@@ -9,7 +9,17 @@ from iobench.storage_bench.doctor import examine
 
 GROUPS = {
     "software": {"python", "torch", "numpy", "DALI", "JPEG crops", "obstore", "ranks (horovod)"},
-    "gpu": {"driver", "GPU", "cores of ranks", "CUDA", "kvikio", "cuFile", "cuFile configuration", "nvidia-fs", "P2PDMA"},
+    "gpu": {
+        "driver",
+        "GPU",
+        "cores of ranks",
+        "CUDA",
+        "kvikio",
+        "cuFile",
+        "cuFile configuration",
+        "nvidia-fs",
+        "P2PDMA",
+    },
     "storage": {
         "path",
         "file system",
