@@ -33,7 +33,7 @@ from ...results.stats import summarise
 from ..carry import Hands, ReadHands, SendHands, SentHands, Span, opened, rate_of, shut, spans_of
 from ..device import Device
 from ..kvikio_ways import COMPAT, DIRECT, HOST, kvikio_ways
-from ..part import Bench, Findings
+from ..part import Bench, Findings, PartSkippedError
 from ..rounds import Block, rounds
 
 SIZES = tuple((64 << 10) << (2 * step) for step in range(5))  # 64 KiB to 16 MiB
@@ -79,7 +79,10 @@ def run(bench: Bench) -> Iterator[Findings]:
     """First the kernel's ways and the bus, then kvikio's; the whole table after every round."""
     device, found, begin = Device(bench.device), Found(), perf_counter()
     paths = ShardSet.open(bench.raw).files
-    sizes = [size for size in (TWIN_SIZES if bench.twin else SIZES) if size <= max(map(_size_of, paths))]
+    largest = max(map(_size_of, paths))
+    sizes = [size for size in (TWIN_SIZES if bench.twin else SIZES) if size <= largest]
+    if not sizes:
+        raise PartSkippedError(f"the largest file has {largest} bytes, and the smallest read {_kib(min(SIZES))}")
     threads = TWIN_THREADS if bench.twin else THREADS
     warm(paths)
     for opens, share in ((_kernels, 1 - SHARE_OF_KVIKIO), (_kvikios, 1.0)):

@@ -11,8 +11,9 @@ import torch
 
 from iobench.gpu_check.carry import ReadHands, SendHands, SentHands, WayHands, opened, rate_of, shut, spans_of
 from iobench.gpu_check.device import Device
-from iobench.gpu_check.part import Bench
+from iobench.gpu_check.part import Bench, PartSkippedError
 from iobench.gpu_check.parts.sweep import Cell, Found, run
+from iobench.storage_bench.generate import Generate, generate
 
 KIB = 1 << 10
 CPU = Device("cpu")
@@ -23,8 +24,6 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_gpu])]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Raw images in two files of 4 and of 1 MiB, nearly."""
-    from iobench.storage_bench.generate import Generate, generate
-
     found = tmp_path_factory.mktemp("raw")
     generate(found, Generate(num_images=400, size=64, images_per_shard=320, seed=1))
     return found
@@ -109,10 +108,16 @@ def test_the_table_has_each_way_each_size_and_each_number_of_threads(folder, tmp
         assert bounce.metrics["of_limit"].value == pytest.approx(share)
 
 
+def test_files_that_hold_no_read_at_all_are_no_reason_to_fail(tmp_path):
+    generate(tmp_path, Generate(num_images=2, size=32, images_per_shard=1, seed=1))
+    with pytest.raises(PartSkippedError, match=r"the largest file has \d+ bytes, and the smallest read 64 KiB"):
+        next(run(Bench("cpu", tmp_path, tmp_path, tmp_path, 0.5, 2)))
+
+
 WITH_STUB = """
 import json, sys
 from pathlib import Path
-from iobench.gpu_check.part import Bench
+from iobench.gpu_check.part import Bench, PartSkippedError
 from iobench.gpu_check.parts.sweep import run
 
 folder = Path(sys.argv[1])
