@@ -7,6 +7,7 @@ from typing import Any
 
 from .quantities import amount, binary_size, number
 
+MOST_ITEMS = 20  # of a list; the record has all of them
 KEY_UNITS = {"s": "s", "us": "µs", "gbps": "GB/s"}
 SPELLED = {"au": "AU", "cpu": "CPU", "gpus": "GPUs", "os": "operating system", "num": "number of"}
 
@@ -47,7 +48,8 @@ def fact_text(name: str, value: object) -> str:
     if isinstance(value, int | float):
         return _figure(name, value)
     if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value) or "none"
+        more = [f"and {len(value) - MOST_ITEMS} more"] if len(value) > MOST_ITEMS else []
+        return ", ".join([*map(str, value[:MOST_ITEMS]), *more]) or "none"
     return str(value)
 
 

@@ -124,7 +124,8 @@ class Decoded(BaseModel):
             return []
         told = [public_text(text) for text in self.skipped]
         more = [f"... and {len(told) - MAX_TOLD} more"] if len(told) > MAX_TOLD else []
-        return [f"{self.num_skipped} images were left out, some of them in every epoch", *told[:MAX_TOLD], *more]
+        were = "image was" if self.num_skipped == 1 else "images were"
+        return [f"{self.num_skipped} {were} left out, each in every epoch anew", *told[:MAX_TOLD], *more]
 
 
 def decoded_of(decoding: Decoding | None, tally: Tally, *, requested: str) -> Decoded | None:

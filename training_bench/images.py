@@ -46,7 +46,7 @@ class ImagesTold:
         if decoded is None:
             return ()
         share = decoded.num_skipped / decoded.num_images
-        also = [f"rates are of whole batches, images that were left out ({share:.2g} of all) included"] if share else []
+        also = [f"rates are of whole batches, images that were left out ({share:.2%}) included"] if share else []
         return (*decoded.warnings(), *also)
 
     def named(self, copies: Mapping[Path, Path]) -> ImagesTold:

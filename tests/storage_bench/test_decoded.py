@@ -8,8 +8,9 @@ import pytest
 from PIL import features
 
 from iobench.loaders.hand_out import MAX_NAMED, Tally
-from iobench.loaders.images.decoders import RawPixels, open_decoder
+from iobench.loaders.images.decoders import RawPixels
 from iobench.loaders.images.decoding import Decoding, SkippedImage
+from iobench.loaders.images.opening import open_decoder
 from iobench.loaders.images.regions import why_missing
 from iobench.storage_bench.decoded import MAX_TOLD, Decoded, DecodedBy, decoded_of, together
 from iobench.storage_bench.decoder_names import with_version
@@ -97,7 +98,7 @@ def test_what_ranks_left_out_is_added_up_and_each_image_named_once():
     assert told.skipped == (broken(1), broken(7))
     assert [(each.ranks, each.hosts) for each in told.by] == [((0, 1), ("a",))]
     assert told.warnings()[0].startswith("4 of 160 images")
-    assert told.warnings()[1:] == ["3 images were left out, some of them in every epoch", broken(1), broken(7)]
+    assert told.warnings()[1:] == ["3 images were left out, each in every epoch anew", broken(1), broken(7)]
 
 
 def test_nobody_who_decoded_is_nothing():
