@@ -18,6 +18,8 @@ from iobench.storage_bench.launching.launch import horovod_available
 from iobench.storage_bench.staging import StageResult
 from iobench.training_bench.fed import DECODE, FEW_STEPS, HARNESS, fed_by_ranks, why_unusable
 
+pytestmark = pytest.mark.alone
+
 PROMISED = {
     "read_gbps",
     "read_iops",
