@@ -35,7 +35,7 @@ class Asked:
         """The requirement, by the whole interval; of the twin nothing is required."""
         if not bench.judged:
             return ()
-        unit = "" if measured.unit in ("fraction", "ours/theirs") else measured.unit
+        unit = "" if measured.unit in ("fraction", "ours/theirs", "true") else measured.unit
         found = Requirement(
             name=self.name,
             text=self.text,
