@@ -20,7 +20,7 @@ import typer
 
 from .. import __version__
 from ..terminal import say
-from . import convert, data, gpu, infer, jobs, reports, scale, staging, storage
+from . import convert, data, gpu, infer, jobs, qualification, reports, scale, staging, storage
 from .failures import status_of
 from .journal import print_json
 from .options import DONE, ENVIRONMENT, INTERRUPTED, app
@@ -32,7 +32,20 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a job's end, a terminal that was closed
 
-__all__ = ["convert", "data", "gpu", "infer", "jobs", "main", "reports", "run", "scale", "staging", "storage"]
+__all__ = [
+    "convert",
+    "data",
+    "gpu",
+    "infer",
+    "jobs",
+    "main",
+    "qualification",
+    "reports",
+    "run",
+    "scale",
+    "staging",
+    "storage",
+]
 
 
 def main() -> NoReturn:

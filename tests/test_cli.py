@@ -428,6 +428,12 @@ def test_several_records_make_one_page(iobench, small_set):
     assert Path("all.html").stat().st_size > 10_000
 
 
+def test_a_misspelt_mount_is_not_made_and_qualified_on_another_disk(iobench):
+    done = iobench("qualify", "mnt/bench")
+    assert (done.status, "mnt/bench: not there, nor the folder above it; see" in done.message) == (4, True)
+    assert not list(Path().iterdir())
+
+
 def test_an_interrupted_grid_among_several_runs_is_left_out_and_said(iobench):
     Path("runs/two").mkdir(parents=True)
     Path("runs/two/cells.jsonl").touch()
