@@ -16,8 +16,9 @@ from ..evidence import Route
 from ..formats.records import ShardIndex
 from ..route import refuse_encoded
 from ..transforms import ImageTransform, TransformError
-from .decoders import DEVICE_DECODERS, DecoderError, DecoderName, RawPixels, open_decoder
+from .decoders import DEVICE_DECODERS, DecoderError, DecoderName, RawPixels
 from .decoding import Decoding, OnError
+from .opening import open_decoder
 
 if TYPE_CHECKING:
     from .device_batch import OnDevice

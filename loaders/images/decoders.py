@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from importlib.util import find_spec
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +35,6 @@ _PLAIN = ("YCbCr", "Gray")  # colour spaces whose way to RGB is one and the same
 _ROWS_BELOW = 8  # the last rows are made with the chroma below them, of at most 4 rows a sample
 _WORTH_CUTTING = 0.97  # of the height: for fewer rows left out the copy is not made
 _BYTES_BEHIND = "extraneous bytes before marker"
-_AUTO = "images are decoded by threads of the CPU here, and it makes no more pixels than a sample needs"
 
 
 class DecoderError(ValueError):
@@ -193,27 +191,6 @@ class RawPixels:
     ) -> Pixels:
         """See Decoder."""
         return data
-
-
-def open_decoder(name: str) -> tuple[Decoder, str]:
-    """The decoder of this name, and why it is the one; DecoderError or DecoderMissingError, with the way out."""
-    if name in DEVICE_DECODERS:
-        raise DecoderError(f"decoder {name!r} decodes whole batches; for image by image it is {BY_THREADS}")
-    if name not in get_args(DecoderName):
-        raise DecoderError(f"decoder {name!r} is not one of {', '.join(get_args(DecoderName))}")
-    for package, title in (("simplejpeg", "simplejpeg"), ("PIL", "pillow")):
-        if find_spec(package) is None:
-            raise DecoderMissingError(f"decoder {name}: {title} is not installed; pip install {title}")
-    from .regions import RegionDecoder, why_missing
-
-    missing = why_missing()
-    if name == "auto":
-        return (RegionDecoder(), f"auto: {_AUTO}") if missing is None else (SimpleJpegDecoder(), f"auto: {missing}")
-    if name == "libjpeg-turbo":
-        if missing is not None:
-            raise DecoderMissingError(missing)
-        return RegionDecoder(), "asked for"
-    return SimpleJpegDecoder(), "asked for"
 
 
 def shrunk(pixels: Pixels, factor: int) -> Pixels:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from ...loaders.formats.fields import encoding_of
 from ...loaders.images.augment import Crop, centre, shorter_side
-from ...loaders.images.decoders import MAX_PIXELS, BrokenImageError, Decoder, open_decoder
+from ...loaders.images.decoders import MAX_PIXELS, BrokenImageError, Decoder
 from ...loaders.images.decoding import use_one_core
+from ...loaders.images.opening import open_decoder
 from ...loaders.transforms import Cut, ImageNetValidation
 from .settings import QUALITY, Convert, Fit
 

@@ -15,20 +15,19 @@ Images have about 500 x 375 pixels at quality 90 and take 60 KB: one decodes in 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from parts.record import keep, record_of, run
+
 from iobench.loaders.page_cache import warm
 from iobench.results.environment import collect
-from iobench.results.record import Point, RunRecord, new_run_id, utc_now, write_whole
+from iobench.results.record import Point, RunRecord, utc_now
 from iobench.storage_bench.generate import GenerateJpeg, generate
 from iobench.storage_bench.peers import PeersConfig, PeersResult, compare_peers
 from iobench.terminal import Screen, say, table
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 ASKED = {("train", "dali"): 1.5, ("train", "torch"): 3.0, ("validation", "dali"): 2.0}
 
 
@@ -92,26 +91,20 @@ def measure(given: argparse.Namespace) -> RunRecord:
     for kind, result in results.items():
         say(f"{kind}: {result.sentences[-1]}")
     asked = {f"{point.params['transform']}, {point.params['road']}": held_against(point) for point in points}
-    return RunRecord(
-        run_id=new_run_id("load"),
-        kind="load",
-        started_at=started,
-        finished_at=utc_now(),
-        command=("python", "tests/bench/jpeg.py", "--only", given.only),
+    return record_of(
+        "load",
+        started=started,
+        words=("--only", given.only),
         workload={
             **{name: value for name, value in vars(given).items() if name != "keep"},
             "asked": {name: held for name, held in asked.items() if held is not None},
             "roads": {kind: list(result.roads) for kind, result in results.items()},
             "images": {kind: result.images for kind, result in results.items()},
         },
-        environment={
-            **environment,
-            "host": None,
-            "storage": {**(environment["storage"] or {}), "path": "a temporary folder"},
-        },
+        environment=environment,
         metrics={},
-        points=tuple(points),
-        warnings=tuple(text for result in results.values() for text in (*result.warnings, *result.invalid)),
+        points=points,
+        warnings=[text for result in results.values() for text in (*result.warnings, *result.invalid)],
     )
 
 
@@ -137,14 +130,8 @@ def main() -> None:
     given = parse_arguments()
     record = measure(given)
     if given.keep:
-        REFERENCE.mkdir(parents=True, exist_ok=True)
-        path = REFERENCE / f"jpeg-{os.cpu_count()}-cores.json"
-        write_whole(path, record.model_dump_json(indent=1) + "\n")
-        say(f"record: {path.name}")
+        keep(record, "jpeg")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from iobench.loaders.images.decoders import open_decoder
 from iobench.loaders.images.device_decoders import why_not
+from iobench.loaders.images.opening import open_decoder
 from iobench.loaders.index import load_index
 from iobench.loaders.traced import Recorder
 from iobench.storage_bench.generate import GenerateJpeg, generate

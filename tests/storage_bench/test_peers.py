@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from iobench.cli import run
-from iobench.loaders.images.decoders import open_decoder
+from iobench.loaders.images.opening import open_decoder
 from iobench.loaders.roads.baselines import missing
 from iobench.loaders.roads.road import RoadOptions
 from iobench.storage_bench import road_process, road_server

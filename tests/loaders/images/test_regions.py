@@ -14,7 +14,8 @@ from PIL import Image
 from iobench.loaders import DataLoader, ShardSet, transforms
 from iobench.loaders.images import decoders, regions
 from iobench.loaders.images.augment import Crop
-from iobench.loaders.images.decoders import BrokenImageError, DecoderMissingError, SimpleJpegDecoder, open_decoder
+from iobench.loaders.images.decoders import BrokenImageError, DecoderMissingError, SimpleJpegDecoder
+from iobench.loaders.images.opening import open_decoder
 from iobench.loaders.images.regions import RegionDecoder
 from iobench.storage_bench.generate import GenerateJpeg, generate
 

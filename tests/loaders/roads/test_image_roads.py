@@ -8,7 +8,7 @@ from PIL import Image
 
 from iobench.loaders.formats.example import encode_example
 from iobench.loaders.formats.tfrecord import frame
-from iobench.loaders.images.decoders import open_decoder
+from iobench.loaders.images.opening import open_decoder
 from iobench.loaders.roads.baselines import candidates, missing, open_road
 from iobench.loaders.roads.road import RoadError, RoadOptions, TimedRoad
 
