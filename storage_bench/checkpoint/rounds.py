@@ -10,6 +10,7 @@ from time import perf_counter_ns
 
 from ...loaders.engines.readers import direct_refused
 from ...loaders.evidence import counter_for, process_read_bytes
+from ...results.quantities import amount
 from ..sweep.writing import written_bytes
 from ..workload import DataFile, data_files
 from .config import CheckpointConfig
@@ -145,8 +146,9 @@ def _require_room(path: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(path).free
     if num_bytes > (1 - SPARE_SHARE) * free:
         raise CheckpointError(
-            f"{path}: the checkpoint, and data to read beside it where there are none, take {num_bytes / 1e9:.2f} GB; "
-            f"{free / 1e9:.2f} GB are free, and a twentieth of that stays so: give a smaller size, or another folder"
+            f"{path}: the checkpoint, and data to read beside it where there are none, take "
+            f"{amount(num_bytes, 'bytes')}; {amount(free, 'bytes')} are free, and a twentieth of that stays so: give a "
+            f"smaller size, or another folder"
         )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ...loaders.evidence import CounterSet, RouteEvidence, counter_for, judge
+from ...results.quantities import amount
 from ...results.record import Metric, Point, ReadPath
 from ...results.stats import summarise
 from ..evidence import cold_scope_of, doubts, read_path
@@ -76,7 +77,7 @@ def _require_room(path: Path, config: MetadataConfig) -> None:
     if (space.f_files and config.files > space.f_favail) or blocks > space.f_bavail:
         raise WorkloadError(
             f"{path}: {config.files} files of {config.file_size} bytes do not fit: {space.f_favail} files and "
-            f"{space.f_bavail * space.f_frsize / 1e9:.2f} GB are free; use fewer --files, or another folder"
+            f"{amount(space.f_bavail * space.f_frsize, 'bytes')} are free; use fewer --files, or another folder"
         )
 
 

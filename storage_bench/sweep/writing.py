@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from ...loaders.engines.readers import ReadError
+from ...results.quantities import amount
 from ..workload import Access, DataFile, WorkloadError
 from .streams import BATCH_READS, Blocks, ReadRequest
 from .ways import HostMemory
@@ -239,6 +240,6 @@ def _require_space(folder: Path, num_bytes: int) -> None:
     spare = round(SPARE_SHARE * usage.f_blocks * usage.f_frsize)
     if num_bytes > free - spare:
         raise WorkloadError(
-            f"{folder}: writes need files of {num_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free and "
-            f"{spare / 1e9:.1f} GB stay so; use --set write_bytes=SIZE, or fewer --threads"
+            f"{folder}: writes need files of {amount(num_bytes, 'bytes')}, {amount(free, 'bytes')} are free and "
+            f"{amount(spare, 'bytes')} stay so; use --set write_bytes=SIZE, or fewer --threads"
         )
