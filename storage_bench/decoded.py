@@ -114,7 +114,7 @@ class Decoded(BaseModel):
         return [*self._of_ranks(), *others, *self._left_out()]
 
     def _of_ranks(self) -> list[str]:
-        if len(self.by) < 2:
+        if len({(each.decoder, each.samples_by) for each in self.by}) == 1:  # for reasons in words of each host's own
             return []
         told = (f"{_ranks_text(each)} on {', '.join(each.hosts)}: {each.decoder} ({each.reason})" for each in self.by)
         return [f"ranks did not decode alike, and their rates are not of one loader: {'; '.join(told)}"]

@@ -139,6 +139,14 @@ def test_ranks_that_decode_differently_are_named():
     assert [each["ranks"] for each in told.described()["ranks_differ"]] == ["0-2", "3"]
 
 
+def test_ranks_that_say_why_in_other_words_decode_alike():
+    elsewhere = SIMPLE.model_copy(update={"reason": "auto: the compiled part is not there (/opt/x)"})
+    told = together([decoded(SIMPLE, rank=0), decoded(elsewhere, rank=1, host="b")])
+    assert told.decoder == "simplejpeg 1.9.0"
+    assert told.warnings() == []
+    assert [each["hosts"] for each in told.described()["ranks_differ"]] == [["a"], ["b"]]
+
+
 def test_what_ranks_say_goes_through_json():
     told = decoded(SIMPLE, rank=3, num_skipped=1, skipped=(broken(1),))
     assert Decoded.model_validate(json.loads(json.dumps(told.model_dump(mode="json")))) == told
