@@ -19,13 +19,14 @@ def measure_names(
 ) -> None:
     """`iobench storage PATH --metadata`."""
     from ..configs import load as load_config
+    from ..results.plots.folders import names_finding
     from ..storage_bench.metadata import MetadataConfig, measure_metadata
 
     settings = load_config(MetadataConfig, file=config, sets=sets, flags=flags)
     journal = Journal("storage", path, out, json=json)
     with Screen() as screen:
         result = measure_metadata(path, settings, on_block=lambda share, text: screen.show("metadata", share, text))
-    _finish(journal, settings.model_dump(mode="json"), result)
+    _finish(journal, settings.model_dump(mode="json"), result, names_finding(result.points[0]))
 
 
 def measure_checkpoints(
@@ -33,6 +34,7 @@ def measure_checkpoints(
 ) -> None:
     """`iobench storage PATH --checkpoint SIZE`."""
     from ..configs import load as load_config
+    from ..results.plots.folders import checkpoint_finding
     from ..storage_bench.checkpoint import CheckpointConfig, measure_checkpoint
 
     settings = load_config(CheckpointConfig, file=config, sets=sets, flags=flags)
@@ -41,11 +43,13 @@ def measure_checkpoints(
         result = measure_checkpoint(
             path, settings, on_sample=lambda share, text: screen.show("checkpoint", share, text)
         )
-    _finish(journal, settings.model_dump(mode="json"), result)
+    _finish(journal, settings.model_dump(mode="json"), result, checkpoint_finding(result.points))
 
 
-def _finish(journal: Journal, workload: dict[str, Any], result: MetadataResult | CheckpointResult) -> None:
-    """A record whose own figures are those of the first point."""
+def _finish(
+    journal: Journal, workload: dict[str, Any], result: MetadataResult | CheckpointResult, finding: str
+) -> None:
+    """A record whose own figures are those of the first point, and what was found as its sentence."""
     first = result.points[0]
     journal.finish(
         workload=workload,
@@ -54,4 +58,5 @@ def _finish(journal: Journal, workload: dict[str, Any], result: MetadataResult |
         best=first,
         warnings=result.warnings,
         invalid=result.invalid,
+        sentence=f"{finding[0].upper()}{finding[1:]}." if finding else "",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..quantities import amount, binary_size, interval_text, percent, quantity, sentences
+from ..quantities import amount, binary_size, counted, interval_text, percent, quantity, sentences
 from ..tables import Table, flag_columns, metric_column, point_columns, text_column
 from ..wording import metric_label, points_of
 from .drawing import (
@@ -50,7 +50,7 @@ def names_plot(record: RunRecord) -> Plot | None:
     spans = [metric.ci95 for point in points for name in names if (metric := point.metrics.get(name)) and metric.ci95]
     wide = any(span[0] < low or span[1] > high for span in spans)
     note = sentences(flag_note(points, mark="Open markers are"), BEYOND * wide)
-    return Plot("names", _names_finding(points[0]), tuple(traces), layout, _names_table(points, names), note=note)
+    return Plot("names", names_finding(points[0]), tuple(traces), layout, _names_table(points, names), note=note)
 
 
 def checkpoint_plot(record: RunRecord) -> Plot | None:
@@ -80,7 +80,7 @@ def checkpoint_plot(record: RunRecord) -> Plot | None:
     every = tuple(dict.fromkeys(name for point in points for name in point.metrics))
     table = Table("Checkpoints", (*columns, *point_columns(points, every), *flag_columns(points)))
     note = sentences(flag_note(points, mark="Some are"))
-    return Plot("checkpoints", _checkpoint_finding(points), tuple(traces), layout, table, note=note)
+    return Plot("checkpoints", checkpoint_finding(points), tuple(traces), layout, table, note=note)
 
 
 def _dots(point: Point, names: Sequence[str], colour: str, symbol: str, *, several: bool) -> dict[str, Any]:
@@ -115,18 +115,24 @@ def _names_table(points: Sequence[Point], names: Sequence[str]) -> Table:
     return Table("Operations on files", tuple(columns))
 
 
-def _names_finding(point: Point) -> str:
+def names_finding(point: Point) -> str:
+    """The slowest operation on names, and its tail; "" where none was measured."""
+    if not _operations(point):
+        return ""
     slowest = min(_operations(point), key=lambda name: value_of(point, name) or 0)
     tail = point.metrics.get(f"{slowest.removesuffix(PER_S)}_p99_us")
     told = f", one in a hundred takes over {quantity(tail)}" if tail is not None and tail.value is not None else ""
     size, threads = point.params.get("file_bytes"), point.params.get("threads")
     files = f"files of {binary_size(size)}" if isinstance(size, int) else "small files"
     rate = quantity(point.metrics[slowest])
-    return f"{metric_label(slowest)}: {rate}, the least of all operations{told} ({files}, {threads} threads)"
+    load = counted(threads, "thread") if isinstance(threads, int) else f"{threads} threads"
+    return f"{metric_label(slowest)}: {rate}, the least of all operations{told} ({files}, {load})"
 
 
-def _checkpoint_finding(points: Sequence[Point]) -> str:
-    """How fast checkpoints are written, and what they cost those who read."""
+def checkpoint_finding(points: Sequence[Point]) -> str:
+    """How fast checkpoints are written, and what they cost those who read; "" where none was written."""
+    if value_of(points[0], "write_gbps") is None:
+        return ""
     alone, size = points[0], points[0].params.get("checkpoint_bytes")
     what = f"A checkpoint of {amount(size, 'bytes')}" if isinstance(size, int) else "A checkpoint"
     told = f"{what} is written at {quantity(alone.metrics['write_gbps'])}"

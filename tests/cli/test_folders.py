@@ -30,6 +30,9 @@ def test_names_end_with_a_record_and_a_table(iobench, tmp_path):
     assert record["workload"]["files"] == 200
     assert record["metrics"]["stat_per_s"]["n"] == 2
     assert "small read" in said
+    (found,) = record["summary"]
+    assert "the least of all operations" in found
+    assert found in said
     (folder,) = (tmp_path / "iobench-runs").iterdir()
     assert json.loads((folder / "record.json").read_text()) == record
     page = (folder / "report.html").read_text()
@@ -44,6 +47,7 @@ def test_checkpoints_end_with_a_record_and_a_table(iobench, tmp_path):
     assert [point["params"]["beside"] for point in record["points"]] == ["nothing", "reads"]
     assert record["metrics"]["restore_gbps"]["value"] > 0
     assert "beside reads" in said
+    assert record["summary"][0].startswith("A checkpoint of 4.19 MB is written at ")
     assert list((tmp_path / "data").iterdir()) == []
 
 
