@@ -85,6 +85,15 @@ def test_a_limit_makes_the_exit_status(iobench, factor, spread, limit, status, w
     assert f"{word}: " in done[2]
 
 
+def test_a_run_that_is_held_against_itself_is_told(iobench):
+    keep("base")
+    status, _, err = iobench("compare", "base", "base/record.json", "--out", "compared")
+    assert status == 0
+    assert "warning: base and candidate are one and the same run, base: give two runs" in err
+    keep("now")
+    assert "one and the same" not in iobench("compare", "base", "now")[2]
+
+
 def test_several_limits_are_all_judged(iobench):
     keep("base")
     keep("now", 0.9)

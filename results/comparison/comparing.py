@@ -41,8 +41,14 @@ def compare_record(
         metrics=_ratios(comparison, base, candidate),
         verdict=judge(limits, comparison, (base, candidate)),
         history=comparison,
-        warnings=(*_warnings(base, "base"), *_warnings(candidate, "candidate")),
+        warnings=(*_same(base, candidate), *_warnings(base, "base"), *_warnings(candidate, "candidate")),
     )
+
+
+def _same(base: RunRecord, candidate: RunRecord) -> list[str]:
+    """A run held against itself keeps every limit."""
+    one = (base.run_id, base.started_at) == (candidate.run_id, candidate.started_at)
+    return [f"base and candidate are one and the same run, {base.run_id}: give two runs"] if one else []
 
 
 def _told(record: RunRecord) -> dict[str, Any]:
