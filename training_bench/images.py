@@ -90,7 +90,8 @@ def hop_metrics(
 ) -> dict[str, Metric]:
     """Threads in each hop and batches before it, on the average of all ranks; nothing where nothing was decoded.
 
-    `hop_s` are the seconds of all ranks together, as is `wall_s`.
+    `hop_s` are the seconds of all ranks together, as is `wall_s`, from asking for the first batch to having the last:
+    what threads do for batches that nobody takes is not counted.
     """
     if told.decoded is None or not hop_s or not wall_s or waited.value is None:
         return {}

@@ -56,6 +56,7 @@ class Pile:
     counted: bool = True
     reads: list[dict[int, Read]] = field(default_factory=list)
     hop_s: dict[str, float] = field(default_factory=dict)
+    loading_s: float = 0.0  # from asking for the first batch to having the last one
     energy: list[BlockEnergy] = field(default_factory=list)
     energy_reason: str | None = None
     num_hosts: int = 1
@@ -85,6 +86,7 @@ def add_block(pile: Pile, block: Block, plan: RankPlan, logs: Mapping[int, dict[
     pile.reads.append({rank: Read(log["delivered_bytes"], log["read_s"]) for rank, log in sorted(logs.items())})
     for place, (rank, steps) in enumerate(times.items()):
         _add_bytes(pile, logs[rank], seconds=(steps[-1, -1] - steps[0, 0]) / 1e9)
+        pile.loading_s += (steps[-1, 1] - steps[0, 0]) / 1e9
         if together is not None:
             _add_steps(pile, plan, rank, counted[place], together, place)
         else:

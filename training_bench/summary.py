@@ -117,7 +117,7 @@ def _point(
     metrics |= hop_metrics(
         pile.hop_s,
         told_of_images(results, num_threads=plan.reader_threads),
-        wall_s=pile.seconds,
+        wall_s=pile.loading_s,
         waited=metrics["data_stall_fraction"],
         to_gpu=plan.accelerator == "cuda",
     )

@@ -52,7 +52,7 @@ def summarise_real(plan: RealPlan, results: Sequence[Mapping[str, Any]], path: R
     metrics |= hop_metrics(
         added_up(result.get("hop_s", {}) for result in results),
         told_of_images(results, num_threads=plan.reader_threads),
-        wall_s=sum(result["read_s"] for result in results),
+        wall_s=sum(result["steps_ns"][-1][1] - result["steps_ns"][0][0] for result in results) / 1e9,
         waited=metrics["data_stall_fraction"],
         to_gpu=plan.device == "cuda",
     )
