@@ -9,6 +9,11 @@ from .quantities import amount, binary_size, number
 
 MOST_ITEMS = 20  # of a list; the record has all of them
 KEY_UNITS = {"s": "s", "us": "µs", "gbps": "GB/s"}
+NAMED = {  # keys whose words, one by one, do not say it
+    "num_by_host": "number left to the decoder of reader threads",
+    "num_skipped": "number left out",
+    "skipped": "left out",
+}
 SPELLED = {"au": "AU", "cpu": "CPU", "gpus": "GPUs", "os": "operating system", "num": "number of"}
 
 
@@ -33,6 +38,8 @@ def facts(mapping: Mapping[str, Any], *, prefix: str = "") -> list[tuple[str, st
 
 def head_of(name: str) -> str:
     """A key as the head of its values, its unit behind a comma; sizes carry theirs themselves."""
+    if name in NAMED:
+        return NAMED[name]
     words = name.removesuffix("_bytes").split("_")
     unit = KEY_UNITS.get(words[-1]) if len(words) > 1 else None
     text = " ".join(SPELLED.get(word, word) for word in (words[:-1] if unit else words))

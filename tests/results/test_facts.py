@@ -16,10 +16,12 @@ def test_a_list_that_fits_is_shown_whole():
 
 
 def test_what_is_told_of_images_has_a_line_each():
-    told = {"images": {"decoder_requested": "auto", "decoder": "simplejpeg 1.9.0", "num_skipped": 0, "skipped": []}}
+    told = {"images": {"decoder_requested": "auto", "decoder": "simplejpeg 1.9.0", "num_by_host": 2, "num_skipped": 0}}
+    told["images"]["skipped"] = []
     assert facts(told) == [
         ("images, decoder requested", "auto"),
         ("images, decoder", "simplejpeg 1.9.0"),
-        ("images, number of skipped", "0"),
-        ("images, skipped", "none"),
+        ("images, number left to the decoder of reader threads", "2"),
+        ("images, number left out", "0"),
+        ("images, left out", "none"),
     ]
