@@ -53,7 +53,8 @@ def why_not(name: str, device: str) -> str | None:
         return None
     import torch
 
-    return None if torch.cuda.is_available() else "not available because torch sees no GPU; docs/gpu.md tells how"
+    # not is_available, which starts the driver: who only opens a set may still fork children that use it
+    return None if torch.cuda.device_count() else "not available because torch sees no GPU; docs/gpu.md tells how"
 
 
 def open_device_decoder(name: str, device: str, *, num_threads: int = 4) -> tuple[DeviceDecoder, str]:
