@@ -127,10 +127,22 @@ def hops_in(
     metrics: Mapping[str, Metric], decoded: Decoded, *, num_threads: int, waited: float, num_ranks: int
 ) -> ImageHops | None:
     """The hops whose `metrics` these are; None where nothing was decoded."""
-    if metrics.get("decode_threads") is None:
+    known = values_in(metrics)
+    if "decode_threads" not in known:
         return None
-    threads = {hop: metrics[f"{hop}_threads"].value or 0.0 for hop in HOPS}
-    waiting = {queue: metrics[f"{queue}_batches"].value or 0.0 for queue in QUEUES}
+    threads = {hop: known.get(f"{hop}_threads", 0.0) for hop in HOPS}
+    waiting = {queue: known.get(f"{queue}_batches", 0.0) for queue in QUEUES}
     return ImageHops(
         threads, waiting, num_threads, waited, decoded.decoder, made_there=decoded.made_there, num_ranks=num_ranks
     )
+
+
+def values_in(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """What is known of hops among these metrics, by name."""
+    names = (*(f"{hop}_threads" for hop in HOPS), *(f"{queue}_batches" for queue in QUEUES))
+    return {name: value for name in names if name in metrics and (value := metrics[name].value) is not None}
+
+
+def unit_of_hop(name: str) -> str:
+    """The unit of one of these metrics."""
+    return "threads" if name.endswith("_threads") else "batches"

@@ -270,6 +270,7 @@ def test_a_grid_records_its_images_and_its_journal_keeps_them(tar, tmp_path):
     local = tmp_path / "local"
     grid = run_grid(tar, config, GridJournal(tmp_path, begun, resume=False), local=local, show=nowhere)
     images = images_in(grid_outcome(grid), tar / "x.tar")
+    assert images["sentence"] in grid_outcome(grid).sentence.splitlines()
     kept = GridJournal(tmp_path, begun, resume=True).trials
     assert [trial.images for trial in kept] == [trial.images for trial in grid.trials]
     assert sum(trial.images.num_images for trial in kept) == images["num_images"]

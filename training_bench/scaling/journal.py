@@ -38,7 +38,10 @@ class GridJournalError(ValueError):
 
 
 class SourceTrial(BaseModel):
-    """What one source came to in one trial; images/s of all ranks, `given` where nothing is computed."""
+    """What one source came to in one trial; images/s of all ranks, `given` where nothing is computed.
+
+    `hops` are threads and batches by hop, where images were decoded (storage_bench/image_hops.py).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +54,7 @@ class SourceTrial(BaseModel):
     ranks: tuple[RankReport, ...] = ()
     flags: tuple[str, ...] = ()
     invalid: str | None = None
+    hops: dict[str, float] = {}
 
 
 class Trial(BaseModel):

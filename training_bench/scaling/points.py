@@ -24,6 +24,7 @@ from ...results.scaling import (
 )
 from ...results.stats import summarise
 from ...storage_bench.decoded import together
+from ...storage_bench.image_hops import unit_of_hop
 from ..images import ImagesTold, with_images
 from ..outcome import Outcome
 from ..plan import Source
@@ -151,6 +152,8 @@ def _metrics(
         "images_per_s_predicted": _predicted(predicted),
         "prediction_error": _error(predicted, rate),
     }
+    for name in dict.fromkeys(name for each in seen for name in each.hops):
+        metrics[name] = summarise([each.hops[name] for each in seen if name in each.hops], unit=unit_of_hop(name))
     if len(seen[0].phases) > 1:
         for phase in seen[0].phases:
             metrics[f"{phase}_images_per_s"] = summarise([each.phases[phase] for each in seen], unit="images/s")

@@ -18,6 +18,7 @@ from ...loaders.index import RecordLayout
 from ...results.record import Point
 from ...results.scaling import Layout, cycle_rate
 from ...storage_bench.accelerators import Accelerator
+from ...storage_bench.image_hops import values_in
 from ...storage_bench.launching.hosts import HostSlots
 from ...storage_bench.launching.launch import launch_ranks
 from ...storage_bench.launching.placing import Placing
@@ -164,6 +165,7 @@ class _Phases:
             ranks=first.ranks,
             flags=tuple(dict.fromkeys(flag for point in points.values() for flag in point.flags)),
             invalid=self._invalid.get(source),
+            hops=values_in(first.metrics),
         )
 
     def _point(self, phase: Phase, source: Source) -> Point:
