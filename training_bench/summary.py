@@ -21,7 +21,7 @@ from ..results.stats import summarise
 from ..storage_bench.accelerators import Accelerator
 from ..storage_bench.evidence import cold_scope_of, read_path
 from .energy import energy_metrics
-from .images import hop_metrics, told_of_images
+from .images import ImagesTold, hop_metrics, told_of_images
 from .piles import UNITS, Pile, add_block, by_block, unit_of
 from .placed import CLIENT_RATE, RANK_RATE, client_rate, rank_rates
 from .plan import Block, RankPlan, Rung, Source
@@ -49,12 +49,13 @@ def summarise_ranks(
     piles: dict[int, Pile] = defaultdict(Pile)
     for (which, _), logs in sorted(by_block(results).items()):
         add_block(piles[which], plan.blocks[which], plan, logs)
+    images = told_of_images(results, num_threads=plan.reader_threads)
     points: list[Point] = []
     invalid: list[tuple[Source | Rung, str]] = []
     for which, pile in sorted(piles.items()):
         block = plan.blocks[which]
         evidence = _evidence(plan, block, pile, counters, background_bps)
-        points.append(_point(plan, accelerator, block, pile, results, evidence, idle_w))
+        points.append(_point(plan, accelerator, block, pile, results, evidence, images, idle_w))
         if evidence is not None and (reason := evidence.invalid_reason()):
             invalid.append((block.source, f"{block.source}, {block.num_ranks} ranks: {reason}"))
     return [_flag(point, points) for point in points], tuple(invalid)
@@ -100,6 +101,7 @@ def _point(
     pile: Pile,
     results: Sequence[dict[str, Any]],
     evidence: RouteEvidence | None,
+    images: ImagesTold,
     idle_w: float | None,
 ) -> Point:
     num_pieces = min((len(rows["step_time_s"]) for rows in pile.per_rank.values()), default=0)
@@ -116,7 +118,7 @@ def _point(
     )
     metrics |= hop_metrics(
         pile.hop_s,
-        told_of_images(results, num_threads=plan.reader_threads),
+        images,
         wall_s=pile.loading_s,
         waited=metrics["data_stall_fraction"],
         to_gpu=plan.accelerator == "cuda",
