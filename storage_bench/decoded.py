@@ -79,10 +79,11 @@ class Decoded(BaseModel):
         return "; ".join(f"{_ranks_text(each)}: {each.reason}" for each in self.by)
 
     def named(self, places: Mapping[Path, Path]) -> Decoded:
-        """The same with files below each of these folders named as below the other: a copy is gone after the run."""
+        """The same with files of each of these places named as of the other: a copy is gone after the run."""
         skipped = list(self.skipped)
         for here, there in places.items():
-            skipped = [text.replace(f"{here}/", f"{there}/") for text in skipped]
+            begins = f"{here}/", f"{here}:"  # a folder, or the one file
+            skipped = [f"{there}{text.removeprefix(str(here))}" if text.startswith(begins) else text for text in skipped]
         return self.model_copy(update={"skipped": tuple(dict.fromkeys(skipped))})
 
     def at(self, rank: int, host: str) -> Decoded:

@@ -158,6 +158,8 @@ def test_images_of_a_copy_are_named_as_those_they_were_copied_from():
     told = together([decoded(num_skipped=1, skipped=(there,)), decoded(num_skipped=1, skipped=(copied,))])
     named = told.named({Path("/scratch/staged-1"): Path("/data")})
     assert (named.num_skipped, named.skipped) == (2, (there,))
+    assert told.named({Path("/data/x.tfrecord"): Path("x.tfrecord")}).skipped == (there.removeprefix("/data/"), copied)
+    assert told.named({Path("/dat"): Path("x"), Path("/data/x"): Path("y")}).skipped == (there, copied)
 
 
 # --- load --------------------------------------------------------------------------------------------------------
