@@ -83,7 +83,9 @@ class Decoded(BaseModel):
         skipped = list(self.skipped)
         for here, there in places.items():
             begins = f"{here}/", f"{here}:"  # a folder, or the one file
-            skipped = [f"{there}{text.removeprefix(str(here))}" if text.startswith(begins) else text for text in skipped]
+            skipped = [
+                f"{there}{text.removeprefix(str(here))}" if text.startswith(begins) else text for text in skipped
+            ]
         return self.model_copy(update={"skipped": tuple(dict.fromkeys(skipped))})
 
     def at(self, rank: int, host: str) -> Decoded:
