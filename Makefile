@@ -7,10 +7,12 @@ BIN := .venv/bin
 QUALIFY_PATH ?= ./iobench-data
 PRESET ?= quick
 ARGS ?=
+WORKERS ?= 0
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo '  variables: PYTHON=python3.12, ARGS="-k words" (pytest), QUALIFY_PATH=/mnt/nfs PRESET=quick (qualify)'
+	@echo '  variables: PYTHON=python3.12, ARGS="-k words" (pytest), WORKERS=2 (test, in two processes),'
+	@echo '             QUALIFY_PATH=/mnt/nfs PRESET=quick (qualify)'
 
 setup:  ## .venv with torch, Horovod (about 4 minutes the first time) and iobench; GPU=1 with NCCL and what uses a GPU
 	@setup/environment.sh run
@@ -29,8 +31,9 @@ gpu-check:  ## tests, rates and training on this machine's GPU in under 9 minute
 	PYTHONPATH="$(CURDIR)/build/link" $$python -P -m iobench.gpu_check $(ARGS) || status=$$?; \
 	case $$status in 0 | 1) ;; *) exit $$status ;; esac
 
+# Children import what another has compiled, also where the environment forbids Python to keep that.
 test: setup-test  ## the tests, but for the slow ones
-	@$(BIN)/pytest -m 'not slow' $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -m 'not slow' -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup-test types  ## ruff and mypy --strict
 	@$(BIN)/ruff check --quiet --output-format concise .
