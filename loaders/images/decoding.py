@@ -216,7 +216,7 @@ def broken_image(images: ImageBatch, slot: int, error: BrokenImageError) -> str:
     message = f"{images.place(int(images.records[slot]))}: its image cannot be decoded: {error}"
     if images.decoding.on_error == "raise":
         raise ImageError(
-            f"{message}; write this record again, or leave broken images out with on_error='skip'"
+            f"{message}; write this record again, or leave broken images out with on_error='skip' (--set on_error=skip)"
         ) from error
     return message
 
