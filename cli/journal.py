@@ -99,25 +99,8 @@ class Journal:
         Of the lines of `sentence` those that are sentences stand in the record; rows of figures are its points.
         `trace` is its file, and what makes its text: written behind the record, which is there whatever comes of it.
         """
-        from ..results.environment import collect
-        from ..results.privacy import public_text
-        from ..results.record import INVALID_MARK, RunRecord, utc_now
-
-        record = RunRecord(
-            run_id=self._run_id,
-            kind=self._kind,
-            started_at=self._started,
-            finished_at=utc_now(),
-            command=command_line(),
-            workload={"path": _public(str(self._path)), **workload},
-            environment=collect(self._path if isinstance(self._path, Path) else None),
-            read_path=best.read_path,
-            metrics=metrics,
-            ranks=best.ranks,
-            points=tuple(points),
-            warnings=(*warnings, *([TRACED] if trace else []), *(f"{INVALID_MARK}{text}" for text in invalid)),
-            summary=tuple(public_text(line) for line in sentence.splitlines() if line.endswith(".")),
-        )
+        warnings = (*warnings, *([TRACED] if trace else []))
+        record = self._record(workload, points, metrics, best, warnings, invalid, sentence)
         try:
             self.write(record, trace=trace)
         finally:  # where it cannot be written, this is all that is left of it
@@ -147,8 +130,17 @@ class Journal:
             trace=trace,
         )
 
+    def keep_with(self, outcome: Outcome) -> None:
+        """As `keep`, with what a bench had come to when it was interrupted; its sentence would be of a whole run."""
+        from ..results.record import INTERRUPTED, stopped_early
+
+        workload = {**outcome.workload, "failed": INTERRUPTED}
+        warnings = (stopped_early(INTERRUPTED), *outcome.warnings)
+        figures = outcome.points, outcome.metrics, outcome.best
+        self.keep(self._record(workload, *figures, warnings, outcome.invalid, sentence=""))
+
     def keep(self, record: RunRecord) -> None:
-        """record.json and report.html of a run that failed on its way; stdout is left to the error."""
+        """record.json and report.html of a run that ended on its way; stdout is left to the error."""
         from ..results.record import write_record
         from ..results.report import write_report
 
@@ -174,6 +166,37 @@ class Journal:
             say(f"trace: {trace[0]}  (open it in ui.perfetto.dev)")
         if self._json:
             print_json(record.model_dump(mode="json"))
+
+    def _record(
+        self,
+        workload: dict[str, Any],
+        points: Sequence[Point],
+        metrics: dict[str, Metric],
+        best: Point,
+        warnings: Sequence[str],
+        invalid: Sequence[str],
+        sentence: str,
+    ) -> RunRecord:
+        """The record of a run without a requirement, which ends now."""
+        from ..results.environment import collect
+        from ..results.privacy import public_text
+        from ..results.record import INVALID_MARK, RunRecord, utc_now
+
+        return RunRecord(
+            run_id=self._run_id,
+            kind=self._kind,
+            started_at=self._started,
+            finished_at=utc_now(),
+            command=command_line(),
+            workload={"path": _public(str(self._path)), **workload},
+            environment=collect(self._path if isinstance(self._path, Path) else None),
+            read_path=best.read_path,
+            metrics=metrics,
+            ranks=best.ranks,
+            points=tuple(points),
+            warnings=(*warnings, *(f"{INVALID_MARK}{text}" for text in invalid)),
+            summary=tuple(public_text(line) for line in sentence.splitlines() if line.endswith(".")),
+        )
 
     def _named(self, record: RunRecord) -> RunRecord:
         """The record under the folder's name, and every text in it one that can be written: paths may be any bytes."""

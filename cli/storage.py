@@ -100,7 +100,9 @@ def storage(
     given = hosts_given(hosts, hostfile)
     journal = Journal("storage", path, out, json=json)
     with Screen() as screen:
-        outcome = measure_storage(path, settings, show=screen.show, hosts=given, ssh=shlex.split(ssh))
+        outcome = measure_storage(
+            path, settings, show=screen.show, hosts=given, ssh=shlex.split(ssh), keep=journal.keep_with
+        )
     with suppress(typer.Exit) if outcome.failed else nullcontext():  # a point that failed weighs more than doubts
         journal.finish_with(outcome)
     if outcome.failed:
@@ -137,7 +139,7 @@ def load(
     from ..loaders.traced import Recorder
     from ..storage_bench.load import measure_load
     from ..storage_bench.load_setup import LoadConfig
-    from ..storage_bench.load_telling import sentences_of
+    from ..storage_bench.load_telling import outcome_of
     from ..storage_bench.tracing import trace_of_load
 
     flags = {
@@ -167,22 +169,10 @@ def load(
             on_block=lambda done, total, rate: screen.show("load", done / total, f"{rate:.0f} images/s"),
             on_prepare=lambda part, done, total: screen.show(part, done / total, f"{done} of {total}"),
             recorder=recorder,
+            keep=lambda result: journal.keep_with(outcome_of(result, settings)),
         )
-    journal.finish(
-        workload={
-            **settings.model_dump(mode="json"),
-            "chosen": result.chosen,
-            "engine_reason": result.engine_reason,
-            "index": result.index_status,
-            "layout": result.layout_reason,
-            "images": result.images,
-        },
-        points=[result.point],
-        metrics=result.point.metrics,
-        best=result.point,
-        warnings=result.warnings,
-        invalid=[result.invalid] if result.invalid else [],
-        sentence="\n".join(sentences_of(result)),
+    journal.finish_with(
+        outcome_of(result, settings),
         trace=(trace, lambda: trace_of_load(recorder)) if trace and recorder else None,
     )
 
@@ -206,6 +196,7 @@ def _load_beside(
     trace: Path | None,
 ) -> None:
     from ..configs import load as load_config
+    from ..storage_bench.load_telling import outcome_of_peers
     from ..storage_bench.peers import PeersConfig, compare_peers
     from ..storage_bench.tracing import trace_of_roads
 
@@ -218,15 +209,9 @@ def _load_beside(
             settings,
             on_block=lambda done, total, road, rate: screen.show("peers", done / total, f"{road}: {rate:.0f} images/s"),
             traced=trace is not None,
+            keep=lambda result: journal.keep_with(outcome_of_peers(result, settings)),
         )
-    ours = result.points[0]
-    journal.finish(
-        workload={**settings.model_dump(mode="json"), "roads": list(result.roads), "images": result.images},
-        points=result.points,
-        metrics=ours.metrics,
-        best=ours,
-        warnings=result.warnings,
-        invalid=result.invalid,
-        sentence="\n".join(result.sentences),
+    journal.finish_with(
+        outcome_of_peers(result, settings),
         trace=(trace, lambda: trace_of_roads(result.noted)) if trace else None,
     )

@@ -11,7 +11,15 @@ from ..results.fed import Fed, predict_fed
 from ..results.lasting import Lasting
 from ..results.privacy import public_path, public_text
 from ..results.quantities import counted
-from ..results.record import INVALID_MARK, RunRecord, merge_warnings, new_run_id, utc_now
+from ..results.record import (
+    INTERRUPTED,
+    INVALID_MARK,
+    RunRecord,
+    merge_warnings,
+    new_run_id,
+    stopped_early,
+    utc_now,
+)
 from ..results.verdict import compose_verdict, judge_requirement
 from ..storage_bench.accelerators import MODEL_TITLES
 from ..storage_bench.evidence import PROVEN, proof_of, scope_told
@@ -92,7 +100,7 @@ def unfinished_record(
     run: Run, error: BaseException, *, preset: str | None, command: Sequence[str], started: str
 ) -> RunRecord:
     """What was measured before a part failed or somebody interrupted it: points, their figures, and no verdict."""
-    why = "interrupted" if isinstance(error, KeyboardInterrupt) else public_text(str(error))
+    why = INTERRUPTED if isinstance(error, KeyboardInterrupt) else public_text(str(error))
     unless = f"the job ended before it was measured ({why})"
     predicted, measured = Fed(None, reason=unless), Fed(None, reason=unless)
     if run.measured_rates:
@@ -115,7 +123,7 @@ def unfinished_record(
         ranks=() if best is None else best.ranks,
         points=tuple(run.points),
         warnings=merge_warnings(
-            [f"stopped before its end: {why}"],
+            [stopped_early(why)],
             [f"{INVALID_MARK}{text}" for text in run.invalid],
             [f"scaled: {text}" for text in run.scaled],
             run.warnings,

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 SCHEMA_VERSION = 1
 INVALID_MARK = "not valid: "  # how a warning begins that takes the measurement's validity
+INTERRUPTED = "interrupted"  # why a run did not come to its end, where nothing failed
 
 Kind = Literal[
     "doctor",
@@ -90,6 +91,11 @@ class Metric(Model):
         if self.value is None and not self.reason:
             raise ValueError("a metric without a value must say why (reason)")
         return self
+
+
+def stopped_early(why: str) -> str:
+    """The first warning of what is kept of a run that did not come to its end; `workload.failed` is the same `why`."""
+    return f"stopped before its end: {why}"
 
 
 def not_measured(unit: str, reason: str) -> Metric:

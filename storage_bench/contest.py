@@ -185,27 +185,27 @@ def interleave(
     seed: int = 0,
     on_block: OnBlock | None = None,
     trace_spans: int = 0,
+    keep: Callable[[list[RouteEvidence]], None] | None = None,
 ) -> list[RouteEvidence]:
     """Add `blocks` time blocks to each contestant, in rounds of random order, and judge what the counters saw.
 
-    With `trace_spans` each road notes so many of its reads and waits, which end up in `noted`.
+    With `trace_spans` each road notes so many of its reads and waits, which end up in `noted`.  On KeyboardInterrupt
+    contestants have the rounds that are whole, whose evidence is given to `keep`.
     """
     counter = counter_for([path for contestant in contestants for path in contestant.contest.paths])
     background = background_rate(counter) or 0.0
-    random = np.random.Generator(np.random.PCG64DXSM(seed))
-    done, total = 0, blocks * len(contestants)
     with running([contestant.road for contestant in contestants]) as processes:
         for contestant, process in zip(contestants, processes, strict=True):
             paths, options = contestant.contest.paths, contestant.options
             opened = process.open(contestant.road, paths, options, trace_spans=trace_spans)
             contestant.version, contestant.engine, *decoder = opened
             contestant.decoder = (decoder[0], decoder[1])
-        for _ in range(blocks):
-            for which in random.permutation(len(contestants)).tolist():
-                _run_block(contestants[which], processes[which], counter)
-                done += 1
-                if on_block is not None:
-                    on_block(done, total, contestants[which].label, contestants[which].images_per_s[-1])
+        try:
+            _run_rounds(contestants, processes, counter, blocks=blocks, seed=seed, on_block=on_block)
+        except KeyboardInterrupt:
+            if keep is not None and _cut_to_whole_rounds(contestants):
+                keep([_judge(contestant, counter, background) for contestant in contestants])
+            raise
         if trace_spans:
             for contestant, process in zip(contestants, processes, strict=True):
                 contestant.noted = process.trace()
@@ -227,9 +227,39 @@ def running(roads: Sequence[str]) -> Iterator[list[RoadProcess]]:
 def ratio(ours: Contestant, theirs: Contestant, name: str) -> Metric:
     """ours / theirs of a metric that each block has, over pairs of blocks."""
     above, below = ours.samples()[name], theirs.samples()[name]
-    middle, low, high = ratio_interval(above, below)
     pairs = tuple(a / b for a, b in zip(above, below, strict=True))
+    if len(pairs) == 1:  # of a contest that was interrupted
+        return Metric(value=pairs[0], unit="ours/theirs", n=1, samples=pairs)
+    middle, low, high = ratio_interval(above, below)
     return Metric(value=middle, unit="ours/theirs", ci95=(low, high), n=len(pairs), samples=pairs)
+
+
+def _run_rounds(
+    contestants: Sequence[Contestant],
+    processes: Sequence[RoadProcess],
+    counter: CounterSet,
+    *,
+    blocks: int,
+    seed: int,
+    on_block: OnBlock | None,
+) -> None:
+    random = np.random.Generator(np.random.PCG64DXSM(seed))
+    done, total = 0, blocks * len(contestants)
+    for _ in range(blocks):
+        for which in random.permutation(len(contestants)).tolist():
+            _run_block(contestants[which], processes[which], counter)
+            done += 1
+            if on_block is not None:
+                on_block(done, total, contestants[which].label, contestants[which].images_per_s[-1])
+
+
+def _cut_to_whole_rounds(contestants: Sequence[Contestant]) -> int:
+    """Take away the blocks of the round that was under way, whose pairs are not all there; how many rounds are left."""
+    whole = min(len(contestant.cache_fractions_after) for contestant in contestants)
+    for contestant in contestants:
+        del contestant.blocks[whole:], contestant.device_bytes[whole:], contestant.beside[whole:]
+        del contestant.cache_fractions[whole:], contestant.cache_fractions_after[whole:]
+    return whole
 
 
 def _run_block(contestant: Contestant, process: RoadProcess, counter: CounterSet) -> None:

@@ -58,6 +58,7 @@ class _Seen:
     went: Mapping[str, int]
     process_bytes: int | None
     readers: Mapping[str, int]
+    was_interrupted: bool = False
 
 
 def measure_load(
@@ -68,8 +69,11 @@ def measure_load(
     on_prepare: Prepared | None = None,
     recorder: Recorder | None = None,
     device: Device | None = None,
+    keep: Callable[[LoadResult], None] | None = None,
 ) -> LoadResult:
     """Measure images/s of the loader on a path or an address; raises what opening and reading the shards raises.
+
+    On KeyboardInterrupt the blocks that are whole are given to `keep`.
 
     Objects on a server are in no page cache here: they are read cold, as far as this client goes.  A `recorder` gets
     every read, decode, wait for a batch, and touch of one; engine mmap shows it no reads, which the kernel makes.
@@ -77,11 +81,22 @@ def measure_load(
     index, and what is done with the page cache before, have come.
     """
     loaded = open_load(path, config, device=device, recorder=recorder, told=on_prepare)
-    shards, loader = loaded.shards, loaded.loader
+    shards = loaded.shards
     try:
         seen = _count(loaded, recorder, on_block)
     finally:
         shards.close()
+    result = _result(loaded, seen)
+    if seen.was_interrupted:
+        if keep is not None:
+            keep(result)
+        raise KeyboardInterrupt
+    return result
+
+
+def _result(loaded: Load, seen: _Seen) -> LoadResult:
+    """What the blocks and the counters come to."""
+    shards, loader, config = loaded.shards, loaded.loader, loaded.config
     evidence = _evidence(loaded, seen)
     decoded = decoded_of(shards.decoding, loader.tally, requested=config.decoder)
     images = None if decoded is None else _hops(loaded, seen, decoded)
@@ -105,7 +120,10 @@ def measure_load(
 
 
 def _count(loaded: Load, recorder: Recorder | None, on_block: Callable[[int, int, float], None] | None) -> _Seen:
-    """Take batches for all time blocks, between two looks at every counter."""
+    """Take batches for all time blocks, between two looks at every counter.
+
+    Who is interrupted has those that are whole by then; KeyboardInterrupt where there is none.
+    """
     config, reader, counter = loaded.config, loaded.shards.reader, loaded.counter
     taker: Taker = HostTaker() if loaded.device is None else DeviceTaker(loaded.device)
     batches = taker.batches(loaded.loader)
@@ -115,7 +133,13 @@ def _count(loaded: Load, recorder: Recorder | None, on_block: Callable[[int, int
     probed_bytes, own_before = reader.delivered_bytes, own_counters(reader)
     before, mine, cpu_before = counter.snapshot(), process_read_bytes(), time.process_time()
     begin = perf_counter()
-    blocks = list(time_blocks(batches, taker, seconds=config.seconds, blocks=config.blocks, on_block=on_block))
+    blocks: list[TimeBlock] = []
+    try:
+        for block in time_blocks(batches, taker, seconds=config.seconds, blocks=config.blocks, on_block=on_block):
+            blocks.append(block)  # noqa: PERF402  # each is kept as it comes
+    except KeyboardInterrupt:
+        if not blocks:
+            raise
     readers = ReadersSeen()
     readers.look()
     own = {name: count - own_before.get(name, 0) for name, count in own_counters(reader).items()}
@@ -124,7 +148,8 @@ def _count(loaded: Load, recorder: Recorder | None, on_block: Callable[[int, int
     went, mine_after = moved(before, counter.snapshot()), process_read_bytes()
     process_bytes = None if mine is None or mine_after is None else mine_after - mine
     delivered = reader.delivered_bytes - probed_bytes
-    return _Seen(blocks, total_s, cpu_s, delivered, own, went, process_bytes, readers.told())
+    interrupted = len(blocks) < config.blocks
+    return _Seen(blocks, total_s, cpu_s, delivered, own, went, process_bytes, readers.told(), interrupted)
 
 
 def _evidence(loaded: Load, seen: _Seen) -> RouteEvidence:

@@ -7,7 +7,7 @@ record      a point for each road; a peer's holds our ratios to it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -95,12 +95,18 @@ class PeersResult:
 
 
 def compare_peers(
-    path: Path, config: PeersConfig, *, on_block: OnBlock | None = None, traced: bool = False
+    path: Path,
+    config: PeersConfig,
+    *,
+    on_block: OnBlock | None = None,
+    traced: bool = False,
+    keep: Callable[[PeersResult], None] | None = None,
 ) -> PeersResult:
     """Measure our loader and `config.peers` on `path`, interleaved.
 
     A peer whose package is missing is named with what brings it; PeersError where that leaves none.  Raises
-    RoadProcessError for a road that fails, and what opening the shards raises.
+    RoadProcessError for a road that fails, and what opening the shards raises.  On KeyboardInterrupt the rounds that
+    are whole are given to `keep`.
     """
     transform = _transform(path, config)
     absent = {name: reason for name in config.peers if (reason := missing(name))}
@@ -119,9 +125,27 @@ def compare_peers(
     contest = open_contest(path, options, consumer=config.consumer, seconds=config.seconds)
     ours = Contestant(OURS, replace(options, engine=_our_engine(config, contest.paths[0])), contest)
     contestants = [ours, *(best_of(name, options, contest) for name in present)]
-    spans = MAX_SPANS // len(contestants) if traced else 0
-    evidence = interleave(contestants, blocks=config.blocks, seed=config.seed, on_block=on_block, trace_spans=spans)
-    decoded = _decoded(ours) if transform else None
+
+    def result(evidence: Sequence[RouteEvidence]) -> PeersResult:
+        return _result(contestants, evidence, absent, decodes=bool(transform))
+
+    evidence = interleave(
+        contestants,
+        blocks=config.blocks,
+        seed=config.seed,
+        on_block=on_block,
+        trace_spans=MAX_SPANS // len(contestants) if traced else 0,
+        keep=None if keep is None else lambda evidence: keep(result(evidence)),
+    )
+    return result(evidence)
+
+
+def _result(
+    contestants: Sequence[Contestant], evidence: Sequence[RouteEvidence], absent: Mapping[str, str], *, decodes: bool
+) -> PeersResult:
+    """What the blocks of all come to; the first contestant is ours."""
+    ours = contestants[0]
+    decoded = _decoded(ours) if decodes else None
     hops = None if decoded is None else _hops(ours, decoded)
     points = [
         point_of(contestant, evidence=seen, ours=None if contestant is ours else ours)
@@ -130,7 +154,7 @@ def compare_peers(
     if hops is not None:
         points[0] = points[0].model_copy(update={"metrics": points[0].metrics | hops.metrics()})
     return PeersResult(
-        points=(*points, *(_absent_point(name, reason, contest) for name, reason in absent.items())),
+        points=(*points, *(_absent_point(name, reason, ours.contest) for name, reason in absent.items())),
         sentences=(*(sentence(point) for point in points[1:]), *([hops.sentence] if hops else [])),
         warnings=(*absent.values(), *(text for seen in evidence for text in doubts(seen))),
         invalid=tuple(f"{seen.engine}: {reason}" for seen in evidence if (reason := seen.invalid_reason())),

@@ -27,10 +27,11 @@ OnTry = Callable[[int, SweepPoint, BlockResult], None]
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One knee: every load that was tried, rising, and what was found; None where a load failed."""
+    """One knee: every load that was tried, rising, and what was found; None where a load failed or it was cut short."""
 
     results: list[PointResult]
     knee: Knee | None
+    was_cut_short: bool = False
 
     @property
     def found(self) -> PointResult | None:
@@ -41,18 +42,32 @@ class Search:
 
 
 def find_knees(
-    path: Path, config: StorageConfig, *, on_try: OnTry | None = None, keep_going: bool = False
+    path: Path,
+    config: StorageConfig,
+    *,
+    on_try: OnTry | None = None,
+    keep_going: bool = False,
+    searches: list[Search] | None = None,
 ) -> list[Search]:
-    """Find the knee of each engine, operation, cache state and block size of `config`."""
+    """Find the knee of each engine, operation, cache state and block size of `config`.
+
+    Who is interrupted finds the searches so far in the list `searches`, where that is handed in.
+    """
     if config.clients > 1:
         raise WorkloadUsageError("the knee is searched with one client; leave out --adaptive or --np")
     files = files_of(path, config)
     one = config.model_copy(update={"threads": (1,), "queue_depth": (1,)})
-    searches = []
+    searches = [] if searches is None else searches
     for point, reason in planned_points(path, one, files):
         shapes = shapes_of(point, files, config)
         with open_bench(path, [_shaped(point, shape) for shape in shapes.values()], config) as bench:
-            searches.append(_search(bench, point, reason, shapes, on_try, keep_going=keep_going))
+            results: dict[int, PointResult] = {}
+            knee, ended = None, False
+            try:
+                knee = _search(bench, point, reason, shapes, results, on_try, keep_going=keep_going)
+                ended = True
+            finally:
+                searches.append(_judged(bench, results, knee, was_cut_short=not ended))
     return searches
 
 
@@ -94,7 +109,8 @@ def knee_words(search: Search) -> dict[str, Any]:
     }
     found, knee = search.found, search.knee
     if found is None or knee is None:
-        return {**about, "load": None, "reason": "a load failed, see its point"}
+        why = "the search was cut short" if search.was_cut_short else "a load failed, see its point"
+        return {**about, "load": None, "reason": why}
     return {
         **about,
         "load": knee.load,
@@ -122,10 +138,16 @@ def knee_doubts(search: Search) -> list[str]:
 
 
 def _search(
-    bench: Bench, point: SweepPoint, reason: str, shapes: Shapes, on_try: OnTry | None, *, keep_going: bool
-) -> Search:
-    """Measure what is asked for, round by round, until the knee is known or a load has failed."""
-    results: dict[int, PointResult] = {}
+    bench: Bench,
+    point: SweepPoint,
+    reason: str,
+    shapes: Shapes,
+    results: dict[int, PointResult],
+    on_try: OnTry | None,
+    *,
+    keep_going: bool,
+) -> Knee | None:
+    """Measure what is asked for into `results`, round by round, until the knee is known or a load has failed."""
     rounds: list[dict[int, float]] = []
     rules = Rules(max_pairs=bench.config.blocks)
     loads, random = list(shapes), np.random.default_rng(bench.config.seed)
@@ -144,14 +166,18 @@ def _search(
                 if on_try is not None:
                     on_try(len(rounds), result.point, result.blocks[-1])
         rounds.append(rates)
-    tried = [results[load] for load in sorted(results)]
+    return None if failed or not isinstance(step, Knee) else step
+
+
+def _judged(bench: Bench, results: Mapping[int, PointResult], knee: Knee | None, *, was_cut_short: bool) -> Search:
+    """All loads that were tried, with their evidence; the knee and the peak carry their names."""
+    tried = [results[load] for load in sorted(results) if results[load].blocks or results[load].error is not None]
     judge_all(bench, tried)
-    knee = None if failed or not isinstance(step, Knee) else step
     if knee is not None:
         names = {"knee": knee.load, "peak": knee.peak_load}
         for result in tried:
             result.flags = tuple(name for name, load in names.items() if result.point.load == load)
-    return Search(tried, knee)
+    return Search(tried, knee, was_cut_short)
 
 
 def _shaped(point: SweepPoint, shape: tuple[int, int]) -> SweepPoint:

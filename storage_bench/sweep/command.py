@@ -19,6 +19,7 @@ from .telling import against, said_of, sentence_of
 TRIES_EXPECTED = 60  # of a search, for the progress bar
 
 Show = Callable[[str, float, str], None]
+Keep = Callable[["StorageOutcome"], None]
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,19 @@ class StorageOutcome:
 
 
 def measure_storage(
-    path: Path, config: StorageConfig, *, show: Show, hosts: Sequence[HostSlots] = (), ssh: Sequence[str] = ("ssh",)
+    path: Path,
+    config: StorageConfig,
+    *,
+    show: Show,
+    hosts: Sequence[HostSlots] = (),
+    ssh: Sequence[str] = ("ssh",),
+    keep: Keep | None = None,
 ) -> StorageOutcome:
     """Run the sweep, the search for the knee, or the sweep by several clients; a point that fails keeps its error.
 
     Clients run here, or on `hosts`, reached with the words of `ssh`: as many as these have slots, unless fewer are
-    asked for.  Raises WorkloadError where nothing can be measured as asked.
+    asked for.  Raises WorkloadError where nothing can be measured as asked.  On KeyboardInterrupt what was measured
+    until then is given to `keep`.
     """
     if hosts and config.clients == 1:
         config = config.model_copy(update={"clients": sum(host.slots for host in hosts)})
@@ -56,19 +64,16 @@ def measure_storage(
         raise WorkloadUsageError("--adaptive looks for the knee of one client, on this host; leave --hosts out")
     files = files_of(path, config)  # while they are there: the device may be gone when all is measured
     searches: list[Search] = []
-    if config.adaptive:
-        searches = find_knees(
-            path,
-            config,
-            keep_going=True,
-            on_try=lambda tries, point, block: show(
-                "knee", min(0.99, tries / TRIES_EXPECTED), f"{point.words}: {block.gbps:.2f} GB/s"
-            ),
-        )
-        results = [result for search in searches for result in search.results]
-    else:
-        results = _sweep(path, config, show, hosts, ssh)
-    return _outcome(path, config, files, results, searches)
+    results: list[PointResult] = []
+    try:
+        if config.adaptive:
+            _find_knees(path, config, show, searches)
+        else:
+            _sweep(path, config, show, hosts, ssh, results)
+    except KeyboardInterrupt:
+        _keep_whole(path, config, files, results, searches, keep)
+        raise
+    return _outcome(path, config, files, results or _tried(searches), searches)
 
 
 def rate_of(point: Point) -> float:
@@ -78,20 +83,59 @@ def rate_of(point: Point) -> float:
 
 
 def _sweep(
-    path: Path, config: StorageConfig, show: Show, hosts: Sequence[HostSlots], ssh: Sequence[str]
-) -> list[PointResult]:
+    path: Path,
+    config: StorageConfig,
+    show: Show,
+    hosts: Sequence[HostSlots],
+    ssh: Sequence[str],
+    results: list[PointResult],
+) -> None:
+    """Put the points into `results`; each has its blocks as they come."""
     if config.clients > 1 or hosts:
         from .clients import sweep_by_clients
 
-        return sweep_by_clients(path, config, show=show, hosts=hosts, ssh=ssh)
-    return sweep(
+        results += sweep_by_clients(path, config, show=show, hosts=hosts, ssh=ssh)
+        return
+    sweep(
         path,
         config,
         keep_going=True,
         on_block=lambda done, total, point, block: show(
             "storage", done / total, f"{point.words}: {block.gbps:.2f} GB/s"
         ),
+        results=results,
     )
+
+
+def _find_knees(path: Path, config: StorageConfig, show: Show, searches: list[Search]) -> None:
+    """Put the searches into `searches`, the one that is cut short too."""
+    find_knees(
+        path,
+        config,
+        keep_going=True,
+        on_try=lambda tries, point, block: show(
+            "knee", min(0.99, tries / TRIES_EXPECTED), f"{point.words}: {block.gbps:.2f} GB/s"
+        ),
+        searches=searches,
+    )
+
+
+def _tried(searches: Sequence[Search]) -> list[PointResult]:
+    return [result for search in searches for result in search.results]
+
+
+def _keep_whole(
+    path: Path,
+    config: StorageConfig,
+    files: Sequence[DataFile],
+    results: Sequence[PointResult],
+    searches: Sequence[Search],
+    keep: Keep | None,
+) -> None:
+    """Give `keep` the points that have a block, and those that failed; nothing where no block is whole."""
+    seen = [result for result in results or _tried(searches) if result.is_judged or result.error is not None]
+    if keep is not None and any(result.is_judged for result in seen):
+        keep(_outcome(path, config, files, seen, [search for search in searches if search.results]))
 
 
 def _outcome(

@@ -135,6 +135,11 @@ class PointResult:
         """Whether its blocks were over before a byte was there."""
         return bool(self.blocks) and not any(block.gbps for block in self.blocks)
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether it has blocks, and the counters were asked about them."""
+        return bool(self.blocks) and self.evidence is not None
+
     def percentile_us(self, percent: float) -> float | None:
         """A latency percentile over all blocks."""
         return merge(block.latencies for block in self.blocks).percentile_us(percent)

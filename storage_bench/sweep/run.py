@@ -42,16 +42,19 @@ def sweep(
     on_block: OnBlock | None = None,
     keep_going: bool = False,
     device: Device | None = None,
+    results: list[PointResult] | None = None,
 ) -> list[PointResult]:
     """Measure every combination of `config` on `path`, `config.blocks` interleaved time blocks each.
 
-    Reads into a GPU go to the one that torch has chosen, or to a `device` that is handed in.
+    Reads into a GPU go to the one that torch has chosen, or to a `device` that is handed in.  Who is interrupted finds
+    the blocks so far in the list `results`, where that is handed in.
 
     Raises WorkloadError where the data do not fit; ReadError with file and offset where a read fails, unless it is to
     `keep_going`: then the point has the error.
     """
     files = files_of(path, config)
-    results = new_results(planned_points(path, config, files, device=device))
+    results = [] if results is None else results
+    results += new_results(planned_points(path, config, files, device=device))
     run_points(path, results, config, on_block=on_block, keep_going=keep_going, device=device)
     return results
 
