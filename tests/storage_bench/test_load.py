@@ -156,3 +156,31 @@ def test_without_a_gpu_batches_cannot_go_to_one(page_set):
     with pytest.raises(DestinationError, match="--destination gpu is not possible: torch sees no CUDA") as caught:
         measure_load(page_set.folder, config(destination="gpu"))
     assert caught.value.exit_status == 4
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_an_interrupted_load_keeps_its_whole_blocks(page_set, at):
+    kept = []
+
+    def interrupt(done, total, rate):
+        assert rate > 0
+        assert total == 6
+        if done == at:  # its own block is not handed over any more
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_load(page_set.folder, config(engine="buffered", blocks=6), on_block=interrupt, keep=kept.append)
+    (result,) = kept
+    rate = result.point.metrics["images_per_s"]
+    assert rate.n == len(rate.samples) == at - 1
+    assert (rate.ci95 is None) == (at == 2)
+    assert result.point.read_path.payload_bytes % (35 * 35 * 3) == 0
+    assert result.point.read_path.delivered_bytes > result.point.read_path.payload_bytes
+
+
+def test_a_load_that_is_interrupted_in_its_first_block_keeps_nothing(page_set):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_load(page_set.folder, config(engine="buffered"), on_block=interrupt, keep=pytest.fail)

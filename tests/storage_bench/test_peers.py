@@ -187,6 +187,34 @@ def test_a_ratio_is_of_pairs_of_blocks_and_its_interval_too(page_set):
     assert cost.samples == pytest.approx((1 / 2, 1 / 4, 1 / 4))
 
 
+@pytest.mark.parametrize(("at", "rounds"), [(3, 1), (5, 2)])
+def test_an_interrupted_contest_keeps_its_whole_rounds(page_set, at, rounds):
+    kept = []
+
+    def interrupt(done, *_):
+        if done == at:  # one block into a round
+            raise KeyboardInterrupt
+
+    config = PeersConfig(peers="preadv", **{**WARM, "blocks": 6})
+    with pytest.raises(KeyboardInterrupt):
+        compare_peers(page_set.folder, config, on_block=interrupt, keep=kept.append)
+    (result,) = kept
+    ours, theirs = (point.metrics["images_per_s"] for point in result.points)
+    ratio_to_it = result.points[1].metrics["images_per_s_ratio"]
+    assert ours.n == theirs.n == ratio_to_it.n == rounds
+    assert ratio_to_it.samples == tuple(a / b for a, b in zip(ours.samples, theirs.samples, strict=True))
+    assert (ratio_to_it.ci95 is None) == (rounds == 1)
+    assert not processes_below()
+
+
+def test_a_contest_that_is_interrupted_in_its_first_round_keeps_nothing(page_set):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare_peers(page_set.folder, PeersConfig(peers="preadv", **WARM), on_block=interrupt, keep=pytest.fail)
+
+
 def test_the_copying_consumer_copies_every_byte_of_views_and_of_lists_of_them():
     random = np.random.default_rng(0)
     framed = random.integers(0, 256, (5, 100), dtype=np.uint8)
