@@ -20,6 +20,7 @@ from ..storage_bench.durable import sync_folder
 
 VERSION = 1
 KEPT = 2
+MAY_CHANGE = frozenset({"steps"})  # who has made those that were asked for may ask for more
 _KEYS = {"version", "settings", "step", "model", "optimizer", "scaler", "feed", "losses"}
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
@@ -85,7 +86,7 @@ def last(folder: Path) -> Path:
 
 
 def parse(data: bytes, *, path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint whose bytes these are; its settings must be `settings`."""
+    """The checkpoint whose bytes these are; its settings must be `settings`, but for those that MAY_CHANGE."""
     import torch
 
     try:
@@ -100,7 +101,7 @@ def parse(data: bytes, *, path: Path, settings: Mapping[str, Any]) -> dict[str, 
             f"{path}: this is no checkpoint of iobench train, version {VERSION}; name another --checkpoint"
         )
     theirs = document["settings"]
-    for name in sorted({*settings, *theirs}):
+    for name in sorted({*settings, *theirs} - (MAY_CHANGE & set(theirs))):
         if theirs.get(name) != settings.get(name):
             raise SavedUsageError(
                 f"{path}: this training has {name}={settings.get(name)!r}, the checkpoint {name}={theirs.get(name)!r}; "

@@ -9,7 +9,7 @@ import torch
 from iobench.training_bench import saved
 from iobench.training_bench.saved import SavedError, SavedUsageError
 
-SETTINGS = {"model": "resnet18", "steps": 10}
+SETTINGS = {"model": "resnet18", "seed": 10, "steps": 10}
 
 
 def document(step, *, size=10):
@@ -91,9 +91,14 @@ def test_another_documents_keys_are_refused(tmp_path):
 
 def test_another_trainings_checkpoint_is_refused_with_what_differs(tmp_path):
     path = saved.save(tmp_path, document(3))
-    with pytest.raises(SavedUsageError, match=r"steps=20, the checkpoint steps=10; go on with the same") as caught:
-        load(path, {**SETTINGS, "steps": 20})
+    with pytest.raises(SavedUsageError, match=r"seed=20, the checkpoint seed=10; go on with the same") as caught:
+        load(path, {**SETTINGS, "seed": 20})
     assert caught.value.exit_status == 2
+
+
+def test_how_many_steps_there_are_to_be_may_change(tmp_path):
+    path = saved.save(tmp_path, document(3))
+    assert load(path, {**SETTINGS, "steps": 20})["settings"]["steps"] == 10
 
 
 def test_a_full_disk_keeps_the_checkpoint_before_and_leaves_nothing_half(small_disk):

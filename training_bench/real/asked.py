@@ -163,18 +163,38 @@ def require_device(device: Device, num_ranks: int) -> None:
         raise TrainError(f"{num_ranks} ranks on cuda need a GPU each; this host has {found}; use --accelerator cpu")
 
 
-def check_checkpoint(plan: RealPlan, folder: Path) -> None:
-    """Refuse what would be noticed only on a rank, or at the first checkpoint."""
+def check_checkpoint(plan: RealPlan, folder: Path) -> tuple[str, ...]:
+    """Refuse what would be noticed only on a rank, or at the first checkpoint; warnings of what is gone on with."""
+    warnings: tuple[str, ...] = ()
     for data in (plan.data, plan.validate_on):
         if data is not None and folder.resolve().is_relative_to(data):
             raise TrainUsageError(f"--checkpoint {folder}: it would lie among the data in {data}; give another folder")
     if plan.resume:
         path = saved.last(folder)
         document = saved.parse(path.read_bytes(), path=path, settings=plan.settings)
-        if document["step"] >= plan.steps:
-            raise TrainUsageError(f"{path}: all {plan.steps} steps were made; there is nothing to go on with")
+        done, before = document["step"], document["settings"]["steps"]
+        if done >= plan.steps:
+            raise TrainUsageError(
+                f"{path}: this training is at step {done}, and --steps {plan.steps} asks for no more; go on with --steps "
+                f"{done + 1} or more"
+            )
+        warnings = schedule_changed(plan, before=before, done=done)
     elif saved.found(folder):
         raise TrainUsageError(
             f"{folder}: there are checkpoints of another training; go on with --resume, or give another --checkpoint"
         )
     saved.check_writable(folder)
+    return warnings
+
+
+def schedule_changed(plan: RealPlan, *, before: int, done: int) -> tuple[str, ...]:
+    """A warning where the `done` steps, of `before` to be, had another learning rate than they have in `plan`."""
+    earlier = plan.model_copy(update={"steps": before})
+    if all(earlier.learning_rate_at(step) == plan.learning_rate_at(step) for step in range(done)):
+        return ()
+    text = (
+        f"the first {done} steps had the learning rate of a training of {before} (schedule {plan.schedule}), those from "
+        f"here on have that of {plan.steps}: it goes from {earlier.learning_rate_at(done - 1):.3g} to "
+        f"{plan.learning_rate_at(done):.3g}; a training of {plan.steps} steps from its beginning learns otherwise"
+    )
+    return (text,)

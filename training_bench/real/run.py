@@ -38,8 +38,7 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
     """
     check_places(run)
     plan = make_plan(run)
-    if run.checkpoint is not None:
-        check_checkpoint(plan, run.checkpoint)
+    changed = check_checkpoint(plan, run.checkpoint) if run.checkpoint is not None else ()
     folder = run.local.absolute() / f"staged-{new_run_id('stage')}" if plan.source == "staged" else run.path
     with ExitStack() as stack:
         if plan.source == "staged":
@@ -74,7 +73,12 @@ def run_real(run: RealRun, *, show: Callable[[str, float, str], None]) -> TrainO
         points=[point],
         best=point,
         workload=workload,
-        warnings=(*(doubts(evidence) if evidence is not None else ()), *cores_shared(plan), *place_warnings(results)),
+        warnings=(
+            *changed,
+            *(doubts(evidence) if evidence is not None else ()),
+            *cores_shared(plan),
+            *place_warnings(results),
+        ),
         invalid=(invalid,) if invalid else (),
         metrics=dict(point.metrics),
         sentence=sentence_of(plan, point, first),

@@ -1,6 +1,7 @@
 """What real training refuses before a rank starts, how steps become figures, and every precision on one rank."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,14 @@ from iobench.training_bench.command import TrainUsageError
 from iobench.training_bench.feed import open_feed
 from iobench.training_bench.models import ModelError
 from iobench.training_bench.peers import Alone
-from iobench.training_bench.real.asked import RealRun, cores_shared, make_plan, refuse_torchrun
+from iobench.training_bench.real.asked import (
+    RealRun,
+    check_checkpoint,
+    cores_shared,
+    make_plan,
+    refuse_torchrun,
+    schedule_changed,
+)
 from iobench.training_bench.real.plan import RealConfig
 from iobench.training_bench.real.points import summarise_real
 from iobench.training_bench.real.ranks import Training
@@ -87,8 +95,48 @@ def test_a_finished_training_is_not_gone_on_with(page_set, tmp_path):
     run = make_run(page_set.folder, checkpoint=tmp_path, resume=True)
     nothing = {"model": {}, "optimizer": {}, "scaler": {}, "feed": {}, "losses": torch.zeros(4, 2)}
     saved.save(tmp_path, {"settings": make_plan(run).settings, "step": 4, **nothing})
-    with pytest.raises(TrainUsageError, match="all 4 steps were made"):
+    with pytest.raises(TrainUsageError, match="is at step 4, and --steps 4 asks for no more; go on with --steps 5"):
         run_real(run, show=nowhere)
+    with pytest.raises(TrainUsageError, match="and --steps 3 asks for no more"):
+        run_real(replace(run, steps=3), show=nowhere)
+
+
+def test_more_steps_are_gone_on_to_and_a_rate_that_depends_on_their_number_is_told(page_set, tmp_path):
+    def asked_for(steps, **config):
+        return replace(first, steps=steps, resume=True, config=first.config.model_copy(update=config))
+
+    first = make_run(page_set.folder, steps=20, checkpoint=tmp_path, config={"schedule": "constant", "warmup_steps": 2})
+    nothing = {"model": {}, "optimizer": {}, "scaler": {}, "feed": {}, "losses": torch.zeros(20, 2)}
+    saved.save(tmp_path, {"settings": make_plan(first).settings, "step": 20, **nothing})
+    assert check_checkpoint(make_plan(asked_for(40)), tmp_path) == ()
+    with pytest.raises(saved.SavedUsageError, match=r"this training has momentum=0\.5, the checkpoint momentum=0\.9"):
+        check_checkpoint(make_plan(asked_for(40, momentum=0.5)), tmp_path)
+
+    plan = make_plan(
+        make_run(page_set.folder, steps=40, batch_size=64, config={"learning_rate": 0.4, "warmup_steps": 0})
+    )
+    (told,) = schedule_changed(plan, before=20, done=10)  # half a cosine from 0.1 to 0: step 9 of 20, step 10 of 40
+    assert "the first 10 steps had the learning rate of a training of 20 (schedule cosine)" in told
+    assert "those from here on have that of 40: it goes from 0.0578 to 0.0854" in told
+    rising = plan.model_copy(update={"warmup_steps": 10})
+    assert schedule_changed(rising, before=20, done=10) == ()
+    assert schedule_changed(rising, before=20, done=12)
+    assert schedule_changed(plan.model_copy(update={"schedule": "constant", "warmup_steps": None}), before=20, done=5)
+
+
+@pytest.mark.slow
+def test_a_training_that_goes_on_for_longer_makes_the_losses_of_one_that_was_as_long_from_its_beginning(
+    page_set, tmp_path
+):
+    config = {"schedule": "constant", "warmup_steps": 1}
+    shared = {"batch_size": 2, "config": config}
+    whole = run_real(make_run(page_set.folder, steps=5, checkpoint=tmp_path / "whole", **shared), show=nowhere)
+    run_real(make_run(page_set.folder, steps=2, checkpoint=tmp_path / "parts", **shared), show=nowhere)
+    longer = make_run(page_set.folder, steps=5, checkpoint=tmp_path / "parts", resume=True, **shared)
+    outcome = run_real(longer, show=nowhere)
+    assert outcome.workload["first_step"] == 2
+    assert outcome.workload["loss_curve"] == whole.workload["loss_curve"]
+    assert not any("learning rate" in text for text in outcome.warnings)
 
 
 def test_torchrun_is_told_by_its_environment():
