@@ -12,6 +12,7 @@ from typing import Any
 from ..storage_bench.launching.launch import rank_main
 from ..storage_bench.launching.ranks import Ranks, machine_id
 from ..storage_bench.staging import StagingError, remove_stage, stage
+from .made import make_above, remove_made
 from .peers import all_told
 
 
@@ -24,9 +25,10 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     if config["source"] is None:
         if leads:
             remove_stage(target)
+            remove_made(target, maker=mine)
         return {"machine": mine}
     if leads:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_above(target, maker=mine)
     _require_own(target, mine, set(machines), ranks)
     if leads:
         stage(config["source"], target, progress=lambda _, done, total: ranks.report({"done": done, "total": total}))

@@ -22,6 +22,7 @@ from ..loaders.evidence import CounterSet, counter_for
 from ..storage_bench.launching.hosts import HostSlots, assign
 from ..storage_bench.launching.launch import LaunchError, launch_ranks, require_ranks
 from ..storage_bench.staging import StagingError, remove_stage, stage
+from .made import missing_above, remove_empty
 
 COPY_MODULE = "iobench.training_bench.copy_rank"
 COPY_LIMIT_S = 7 * 86400.0
@@ -54,9 +55,12 @@ class Places:
     def copies(self, path: Path, folder: Path, *, num_ranks: int, show: Show) -> Iterator[None]:
         """A verified copy of `path` in `folder` wherever ranks run, for as long as it is needed.
 
+        Folders above it that are not there are made, and removed with it.
+
         Raises StagingError where it cannot be made, LaunchError where a host is not reached.
         """
         hosts = self.of(num_ranks)
+        missing = [] if hosts else missing_above(folder)
         try:
             if hosts:
                 self._on_each(hosts, {"source": str(path.resolve()), "target": str(folder.absolute())}, show)
@@ -68,6 +72,7 @@ class Places:
                 self._remove(hosts, folder.absolute(), show)
             else:
                 remove_stage(folder)
+                remove_empty(missing)
 
     def _remove(self, hosts: tuple[HostSlots, ...], folder: Path, show: Show) -> None:
         """Remove the copies together, or host by host where one is not reached any more."""

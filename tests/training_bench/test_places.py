@@ -2,6 +2,7 @@
 
 import pytest
 
+from iobench.loaders.discovery import ShardSetError
 from iobench.storage_bench.launching.hosts import HostsError, parse_hosts
 from iobench.storage_bench.launching.ranks import SingleRank
 from iobench.storage_bench.staging import StagingError
@@ -11,6 +12,10 @@ from iobench.training_bench.places import Places
 
 def nowhere(*_):
     """Shows nothing."""
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_ranks_fill_hosts_one_after_the_other():
@@ -43,6 +48,21 @@ def test_a_copy_is_there_as_long_as_it_is_needed_and_gone_after_an_error_too(pag
     assert not folder.exists()
 
 
+def test_folders_that_are_made_for_a_copy_go_with_it_and_others_stay(page_set, tmp_path):
+    there, folder = tmp_path / "there", tmp_path / "there" / "new" / "deep" / "copy"
+    there.mkdir()
+    with Places().copies(page_set.folder, folder, num_ranks=1, show=nowhere):
+        assert folder.is_dir()
+    assert not list(there.iterdir())
+    with pytest.raises(KeyboardInterrupt), Places().copies(page_set.folder, folder, num_ranks=1, show=interrupt):
+        raise AssertionError("its copy was interrupted")
+    assert there.is_dir()
+    assert not list(there.iterdir())
+    with Places().copies(page_set.folder, folder, num_ranks=1, show=nowhere):
+        (there / "new" / "mine").touch()
+    assert [path.name for path in (there / "new").iterdir()] == ["mine"]
+
+
 def test_what_lies_on_other_hosts_only_is_counted_by_nothing_here(page_set, tmp_path):
     found = Places().counters({"direct": page_set.folder, "staged": tmp_path / "elsewhere"})
     assert found["staged"].counter_class == "none"
@@ -54,9 +74,19 @@ def test_a_rank_copies_and_removes(page_set, tmp_path):
     target = tmp_path / "new" / "copy"
     main({"source": str(page_set.folder), "target": str(target)}, SingleRank())
     assert len(list(target.glob("*.tfrecord"))) == len(page_set.shards)
-    assert [path.name for path in target.parent.iterdir()] == ["copy"]
+    assert [path.name for path in target.parent.iterdir() if not path.name.endswith("-made")] == ["copy"]
     main({"source": None, "target": str(target)}, SingleRank())
-    assert not target.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_whose_copy_fails_leaves_a_note_of_what_it_made_and_removing_ends_both(page_set, tmp_path):
+    target = tmp_path / "new" / "copy"
+    with pytest.raises(ShardSetError, match="elsewhere: no such file"):
+        main({"source": str(page_set.folder / "elsewhere"), "target": str(target)}, SingleRank())
+    assert (tmp_path / "new").is_dir()
+    main({"source": None, "target": str(target)}, SingleRank())
+    assert not list(tmp_path.iterdir())
+    main({"source": None, "target": str(target)}, SingleRank())  # of hosts whose copy was never begun
 
 
 def test_a_folder_in_which_another_machine_leaves_its_mark_is_refused(tmp_path):

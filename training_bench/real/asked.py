@@ -175,8 +175,8 @@ def check_checkpoint(plan: RealPlan, folder: Path) -> tuple[str, ...]:
         done, before = document["step"], document["settings"]["steps"]
         if done >= plan.steps:
             raise TrainUsageError(
-                f"{path}: this training is at step {done}, and --steps {plan.steps} asks for no more; go on with --steps "
-                f"{done + 1} or more"
+                f"{path}: this training is at step {done}, and --steps {plan.steps} asks for no more; go on with "
+                f"--steps {done + 1} or more"
             )
         warnings = schedule_changed(plan, before=before, done=done)
     elif saved.found(folder):
@@ -193,8 +193,8 @@ def schedule_changed(plan: RealPlan, *, before: int, done: int) -> tuple[str, ..
     if all(earlier.learning_rate_at(step) == plan.learning_rate_at(step) for step in range(done)):
         return ()
     text = (
-        f"the first {done} steps had the learning rate of a training of {before} (schedule {plan.schedule}), those from "
-        f"here on have that of {plan.steps}: it goes from {earlier.learning_rate_at(done - 1):.3g} to "
+        f"the first {done} steps had the learning rate of a training of {before} (schedule {plan.schedule}), those "
+        f"from here on have that of {plan.steps}: it goes from {earlier.learning_rate_at(done - 1):.3g} to "
         f"{plan.learning_rate_at(done):.3g}; a training of {plan.steps} steps from its beginning learns otherwise"
     )
     return (text,)

@@ -126,4 +126,4 @@ def test_a_run_has_a_point_a_rung_and_a_point_a_hop_with_differences_of_its_own_
     told = [*outcome.warnings, outcome.sentence]
     assert all(any(f"{hop}: " in text and "by the meter" in text for text in told) for hop in ("direct", "staged"))
     assert hops["warm"].read_path.page_cache == "warm"
-    assert not list((tmp_path / "local").iterdir()), "the copy is gone"
+    assert not (tmp_path / "local").exists(), "the copy is gone, and the folder that was made for it"
