@@ -25,6 +25,8 @@ def show_verdict(record: RunRecord) -> None:
     """The verdict, the figures it rests on, and the warnings."""
     if record.verdict is None or record.kind == "compare":  # which show_comparison tells of
         return
+    from ..results.quantities import amount, duration
+
     verdict, metrics = record.verdict, record.metrics
     say()
     table(
@@ -39,8 +41,8 @@ def show_verdict(record: RunRecord) -> None:
     say(f"{verdict.outcome.upper()}: {verdict.sentence}")
     say(str(record.workload.get("copy_or_not", {}).get("sentence", "")))
     say(
-        f"This rests on {verdict.measured_seconds or 0:.0f} s of measuring and "
-        f"{(verdict.measured_bytes or 0) / 1e9:.1f} GB read."
+        f"This rests on {duration(verdict.measured_seconds or 0)} of measuring and "
+        f"{amount(verdict.measured_bytes or 0, 'bytes')} read."
     )
     if record.history is not None:
         show_changes(record.history)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..loaders.shards import ShardSet
+from ..results.quantities import counted
 from ..storage_bench.accelerators import MODEL_TITLES
 from ..storage_bench.choice import choose_engine
 from ..storage_bench.emulate import WORKLOADS
@@ -145,8 +146,8 @@ def _note_workload(run: Run) -> None:
     off = abs(run.record_bytes / workload.record_bytes - 1)
     if run.config.data.workload and off > UNLIKE:
         run.warnings.append(
-            f"{MODEL_TITLES[run.config.model]} reads samples of {workload.record_bytes} bytes, these have "
-            f"{run.record_bytes} on average: what an accelerator asks for differs as much"
+            f"{MODEL_TITLES[run.config.model]} reads samples of {counted(workload.record_bytes, 'byte')}, these have "
+            f"{run.record_bytes:,} on average: what an accelerator asks for differs as much"
         )
 
 

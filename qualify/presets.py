@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..configs import load, presets
+from ..results.quantities import amount, counted
 from ..storage_bench.accelerators import MODEL_TITLES, Accelerator, resolve_accelerator
 from ..storage_bench.emulate import WORKLOADS, demand_bps
 from .settings import QualifyConfig
@@ -35,8 +36,8 @@ def requirement_text(config: QualifyConfig, *, record_bytes: int | None = None) 
     count = config.required_gpus
     who = f"{count} {accelerator_of(config).label_for(count)} running {MODEL_TITLES[config.model]}"
     each = sample_bytes(config) if record_bytes is None else record_bytes
-    needs = f"{needed_gbps(config, each):.3g} GB/s of samples of {each:,} bytes"
-    return f"feeds {who} at AU {config.threshold * 100:.0f} %{lasting}: {needs}"
+    needs = f"{amount(needed_gbps(config, each), 'GB/s')} of samples of {counted(each, 'byte')}"
+    return f"feeds {who} at AU {config.threshold * 100:g} %{lasting}: {needs}"
 
 
 def needed_gbps(config: QualifyConfig, each_bytes: int) -> float:

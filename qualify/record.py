@@ -10,7 +10,7 @@ from ..results.environment import collect
 from ..results.fed import Fed, predict_fed
 from ..results.lasting import Lasting
 from ..results.privacy import public_path, public_text
-from ..results.quantities import counted
+from ..results.quantities import amount, counted
 from ..results.record import (
     INTERRUPTED,
     INVALID_MARK,
@@ -57,8 +57,8 @@ def make_record(
     paths = [None if point is None else point.read_path for point in (storage, best)]
     proof = proof_of(paths)
     terms = (
-        f"Each asks for {run.demand_gbps:.3f} GB/s: a batch of {_sample_words(run)} "
-        f"every {accelerator.step_time_s:g} s, AU at least {config.threshold:.2f}. "
+        f"Each asks for {amount(run.demand_gbps, 'GB/s')}: a batch of {_sample_words(run)} "
+        f"every {accelerator.step_time_s:g} s, AU at least {config.threshold * 100:g} %. "
         + " ".join(filter(None, (proof, scope_told(run.path))))
     )
     verdict = compose_verdict(
@@ -133,11 +133,11 @@ def unfinished_record(
 
 
 def _sample_words(run: Run) -> str:
-    """`400 samples of 114660 bytes of resnet50 (scaled: 0.03 of its samples)`."""
+    """`400 samples of 114,660 bytes of resnet50 (scaled: 0.03 of its samples)`."""
     label = f" of {run.data_label}" if run.data_label else ""
     about = "about " if run.layout is not None and run.layout.ragged else ""
     what = counted(run.accelerator.batch_size, "sample" if label else "image")
-    return f"{what} of {about}{run.record_bytes} bytes{label}"
+    return f"{what} of {about}{counted(run.record_bytes, 'byte')}{label}"
 
 
 def _require_cold(run: Run) -> None:

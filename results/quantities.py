@@ -136,8 +136,8 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: float, noun: str) -> str:
-    """A number of things, `1 rank`, `3 ranks`, `1281167 images`."""
-    text = f"{count:.0f}" if count == int(count) else f"{count:g}"
+    """A number of things, `1 rank`, `3 ranks`, `1,281,167 images`."""
+    text = f"{count:,.0f}" if count == int(count) else f"{count:,g}"
     return f"{text} {noun}" if count == 1 else f"{text} {noun}s"
 
 

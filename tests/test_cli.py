@@ -335,7 +335,7 @@ def test_storage_ends_with_a_record_of_every_point(iobench, small_set):
 def test_reads_that_crowd_on_few_blocks_are_told(iobench, small_set):
     done = iobench("storage", small_set, "--seconds", "0.05", "--blocks", "2", "--engine", "buffered")
     assert done.status in (0, 3)  # whether one read finds in memory what another brought there is chance
-    assert any("8 reads in flight share 4 blocks of 1024 KiB" in text for text in done.document["warnings"])
+    assert any("8 reads in flight share 4 blocks of 1 MiB" in text for text in done.document["warnings"])
 
 
 def test_any_large_file_can_be_measured(iobench):

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ...loaders.evidence import RouteEvidence
+from ...results.quantities import binary_size
 from ..latency import LatencyHistogram, merge
 from ..workload import Access, Destination, Operation, PageCache
 
@@ -41,7 +42,7 @@ class SweepPoint:
         cache = "" if self.operation == "write" else f" {self.page_cache}"
         to = " into the GPU" if self.destination == "gpu" else ""
         return (
-            f"{self.engine}{cache} {self.access} {self.operation}{to} {self.block_bytes >> 10} KiB, "
+            f"{self.engine}{cache} {self.access} {self.operation}{to} {binary_size(self.block_bytes)}, "
             f"{self.threads} x {self.queue_depth}"
         )
 

@@ -61,7 +61,9 @@ def _judge_writes(result: PointResult, counter: Counter) -> RouteEvidence:
     written = sum(block.delivered_bytes for block in blocks)
     words = counter.reason.replace("sectors read by", "sectors written to")
     proven = device is not None and counter.counter_class == "exact" and device >= PROVEN_SHARE * written
-    doubt = "no counter of what was written" if device is None else f"{device} of {written} bytes went to the device"
+    doubt = (
+        "no counter of what was written" if device is None else f"{device:,} of {written:,} bytes went to the device"
+    )
     return RouteEvidence(
         engine=result.point.engine,
         page_cache=None,

@@ -9,6 +9,7 @@ from typing import get_args
 
 from ...loaders.destinations.device import Device
 from ...loaders.engines.kvikio_probe import probe_kvikio
+from ...results.quantities import binary_size, counted
 from ..choice import choose_engine
 from ..limits import require_memory, require_room_to_warm
 from ..workload import DataFile, Destination, Operation, PageCache, SweepEngine, WorkloadError, WorkloadUsageError
@@ -76,7 +77,7 @@ def check_size(point: SweepPoint, files: Sequence[DataFile]) -> None:
     largest = max(file.size_bytes for file in files) if point.operation == "read" else point.block_bytes
     require_memory(
         point.load * min(point.block_bytes, largest),
-        f"{point.load} reads of {point.block_bytes >> 10} KiB in flight",
+        f"{counted(point.load, 'read')} of {binary_size(point.block_bytes)} in flight",
         way_out="use fewer --threads, a smaller --queue-depth or --block-size",
     )
     if point.page_cache == "warm" and point.operation == "read":

@@ -23,7 +23,7 @@ from ...loaders.decode import place_batch
 from ...loaders.plan import batch_runs, epoch_order, rank_share
 from ...loaders.prefetch import DEFAULT_READ_BYTES
 from ...loaders.shards import ShardSet
-from ...results.quantities import counted
+from ...results.quantities import binary_size, counted
 from ..workload import Access, DataFile, WorkloadError
 
 PAGE_BYTES = 4096
@@ -103,7 +103,7 @@ def crowding(files: Sequence[DataFile], *, block_bytes: int, load: int) -> str |
     if total >= BLOCKS_PER_READ * load:
         return None
     return (
-        f"{counted(load, 'read')} in flight share {counted(total, 'block')} of {block_bytes >> 10} KiB: what one "
+        f"{counted(load, 'read')} in flight share {counted(total, 'block')} of {binary_size(block_bytes)}: what one "
         f"reads, another may find in a cache; use more data, smaller blocks or fewer reads"
     )
 

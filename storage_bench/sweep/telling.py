@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...results.quantities import counted, interval_text, quantity
+from ...results.quantities import binary_size, counted, interval_text, quantity
 from ...results.record import Point
 from ..evidence import doubts
 from ..workload import DataFile
@@ -22,7 +22,7 @@ def sentence_of(best: Point, *, num_points: int) -> str:
     metric = best.metrics[f"{operation}_gbps"]
     if metric.value is None:
         return ""
-    how = f"{params['engine']} {operation}s of {int(params['block_size_bytes'] or 0) >> 10} KiB"
+    how = f"{params['engine']} {operation}s of {binary_size(float(params['block_size_bytes'] or 0))}"
     load = f"{counted(int(params['threads'] or 1), 'thread')}, queue depth {params['queue_depth']}"
     span = f" (95 %: {interval_text(metric)})" if metric.ci95 else ""
     most = f", the most of {num_points} points" if num_points > 1 else ""

@@ -115,7 +115,7 @@ def test_samples_of_a_published_set_say_which_part_they_are(tmp_path):
     other = new_run(folder, model="resnet50", data={"workload": True})
     open_data(other)
     assert any("samples of cosmoflow" in text for text in other.warnings)
-    assert any("114660 bytes, these have 28" in text for text in other.warnings)
+    assert any("114,660 bytes, these have 2,8" in text for text in other.warnings)
 
 
 # --- settings ----------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_sizes_spans_and_counts_read_as_they_are_written():
     assert [binary_size(size) for size in (4 << 20, 65_536, 1000, 3 << 30)] == ["4 MiB", "64 KiB", "1,000 B", "3 GiB"]
     assert [duration(seconds) for seconds in (4.2, 431.7, 7260)] == ["4.2 s", "7 min 12 s", "2 h 1 min"]
     assert [counted(count, "rank") for count in (0, 1, 3)] == ["0 ranks", "1 rank", "3 ranks"]
-    assert [counted(count, "image") for count in (1_281_167, 2.5)] == ["1281167 images", "2.5 images"]
+    assert [counted(count, "image") for count in (1_281_167, 2.5)] == ["1,281,167 images", "2.5 images"]
     assert percent(0.0256) == "2.6\N{NO-BREAK SPACE}%"
 
 

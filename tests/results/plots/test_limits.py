@@ -55,5 +55,5 @@ def test_a_long_table_says_how_many_rows_it_left_out(qualified):
     point = next(point for point in qualified.points if point.params["stage"] == "load")
     (table,) = stage_tables(qualified.model_copy(update={"points": (point,) * 1000}))
     assert len(table.rows) + table.left_out == 1000
-    assert table.title == "All 1000 load points"
+    assert table.title == "All 1,000 load points"
     assert len(table.rows) == 200

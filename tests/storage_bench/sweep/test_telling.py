@@ -34,7 +34,7 @@ def point(metric: Metric, *flags: str) -> Point:
 )
 def test_the_best_point_is_a_sentence_with_its_interval(flags, num_points, ends):
     said = sentence_of(point(Metric(value=2.0, unit="GB/s", ci95=(1.9, 2.1), n=8), *flags), num_points=num_points)
-    assert said.startswith("direct reads of 1024 KiB with 1 thread, queue depth 4 give 2.00 GB/s (95 %: 1.90 to 2.10)")
+    assert said.startswith("direct reads of 1 MiB with 1 thread, queue depth 4 give 2.00 GB/s (95 %: 1.90 to 2.10)")
     assert ends in said
     assert said.endswith(".")
 
@@ -51,6 +51,6 @@ def test_what_holds_for_many_points_is_said_once():
         for depth in (1, 4)
     ]
     (crowded,) = said_of(results, files)
-    assert crowded.startswith("16 reads in flight share 6 blocks of 1024 KiB: ")
+    assert crowded.startswith("16 reads in flight share 6 blocks of 1 MiB: ")
     results[3].error = "the disk failed"
-    assert said_of(results, files) == ["direct cold sequential read 1024 KiB, 2 x 4: failed: the disk failed", crowded]
+    assert said_of(results, files) == ["direct cold sequential read 1 MiB, 2 x 4: failed: the disk failed", crowded]
