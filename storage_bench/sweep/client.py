@@ -8,6 +8,7 @@ client measured goes back as JSON; `clients.py` puts it together.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def main(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
             for which in block_order(len(results), plan.config.seed, number):
                 add_block(bench, results[which], number, keep_going=True)
                 done += 1
-                ranks.report(_progress(results[which], done, total))
+                told = {"which": which, "clients": ranks.gather(_newest(results[which], ranks))}
+                ranks.report(_progress(results[which], done, total) | told | {"background_bps": bench.background_bps})
     return {"points": [_told(result) for result in results], "background_bps": bench.background_bps}
 
 
@@ -61,6 +63,13 @@ def _calibrate(bench: Bench, result: PointResult) -> None:
 def _progress(result: PointResult, done: int, total: int) -> dict[str, Any]:
     rate = result.blocks[-1].gbps if result.blocks and result.error is None else None
     return {"done": done, "total": total, "words": result.point.words, "gbps": rate}
+
+
+def _newest(result: PointResult, ranks: Ranks) -> dict[str, Any]:
+    """What this client has just measured, for whoever launched: all that is left of it where that is interrupted."""
+    about: dict[str, Any] = {"host": ranks.host, "pid": os.getpid(), "local_rank": ranks.local_rank}
+    about |= {"error": result.error, "consequence": result.peer_failed, "ceiling_gbps": result.ceiling_gbps}
+    return {**about, "block": _block(result.blocks[-1]) if result.error is None else None}
 
 
 def _told(result: PointResult) -> dict[str, Any]:

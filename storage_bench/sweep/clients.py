@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ...loaders.evidence import counter_for
+from ...loaders.evidence import CounterSet, counter_for
 from ..latency import LatencyHistogram, merge
 from ..launching.hosts import HostSlots
 from ..launching.launch import launch_ranks, require_ranks
 from ..workload import StorageConfig, folder_of
 from .drive import MAX_RAMP_S
-from .points import BlockResult, Client, PointResult, SlowRead, Tail
+from .points import BlockResult, Client, PointResult, SlowRead, SweepPoint, Tail
 from .proof import collect_evidence, mean_known, sum_known
 from .refusals import check_size
 from .run import files_of, planned_points
@@ -35,13 +35,21 @@ Show = Callable[[str, float, str], None]
 
 
 def sweep_by_clients(
-    path: Path, config: StorageConfig, *, show: Show, hosts: Sequence[HostSlots] = (), ssh: Sequence[str] = ("ssh",)
+    path: Path,
+    config: StorageConfig,
+    *,
+    show: Show,
+    hosts: Sequence[HostSlots] = (),
+    ssh: Sequence[str] = ("ssh",),
+    results: list[PointResult] | None = None,
 ) -> list[PointResult]:
     """Every combination of `config` by `config.clients` processes at once; a point that fails has the error.
 
     They run here, or on `hosts`, where the data lie at the same path.  Raises LaunchError where they cannot be started,
-    or one of them ends.
+    or one of them ends.  Who is interrupted finds the blocks that all clients had done in `results`, where that is
+    handed in.
     """
+    results = [] if results is None else results
     require_ranks(config.clients)
     files = files_of(path, config)
     points = planned_points(path, config, files)
@@ -53,18 +61,36 @@ def sweep_by_clients(
         "points": [asdict(point) for point, _ in points],
     }
     block_s = config.seconds + MAX_RAMP_S + BLOCK_S
-    with tempfile.TemporaryDirectory(prefix="iobench-clients-") as folder:
-        answers = launch_ranks(
-            CLIENT_MODULE,
-            plan,
-            num_ranks=config.clients,
-            folder=Path(folder),
-            timeout_s=START_S + len(points) * (config.blocks * block_s + config.patience_s),
-            on_progress=lambda told: show("storage", told["done"] / told["total"], _words(told)),
-            hosts=hosts,
-            ssh=ssh,
-        )
     counter = counter_for([file.path for file in files] or [folder_of(path)])
+    told: list[dict[str, Any]] = []
+
+    def on_progress(block: dict[str, Any]) -> None:
+        told.append(block)
+        show("storage", block["done"] / block["total"], _words(block))
+
+    with tempfile.TemporaryDirectory(prefix="iobench-clients-") as folder:
+        try:
+            answers = launch_ranks(
+                CLIENT_MODULE,
+                plan,
+                num_ranks=config.clients,
+                folder=Path(folder),
+                timeout_s=START_S + len(points) * (config.blocks * block_s + config.patience_s),
+                on_progress=on_progress,
+                hosts=hosts,
+                ssh=ssh,
+            )
+        except KeyboardInterrupt:
+            results += _put_together(points, _so_far(told, num_points=len(points)), counter)
+            raise
+    results += _put_together(points, answers, counter)
+    return results
+
+
+def _put_together(
+    points: Sequence[tuple[SweepPoint, str]], answers: Sequence[dict[str, Any]], counter: CounterSet
+) -> list[PointResult]:
+    """The points, with what each client answered of them."""
     clients = tuple(Client(answer["host"], answer["pid"], answer["local_rank"]) for answer in answers)
     results = []
     for number, (point, reason) in enumerate(points):
@@ -73,6 +99,24 @@ def sweep_by_clients(
             result.evidence = collect_evidence(result, counter, answers[0]["background_bps"])
         results.append(result)
     return results
+
+
+def _so_far(told: Sequence[dict[str, Any]], *, num_points: int) -> list[dict[str, Any]]:
+    """What each client would have answered of the blocks that all had done."""
+    answers = [
+        {**client, "background_bps": told[0]["background_bps"], "points": [_nothing() for _ in range(num_points)]}
+        for client in (told[0]["clients"] if told else ())
+    ]
+    for block in told:
+        for answer, client in zip(answers, block["clients"], strict=True):
+            point = answer["points"][block["which"]]
+            point |= {name: client[name] for name in ("error", "consequence", "ceiling_gbps")}
+            point["blocks"] += [client["block"]] if client["block"] is not None else []
+    return answers
+
+
+def _nothing() -> dict[str, Any]:
+    return {"error": None, "consequence": False, "ceiling_gbps": None, "blocks": []}
 
 
 def together(result: PointResult, told: Sequence[dict[str, Any]]) -> PointResult:

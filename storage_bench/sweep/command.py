@@ -94,7 +94,7 @@ def _sweep(
     if config.clients > 1 or hosts:
         from .clients import sweep_by_clients
 
-        results += sweep_by_clients(path, config, show=show, hosts=hosts, ssh=ssh)
+        sweep_by_clients(path, config, show=show, hosts=hosts, ssh=ssh, results=results)
         return
     sweep(
         path,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iobench.results.stats import t_interval
+from iobench.storage_bench.launching.launch import horovod_available
 from iobench.storage_bench.sweep.command import measure_storage
 from iobench.storage_bench.workload import StorageConfig
 
@@ -65,6 +66,21 @@ def test_a_search_keeps_the_loads_it_has_tried_and_names_no_knee(file):
     assert knee["load"] is None
     assert knee["reason"] == "the search was cut short"
     assert knee["loads_tried"] == sorted(point.params["threads"] for point in outcome.points)
+
+
+@pytest.mark.horovod
+def test_several_clients_keep_the_blocks_that_all_of_them_have_done(file):
+    if reason := horovod_available():
+        pytest.skip(reason)
+    (outcome,) = cut_short(file, 3, threads="1,2", clients=2)  # a round of two points, and one block more at least
+    rates = [point.metrics["read_gbps"] for point in outcome.points]
+    assert sorted(rate.n for rate in rates) in ([1, 2], [2, 2], [2, 3])
+    for point in outcome.points:
+        assert point.params["clients"] == 2
+        assert [rank.rank for rank in point.ranks] == [0, 1]
+        both = zip(*(rank.metrics["read_gbps"].samples for rank in point.ranks), strict=True)
+        assert [sum(pair) for pair in both] == pytest.approx(point.metrics["read_gbps"].samples)
+        assert point.read_path.delivered_bytes > 0
 
 
 def test_before_the_first_block_there_is_nothing_to_keep(file, monkeypatch):
