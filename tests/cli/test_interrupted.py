@@ -19,8 +19,11 @@ BLOCKS = 1000
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (signal.SIGINT, ("storage", "--engine", "buffered", "--block-size", "64K", "--set", "blocks=1000")),
-        (signal.SIGTERM, ("load", "--num-workers", "1", "--batch-size", "8", "--set", "blocks=1000")),
+        (signal.SIGTERM, ("storage", "--engine", "buffered", "--block-size", "64K", "--set", "blocks=1000")),
+        pytest.param(
+            *(signal.SIGINT, ("load", "--num-workers", "1", "--batch-size", "8", "--set", "blocks=1000")),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_signal_leaves_a_record_that_says_interrupted_and_130(page_set, tmp_path, number, words):

@@ -187,7 +187,7 @@ def test_a_ratio_is_of_pairs_of_blocks_and_its_interval_too(page_set):
     assert cost.samples == pytest.approx((1 / 2, 1 / 4, 1 / 4))
 
 
-@pytest.mark.parametrize(("at", "rounds"), [(3, 1), (5, 2)])
+@pytest.mark.parametrize(("at", "rounds"), [pytest.param(3, 1, marks=pytest.mark.slow), (5, 2)])
 def test_an_interrupted_contest_keeps_its_whole_rounds(page_set, at, rounds):
     kept = []
 
@@ -207,6 +207,7 @@ def test_an_interrupted_contest_keeps_its_whole_rounds(page_set, at, rounds):
     assert not processes_below()
 
 
+@pytest.mark.slow
 def test_a_contest_that_is_interrupted_in_its_first_round_keeps_nothing(page_set):
     def interrupt(*_):
         raise KeyboardInterrupt
