@@ -24,7 +24,7 @@ from ..training_bench.train_run import FindMax, TrainRun
 from .run import Run
 
 MORE_LAUNCHES = 2
-FILL_SHARE = 0.6  # of the time that is left may be taken by what steps take at best
+FILL_SHARE = 0.7  # of the time that is left may be taken by what steps take at best
 
 
 def needed_seconds(run: Run) -> float:
