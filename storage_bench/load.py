@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from ..loaders.destinations.device import Device
+from ..loaders.engines.reader_threads import reader_thread_ids
 from ..loaders.evidence import RouteEvidence, judge, moved, process_read_bytes
 from ..loaders.page_cache import cache_fraction
 from ..loaders.route import by_own_counters, copied_on, own_counters, with_registration
@@ -125,6 +126,7 @@ def _count(loaded: Load, recorder: Recorder | None, on_block: Callable[[int, int
     Who is interrupted has those that are whole by then; KeyboardInterrupt where there is none.
     """
     config, reader, counter = loaded.config, loaded.shards.reader, loaded.counter
+    readers = ReadersSeen(besides=reader_thread_ids())
     taker: Taker = HostTaker() if loaded.device is None else DeviceTaker(loaded.device)
     batches = taker.batches(loaded.loader)
     if recorder is not None:
@@ -140,7 +142,6 @@ def _count(loaded: Load, recorder: Recorder | None, on_block: Callable[[int, int
     except KeyboardInterrupt:
         if not blocks:
             raise
-    readers = ReadersSeen()
     readers.look()
     own = {name: count - own_before.get(name, 0) for name, count in own_counters(reader).items()}
     loaded.shards.close()  # what is still being read is read by then

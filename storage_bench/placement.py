@@ -10,6 +10,7 @@ Encoded images are left to all cores: decoding them takes more of these than rea
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
@@ -31,14 +32,18 @@ Placement = Annotated[str, BeforeValidator(_as_text), AfterValidator(check_asked
 
 
 class ReadersSeen:
-    """Where reader threads were seen to stand while they ran: the most at once on each set of cores."""
+    """Where reader threads were seen to stand while they ran: the most at once on each set of cores.
 
-    def __init__(self) -> None:
+    Those `besides` are other loaders' of this process.
+    """
+
+    def __init__(self, *, besides: Iterable[int] = ()) -> None:
+        self._besides = frozenset(besides)
         self._most: Counter[str] = Counter()
 
     def look(self) -> None:
         """Ask the kernel about those that run now."""
-        self._most |= Counter(where_threads_stand(reader_thread_ids()))
+        self._most |= Counter(where_threads_stand(set(reader_thread_ids()) - self._besides))
 
     def told(self) -> dict[str, int]:
         """Cores as `0-3,8`, and how many threads; empty where none was seen."""

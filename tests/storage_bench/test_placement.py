@@ -5,7 +5,7 @@ import os
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from iobench.loaders import network_card
+from iobench.loaders import DataLoader, ShardSet, network_card
 from iobench.loaders.nearness import Near
 from iobench.loaders.remote import RemotePath
 from iobench.loaders.topology import CoresError, format_cores
@@ -51,6 +51,9 @@ def test_cores_that_may_not_be_used_are_refused(tmp_path):
 
 def test_a_loads_readers_are_seen_where_they_were_asked_to_stand(page_set):
     config = LoadConfig(batch_size=16, seconds=0.05, blocks=2, num_workers=2, placement=str(CORES[-1]))
+    others = DataLoader(ShardSet.open(page_set.folder), batch_size=16, num_workers=3)
+    left = iter(others)
+    next(left)  # its threads run on, and are none of the load's
     placed = measure_load(page_set.folder, config).chosen["placed"]
     assert placed["cores"] == str(CORES[-1])
     assert placed["readers"] == {str(CORES[-1]): 2}
