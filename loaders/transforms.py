@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -152,9 +152,8 @@ class _Normalised:
         """See ImageTransform."""
         import torch
 
-        resized = _resized(pixels, cut, scratch)
-        top, left, height, width = cut.window
-        window = resized[top : top + height, left : left + width]
+        window = _window(pixels, cut, scratch)
+        height, width, _ = target.shape
         if cut.flip:
             window = window.flip(1)
         if self.dtype == torch.uint8:
@@ -164,7 +163,7 @@ class _Normalised:
         exact = (
             rows if self.dtype == torch.float32 else scratch(rows.numel(), torch.float32)[: rows.numel()].view_as(rows)
         )
-        exact.view(height, width, 3).copy_(window)
+        (target if exact is rows else exact.view(height, width, 3)).copy_(window)
         torch.addcmul(self._shift, exact, self._scale, out=exact)
         if exact is not rows:
             rows.copy_(exact)
@@ -254,24 +253,31 @@ def shrunk_crop(crop: Crop, factor: int, height: int, width: int) -> Crop:
     return Crop(top, left, high, wide)
 
 
-def _resized(pixels: Pixels, cut: Cut, scratch: Scratch) -> torch.Tensor:
-    """The piece of `pixels` at its new size, uint8 (height, width, 3), at least as far as the window goes."""
+def _window(pixels: Pixels, cut: Cut, scratch: Scratch) -> torch.Tensor:
+    """The cut's window of its piece of `pixels`, resized, uint8 (height, width, 3); of a resize only as far as it goes.
+
+    Few operators, on views that numpy or one of them makes: around each torch lets the interpreter go, and to have it
+    again a thread may have to wait for another's.
+    """
     import torch
 
     top, left, height, width = cut.piece
+    window = cut.window
     if (height, width) == cut.resized:
-        return torch.from_numpy(pixels)[top : top + height, left : left + width]
-    rows, high = _beginning(height, cut.resized[0], cut.window.top + cut.window.height)
-    columns, wide = _beginning(width, cut.resized[1], cut.window.left + cut.window.width)
-    piece: Any = torch.from_numpy(pixels)[top : top + rows, left : left + columns]
-    size = high * wide * 3
-    resized = scratch(size, torch.uint8)[:size].view(1, high, wide, 3)
+        first, start = top + window.top, left + window.left
+        return torch.from_numpy(pixels[first : first + window.height, start : start + window.width])
+    rows, high = _beginning(height, cut.resized[0], window.top + window.height)
+    columns, wide = _beginning(width, cut.resized[1], window.left + window.width)
+    image = pixels.reshape(1, *pixels.shape)  # not by None: of that axis torch wants to see a stride
+    piece = torch.from_numpy(image[:, top : top + rows, left : left + columns].transpose(0, 3, 1, 2))
+    size, line = high * wide * 3, wide * 3
+    resized = scratch(size, torch.uint8)
     scales = cut.resized[0] / height, cut.resized[1] / width  # of the whole piece
     # with an output in channels-last order its fast way for three interleaved channels is taken, and nothing allocated
     torch.ops.aten._upsample_bilinear2d_aa.out(
-        piece.permute(2, 0, 1)[None], [high, wide], False, *scales, out=resized.permute(0, 3, 1, 2)
+        piece, [high, wide], False, *scales, out=resized.as_strided((1, 3, high, wide), (size, 1, line, 3))
     )
-    return resized[0]
+    return resized.as_strided((window.height, window.width, 3), (line, 3, 1), window.top * line + window.left * 3)
 
 
 def _beginning(length: int, resized: int, wanted: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ Decoding belongs to a set: decoder, transform, and what is done about a broken i
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -115,6 +116,7 @@ class ImageBatch:
     `numbers` are each image's own, `place` names a record as errors do.  Threads write to different images; what they
     count is added under `lock`.  `queued_ns` is when the parts were queued, by perf_counter_ns; `waited_ns` is for how
     long an image then waited for a thread, on the average.  `num_by_host` counts what a device's decoder did not do.
+    `places` are views of `output`, made for the first image.
     """
 
     decoding: Decoding
@@ -131,6 +133,7 @@ class ImageBatch:
     queued_ns: int = 0
     waited_ns: float = 0.0
     num_by_host: int = 0
+    places: Sequence[torch.Tensor] = ()
 
     @property
     def parts(self) -> list[Part]:
@@ -189,12 +192,9 @@ class ImageBatch:
         if cut is None or transform is None or self.output is None:
             self.images[slot] = pixels
             return
-        import torch
-
-        size = self.decoding.output_bytes(1)
-        place = memoryview(self.output.memory)[slot * size : (slot + 1) * size]
-        target = torch.frombuffer(place, dtype=transform.dtype).view(transform.shape)
-        transform.write(pixels, cut, target, _scratch.tensor)
+        if not self.places:  # two threads may both make them: they are the same
+            self.places = _places(self.output, len(self.records), transform)
+        transform.write(pixels, cut, self.places[slot], _scratch.tensor)
 
     @property
     def kept(self) -> Indices:
@@ -209,6 +209,15 @@ class ImageBatch:
         for target, slot in enumerate(kept.tolist()):
             if target != slot:
                 whole[target * size : (target + 1) * size] = whole[slot * size : (slot + 1) * size]
+
+
+def _places(output: Buffer, number: int, transform: ImageTransform) -> Sequence[torch.Tensor]:
+    """Where the samples of a batch go, (height, width, channels) each."""
+    import torch
+
+    count = number * math.prod(transform.shape)
+    whole = torch.frombuffer(memoryview(output.memory), dtype=transform.dtype, count=count)
+    return whole.view(number, *transform.shape).unbind()
 
 
 def broken_image(images: ImageBatch, slot: int, error: BrokenImageError) -> str:
