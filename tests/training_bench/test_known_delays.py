@@ -100,18 +100,24 @@ def test_both_ranks_tables_add_up_to_their_wall_time(two_ranks, number):
 @pytest.mark.horovod
 @pytest.mark.parametrize("number", range(len(DELAYS_S)))
 def test_what_the_ranks_waited_for_each_other_adds_up_over_all_steps(two_ranks, number):
-    """Sums, not medians: steps in which the system took a core away are in them, on both sides."""
+    """Sums, not medians: steps in which the system took a core away are in them, on both sides.
+
+    Where it did so at the first mark of a rank or at its last, that rank's steps take another time altogether: this is
+    known, the clock is one, and stands in the sums.
+    """
     both = [marks_and_truth(result, number)[0] for result in two_ranks]
     met = waiting(both)
     spent = np.stack([np.diff(marks, axis=1).sum(axis=0) for marks in both])  # (ranks, parts)
     walls = np.array([marks[-1, -1] - marks[0, 0] for marks in both])
-    assert walls[0] == pytest.approx(walls[1], rel=0.01), "who meets after each step makes its steps in one time"
+    apart = np.abs(both[0][:, -1] - both[1][:, -1])
+    assert np.median(apart) < 0.01 * walls[0], "who meets after each step ends its steps together"
     assert (met.communication + met.for_others).sum(axis=1) == pytest.approx(spent[:, 2], rel=1e-12)
     assert met.for_others.sum() == met.cost.sum(), "what one waited is what the other cost"
     between = walls - spent.sum(axis=1)
     busy = spent[:, 0] + spent[:, 1] + between
     waited = met.for_others.sum(axis=1)
-    assert waited[0] - waited[1] == pytest.approx(busy[1] - busy[0], abs=0.01 * walls[0])
+    more = walls[0] - walls[1]
+    assert waited[0] - waited[1] == pytest.approx(busy[1] - busy[0] + more, abs=0.01 * walls[0])
 
 
 def test_what_compute_hides_of_a_delay_is_no_wait():
