@@ -16,6 +16,7 @@ from iobench.training_bench.timeline import EMULATED_PARTS, step_parts, straggle
 
 PROGRAMS = Path(__file__).with_name("programs")
 DELAYS_S = (0.002, 0.010, 0.050)
+STEPS = (120, 70, 20)  # a second of each: a core that is taken away as two ranks begin takes milliseconds
 MISSING = horovod_available()
 pytestmark = pytest.mark.alone
 
@@ -28,7 +29,7 @@ def program():
 
 
 def config(**more):
-    return {"delays_s": DELAYS_S, "step_s": 0.004, "steps": 16, "delayed": [0], **more}
+    return {"delays_s": DELAYS_S, "step_s": 0.004, "steps": STEPS, "delayed": [0], **more}
 
 
 def marks_and_truth(result, number):
@@ -100,28 +101,22 @@ def test_both_ranks_tables_add_up_to_their_wall_time(two_ranks, number):
 @pytest.mark.horovod
 @pytest.mark.parametrize("number", range(len(DELAYS_S)))
 def test_what_the_ranks_waited_for_each_other_adds_up_over_all_steps(two_ranks, number):
-    """Sums, not medians: steps in which the system took a core away are in them, on both sides.
-
-    Where it did so at the first mark of a rank or at its last, that rank's steps take another time altogether: this is
-    known, the clock is one, and stands in the sums.
-    """
+    """Sums, not medians: steps in which the system took a core away are in them, on both sides."""
     both = [marks_and_truth(result, number)[0] for result in two_ranks]
     met = waiting(both)
     spent = np.stack([np.diff(marks, axis=1).sum(axis=0) for marks in both])  # (ranks, parts)
     walls = np.array([marks[-1, -1] - marks[0, 0] for marks in both])
-    apart = np.abs(both[0][:, -1] - both[1][:, -1])
-    assert np.median(apart) < 0.01 * walls[0], "who meets after each step ends its steps together"
+    assert walls[0] == pytest.approx(walls[1], rel=0.01), "who meets after each step makes its steps in one time"
     assert (met.communication + met.for_others).sum(axis=1) == pytest.approx(spent[:, 2], rel=1e-12)
     assert met.for_others.sum() == met.cost.sum(), "what one waited is what the other cost"
     between = walls - spent.sum(axis=1)
     busy = spent[:, 0] + spent[:, 1] + between
     waited = met.for_others.sum(axis=1)
-    more = walls[0] - walls[1]
-    assert waited[0] - waited[1] == pytest.approx(busy[1] - busy[0] + more, abs=0.01 * walls[0])
+    assert waited[0] - waited[1] == pytest.approx(busy[1] - busy[0], abs=0.01 * walls[0])
 
 
 def test_what_compute_hides_of_a_delay_is_no_wait():
-    told = program().run(config(delays_s=[0.050], step_s=0.020, ahead=True), SingleRank())
+    told = program().run(config(delays_s=[0.050], steps=[16], step_s=0.020, ahead=True), SingleRank())
     marks, truth = marks_and_truth(told, 0)
     waited = marks[:, 1] - marks[:, 0]
     left = np.maximum(truth[:, 1] - marks[:, 0], 0)  # when the batch was there, less when it was asked for
@@ -130,7 +125,7 @@ def test_what_compute_hides_of_a_delay_is_no_wait():
 
 
 def test_synthetic_batches_show_a_stall_under_1_percent():
-    told = program().run(config(delays_s=[0.0], steps=50), SingleRank())
+    told = program().run(config(delays_s=[0.0], steps=[50]), SingleRank())
     marks, _ = marks_and_truth(told, 0)
     table = step_parts(marks, EMULATED_PARTS)
     assert table["data_wait_s"] / table["step_time_s"] < 0.01

@@ -60,8 +60,8 @@ def run(config: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     accelerator = Accelerator("test", config["step_s"], 2, False, "test")
     loader = behind_the_loop if config.get("ahead") else in_the_loop
     blocks, told = [], []
-    for number, seconds in enumerate(config["delays_s"]):
-        block = Block(source="direct", num_ranks=ranks.size, drop_steps=2, count_steps=config["steps"], limit_s=60.0)
+    for number, (seconds, steps) in enumerate(zip(config["delays_s"], config["steps"], strict=True)):
+        block = Block(source="direct", num_ranks=ranks.size, drop_steps=2, count_steps=steps, limit_s=60.0)
         truth: list[tuple[int, int]] = []
         with closing(loader(seconds if ranks.rank in config["delayed"] else 0.0, truth)) as batches:
             ranks.barrier()
