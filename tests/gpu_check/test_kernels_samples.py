@@ -46,7 +46,11 @@ def work():
 
 
 def test_the_twins_samples_are_what_is_demanded(work):
+    work.out.fill_(7)
     require_samples(work)
+    assert (work.out == 7).all(), "they are checked in a batch of their own"
+    work.make()
+    assert len(work.out.unique()) > 100, "what was checked is pictures, not one colour"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,9 @@ def test_an_image_of_the_host_and_one_with_odd_strides_are_among_the_others(devi
 
 def test_no_images_make_no_samples(device):
     transform = ImageNetTrain(24)
-    write_samples([], [], transform, torch.empty((0, *transform.shape), device=device))
+    whole = torch.full((2, *transform.shape), 7.0, device=device)
+    write_samples([], [], transform, whole[:0])
+    assert (whole == 7.0).all(), "nothing is written where no sample is to go"
 
 
 WHOLE = Crop(0, 0, 24, 24)
